@@ -1,0 +1,124 @@
+// What one time loop needs to know, as plain data: raw pointers, sizes, strides in elements.
+// Shared by every instruction set; no torch, no intrinsics, no std templates.
+#pragma once
+#include <cstdint>
+
+namespace fused_rnn {
+
+// Storage-only types: kernels compute in float and convert at loads and stores.
+struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
+    uint16_t bits;
+};
+
+// Numbers are part of the op contract (docs/design.md); the linear forms exist for exact tests.
+enum Cell : int64_t {
+    kLstm = 0,
+    kGru = 1,
+    kRnnTanh = 2,
+    kRnnRelu = 3,
+    kLstmLinear = 4,
+    kGruLinear = 5,
+    kRnnLinear = 6,
+    kCellCount = 7,
+};
+
+constexpr bool is_lstm(int64_t cell) { return cell == kLstm || cell == kLstmLinear; }
+constexpr bool is_gru(int64_t cell) { return cell == kGru || cell == kGruLinear; }
+constexpr int64_t gates_of(int64_t cell) { return is_lstm(cell) ? 4 : is_gru(cell) ? 3 : 1; }
+// Vectors of H kept for the backward, per row: LSTM i f g o c; GRU r z n (W_hn h + b_hn) h; RNN h.
+constexpr int64_t saved_of(int64_t cell) { return is_lstm(cell) || is_gru(cell) ? 5 : 1; }
+
+// T steps of at most B rows. Packed: step t has batch_sizes[t] rows, beginning at row offsets[t];
+// padded (null): every step has B rows.
+struct Sequence {
+    int64_t T;
+    int64_t B;
+    const int64_t* batch_sizes;
+    const int64_t* offsets;
+
+    int64_t rows(int64_t t) const {
+        if (t < 0 || t >= T) return 0;
+        return batch_sizes ? batch_sizes[t] : B;
+    }
+    int64_t row(int64_t t) const { return offsets ? offsets[t] : t * B; }
+};
+
+// A matrix repacked for the register tiles: panels of `vectors` SIMD vectors of columns, K rows each.
+template <class F>
+struct Panels {
+    const F* data;
+    int64_t K;        // rows (the summed dimension)
+    int64_t columns;  // real columns in units of H (forward: gates share a unit block)
+    int64_t count;    // number of panels
+};
+
+// One direction of one layer, forward, steps [t0, t1) (walked from t1-1 down when `reverse`).
+// F computes, S stores. Row strides are `ld_*`; the last dimension is contiguous everywhere.
+template <class F, class S>
+struct ForwardArgs {
+    Sequence seq;
+    int64_t cell;
+    int64_t H;  // units
+    int64_t R;  // size of h: P with a projection, H without
+    bool reverse;
+    bool projected;
+    const F* gx;  // [rows of the chunk, G*H], x W_ih^T; row 0 is sequence row `gx_row`
+    int64_t gx_row;
+    int64_t ld_gx;
+    const F* bias;     // [G*H], what is added outside any product
+    const F* bias_hn;  // [H], GRU: inside the reset product
+    F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
+    int64_t ld_h;
+    F* c;  // [B, ld_c], LSTM cell state, updated in place
+    int64_t ld_c;
+    F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
+    S* y;       // [N, ld_y], this direction's columns
+    int64_t ld_y;
+    S* saved;  // [N, S*H] or null
+    S* hn;     // [B, R]
+    Panels<F> w_hh;
+    Panels<F> w_hr;
+};
+
+// One direction of one layer, backward, same steps walked the other way.
+template <class F, class S>
+struct BackwardArgs {
+    Sequence seq;
+    int64_t cell;
+    int64_t H;
+    int64_t R;
+    bool reverse;
+    bool projected;
+    const S* dy;  // [N, ld_dy], this direction's columns, or null
+    int64_t ld_dy;
+    const S* saved;  // [N, S*H]
+    const F* h0;     // [B, ld_h0]
+    int64_t ld_h0;
+    const F* c0;  // [B, ld_c]
+    F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0
+    int64_t ld_dh;
+    F* dc;  // [B, ld_c], same for c
+    int64_t ld_c;
+    F* dgx;  // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
+    F* dgh;  // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
+    int64_t ld_dg;
+    F* dr;  // [rows of the chunk, ld_dr], projection only: the whole gradient of projected h
+    int64_t ld_dr;
+    int64_t dg_row;
+    Panels<F> w_hh;
+    Panels<F> w_hr;
+};
+
+// The part of a loop one thread works on: rows [b0, b1) of the batch and panels [p0, p1).
+// Where several threads share rows, `barrier` is theirs; else null.
+struct Barrier;
+struct Slice {
+    int64_t b0, b1;
+    int64_t part, parts;  // this thread's share of the units
+    Barrier* barrier;
+};
+
+}  // namespace fused_rnn

@@ -1,0 +1,246 @@
+// One time step for a block of rows and units: loads, the step of core/cells.h, stores.
+// Included inside an ISA namespace.
+
+// Forward. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
+template <class Cell, class F, class S>
+FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
+                             int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
+    constexpr int W = Simd<F>::W;
+    const int64_t H = a.H, first = a.seq.row(t);
+    // A row's last step in this direction writes its final state.
+    const int64_t final_from = a.reverse ? (t == 0 ? 0 : a.seq.B) : a.seq.rows(t + 1);
+    for (int64_t b = b0; b < b1; ++b) {
+        const int64_t n = first + b;
+        for (int64_t u = u0; u < u1; u += W) {
+            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+            const F* products = hg + (b - b0) * row + (u - u0);
+            const Vec<F> h = Cell::forward(a, b, n, u, lanes, products, gate_stride, a.h[1 - next]);
+            if (a.projected) {
+                store(a.h_full + b * a.ld_c + u, h, lanes);
+                continue;
+            }
+            store(a.h[next] + b * a.ld_h + u, h, lanes);
+            store(a.y + n * a.ld_y + u, h, lanes);
+            if (b >= final_from) store(a.hn + b * H + u, h, lanes);
+        }
+    }
+}
+
+// Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
+// not yet from y); previous state is the one of the step before in walking order, or the initial.
+template <class Cell, class F, class S>
+FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
+                              int64_t u1, const F* dh, int64_t row, bool add_dy) {
+    constexpr int W = Simd<F>::W;
+    const int64_t first = a.seq.row(t);
+    const int64_t before = a.reverse ? t + 1 : t - 1;
+    const int64_t has_before = a.seq.rows(before);
+    const int64_t first_before = has_before ? a.seq.row(before) : 0;
+    for (int64_t b = b0; b < b1; ++b) {
+        const int64_t n = first + b;
+        const int64_t n_before = b < has_before ? first_before + b : -1;
+        for (int64_t u = u0; u < u1; u += W) {
+            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+            Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
+            if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
+            Cell::backward(a, b, n, n_before, u, lanes, g);
+        }
+    }
+}
+
+// The second half of a projected LSTM's step: r = W_hr h is what the layer shows and feeds back.
+template <class F, class S>
+void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
+                  const F* r, int64_t row, int next, int64_t final_from) {
+    constexpr int W = Simd<F>::W;
+    const int64_t end = first + count < a.R ? first + count : a.R;
+    for (int64_t b = b0; b < b1; ++b) {
+        const int64_t n = a.seq.row(t) + b;
+        for (int64_t u = first; u < end; u += W) {
+            const int lanes = end - u < W ? static_cast<int>(end - u) : W;
+            const Vec<F> v = load<F>(r + (b - b0) * row + (u - first), lanes);
+            store(a.h[next] + b * a.ld_h + u, v, lanes);
+            store(a.y + n * a.ld_y + u, v, lanes);
+            if (b >= final_from) store(a.hn + b * a.R + u, v, lanes);
+        }
+    }
+}
+
+// o tanh(c) of saved rows: the projected LSTM's h before W_hr, which is not kept.
+template <class F, class S>
+void unprojected_rows(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t n = 0; n < rows; ++n) {
+        for (int64_t u = 0; u < H; u += W) {
+            const int lanes = H - u < W ? static_cast<int>(H - u) : W;
+            const Vec<F> o = load<F>(saved + (n * 5 + 3) * H + u, lanes);
+            const Vec<F> c = load<F>(saved + (n * 5 + 4) * H + u, lanes);
+            store(to + n * H + u, o * (cell == kLstmLinear ? c : Standard<F>::state(c)), lanes);
+        }
+    }
+}
+
+// dr of step t: what later steps and y send to the projected h.
+template <class F, class S>
+void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t b = b0; b < b1; ++b) {
+        const int64_t n = a.seq.row(t) + b;
+        for (int64_t u = r0; u < r1; u += W) {
+            const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
+            Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
+            if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
+            store(a.dr + (n - a.dg_row) * a.ld_dr + u, g, lanes);
+        }
+    }
+}
+
+template <template <class> class ActT, class F>
+struct LstmRows {
+    using V = Vec<F>;
+    using Act = ActT<F>;
+
+    template <class S>
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                               const F* hg, int64_t gate_stride, const F*) {
+        const int64_t H = a.H;
+        const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
+        const F* bias = a.bias + u;
+        V x[4];
+        for (int g = 0; g < 4; ++g)
+            x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
+        F* c = a.c + b * a.ld_c + u;
+        const LstmStep<V> s = lstm_step<Act, V>(x[0], x[1], x[2], x[3], load<F>(c, lanes));
+        store(c, s.c, lanes);
+        if (a.saved) {
+            S* to = a.saved + n * 5 * H + u;
+            store(to, s.i, lanes);
+            store(to + H, s.f, lanes);
+            store(to + 2 * H, s.g, lanes);
+            store(to + 3 * H, s.o, lanes);
+            store(to + 4 * H, s.c, lanes);
+        }
+        return s.h;
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
+                                   int64_t u, int lanes, V dh) {
+        const int64_t H = a.H;
+        const S* s = a.saved + n * 5 * H + u;
+        const V c_prev = n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes)
+                                      : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
+        F* dc = a.dc + b * a.ld_c + u;
+        const LstmGrad<V> d = lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
+                                                     load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes),
+                                                     load<F>(s + 4 * H, lanes), c_prev, dh, load<F>(dc, lanes));
+        store(dc, d.c_prev, lanes);
+        F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
+        store(to, d.i, lanes);
+        store(to + H, d.f, lanes);
+        store(to + 2 * H, d.g, lanes);
+        store(to + 3 * H, d.o, lanes);
+    }
+};
+
+template <template <class> class ActT, class F>
+struct GruRows {
+    using V = Vec<F>;
+    using Act = ActT<F>;
+
+    template <class S>
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                               const F* hg, int64_t gate_stride, const F* h_prev) {
+        const int64_t H = a.H;
+        const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
+        const F* bias = a.bias + u;
+        V x[3];
+        for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
+        const V hn = load<F>(hg + 2 * gate_stride, lanes) + load<F>(a.bias_hn + u, lanes);
+        const GruStep<V> s =
+            gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2], hn,
+                             load<F>(h_prev + b * a.ld_h + u, lanes));
+        if (a.saved) {
+            S* to = a.saved + n * 5 * H + u;
+            store(to, s.r, lanes);
+            store(to + H, s.z, lanes);
+            store(to + 2 * H, s.n, lanes);
+            store(to + 3 * H, hn, lanes);
+            store(to + 4 * H, s.h, lanes);
+        }
+        return s.h;
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
+                                   int64_t u, int lanes, V dh) {
+        const int64_t H = a.H;
+        const S* s = a.saved + n * 5 * H + u;
+        const V h_prev = n_before < 0 ? load<F>(a.h0 + b * a.ld_h0 + u, lanes)
+                                      : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
+        const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
+                                                   load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes), h_prev, dh);
+        store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
+        F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
+        store(to, d.r, lanes);
+        store(to + H, d.z, lanes);
+        store(to + 2 * H, d.n, lanes);
+        F* hidden = a.dgh + (n - a.dg_row) * a.ld_dg + u;
+        store(hidden, d.r, lanes);
+        store(hidden + H, d.z, lanes);
+        store(hidden + 2 * H, d.hn, lanes);
+    }
+};
+
+template <template <class> class ActT, class F>
+struct RnnRows {
+    using V = Vec<F>;
+    using Act = ActT<F>;
+
+    template <class S>
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes,
+                               const F* hg, int64_t, const F*) {
+        const V x = load<F>(a.gx + (n - a.gx_row) * a.ld_gx + u, lanes) + load<F>(a.bias + u, lanes);
+        const V h = rnn_step<Act, V>(x + load<F>(hg, lanes));
+        if (a.saved) store(a.saved + n * a.H + u, h, lanes);
+        return h;
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, int64_t, int64_t u,
+                                   int lanes, V dh) {
+        const V h = load<F>(a.saved + n * a.H + u, lanes);
+        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh), lanes);
+    }
+};
+
+// The one place where the cell is chosen; below it everything is compile time.
+#define FUSED_RNN_BY_CELL(CELL, CALL)                    \
+    switch (CELL) {                                      \
+        case kLstm: CALL((LstmRows<Standard, F>)); break; \
+        case kGru: CALL((GruRows<Standard, F>)); break;   \
+        case kRnnTanh: CALL((RnnRows<Standard, F>)); break; \
+        case kRnnRelu: CALL((RnnRows<Relu, F>)); break;   \
+        case kLstmLinear: CALL((LstmRows<Linear, F>)); break; \
+        case kGruLinear: CALL((GruRows<Linear, F>)); break; \
+        case kRnnLinear: CALL((RnnRows<Linear, F>)); break; \
+    }
+#define FUSED_RNN_UNWRAP(...) __VA_ARGS__
+
+template <class F, class S>
+void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
+                  const F* hg, int64_t row, int64_t gate_stride, int next) {
+#define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
+    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+#undef FUSED_RNN_CALL
+}
+
+template <class F, class S>
+void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
+                   const F* dh, int64_t row, bool add_dy) {
+#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
+    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+#undef FUSED_RNN_CALL
+}
+#undef FUSED_RNN_UNWRAP
+#undef FUSED_RNN_BY_CELL

@@ -1,0 +1,59 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fused_rnn::cpu {
+namespace {
+
+std::vector<const IsaTable*> runnable() {
+    std::vector<const IsaTable*> tables = {&generic_table};
+#if defined(__x86_64__)
+    // The builtin asks cpuid and, through xgetbv, whether the system saves the wide registers.
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        tables.push_back(&avx2_table);
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+            tables.push_back(&avx512_table);
+    }
+#endif
+    return tables;
+}
+
+const IsaTable* find(const std::string& name) {
+    const auto tables = runnable();
+    if (name.empty()) return tables.back();
+    std::string known;
+    for (const IsaTable* table : tables) {
+        if (name == table->name) return table;
+        known += known.empty() ? table->name : std::string(", ") + table->name;
+    }
+    throw std::invalid_argument("instruction set '" + name + "' is not one this machine can run (" + known + ")");
+}
+
+const IsaTable* from_environment() {
+    const char* name = std::getenv("FUSED_RNN_ISA");
+    return find(name ? name : "");
+}
+
+std::atomic<const IsaTable*>& chosen() {
+    static std::atomic<const IsaTable*> table{from_environment()};
+    return table;
+}
+
+}  // namespace
+
+const IsaTable& isa_table() { return *chosen().load(std::memory_order_acquire); }
+std::string isa_name() { return isa_table().name; }
+
+std::vector<std::string> available_isas() {
+    std::vector<std::string> names;
+    for (const IsaTable* table : runnable()) names.emplace_back(table->name);
+    return names;
+}
+
+void force_isa(const std::string& name) { chosen().store(find(name), std::memory_order_release); }
+
+}  // namespace fused_rnn::cpu

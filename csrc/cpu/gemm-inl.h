@@ -1,0 +1,214 @@
+// Register-tile products for the recurrent side, and the packing that feeds them. Included inside
+// an ISA namespace.
+//
+// A panel holds `vectors` SIMD vectors of columns for every k: [K][vectors][W]. A tile keeps
+// M rows x vectors accumulators in registers through the whole of K, each a single chain of fused
+// multiply-adds in the order of k; so an element's bits do not depend on how rows and panels were
+// shared out.
+
+#if FUSED_RNN_VECTOR_BYTES == 64
+constexpr int kAccumulators = 24;  // of 32 registers
+#else
+constexpr int kAccumulators = 12;  // of 16
+#endif
+constexpr int kMaxTileRows = 8;
+constexpr int tile_rows(int vectors) {
+    return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
+}
+
+// c[m][v*W..] (+)= sum_k a[m*lda + k] * panel[k][v]
+template <class F, int M, int NV>
+void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    Vec<F> acc[M][NV] = {};
+    for (int64_t k = 0; k < K; ++k) {
+        Vec<F> b[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) __builtin_memcpy(&b[v], panel + (k * NV + v) * W, sizeof(b[v]));
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+            const Vec<F> am = splat<Vec<F>>(a[m * lda + k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[m][v] += am * b[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            F* out = c + m * ldc + v * W;
+            if (accumulate) acc[m][v] += load(out, W);
+            store(out, acc[m][v], W);
+        }
+    }
+}
+
+template <class F>
+using TileFn = void (*)(const F*, int64_t, const F*, int64_t, F*, int64_t, bool);
+
+template <class F>
+TileFn<F> tile_fn(int rows, int vectors) {
+#define FUSED_RNN_TILE(M, NV) M <= tile_rows(NV) ? tile<F, (M <= tile_rows(NV) ? M : 1), NV> : nullptr
+#define FUSED_RNN_TILES(NV)                                                                      \
+    {FUSED_RNN_TILE(1, NV), FUSED_RNN_TILE(2, NV), FUSED_RNN_TILE(3, NV), FUSED_RNN_TILE(4, NV), \
+     FUSED_RNN_TILE(5, NV), FUSED_RNN_TILE(6, NV), FUSED_RNN_TILE(7, NV), FUSED_RNN_TILE(8, NV)}
+    static constexpr TileFn<F> table[kMaxVectors][kMaxTileRows] = {
+        FUSED_RNN_TILES(1), FUSED_RNN_TILES(2), FUSED_RNN_TILES(3), FUSED_RNN_TILES(4)};
+#undef FUSED_RNN_TILES
+#undef FUSED_RNN_TILE
+    return table[vectors - 1][rows - 1];
+}
+
+// Rows of the next tile when `left` rows remain: as even as they come, so that no tile of one row
+// trails behind full ones.
+FUSED_RNN_INLINE int next_rows(int64_t left, int vectors) {
+    const int64_t most = tile_rows(vectors);
+    const int64_t tiles = (left + most - 1) / most;
+    return static_cast<int>((left + tiles - 1) / tiles);
+}
+
+// ---- panels -------------------------------------------------------------------------------------
+
+// In-register W x W transposition by butterflies: x[i][j] becomes x[j][i]. The two shuffles of a
+// stage take, at lane k, one of x[i] or x[i + Step]; written as blends of a rotated copy so that the
+// compiler's generic shuffle (constant mask) does it on every target.
+template <class F, int Step>
+FUSED_RNN_INLINE void transpose_stage(Vec<F>* x) {
+    constexpr int W = Simd<F>::W;
+    using I = typename Simd<F>::I;
+    I low, high;
+    for (int k = 0; k < W; ++k) {
+        low[k] = k & Step ? W + k - Step : k;
+        high[k] = k & Step ? W + k : k + Step;
+    }
+    for (int i = 0; i < W; ++i) {
+        if (i & Step) continue;
+        const Vec<F> a = x[i], b = x[i + Step];
+        x[i] = __builtin_shuffle(a, b, low);
+        x[i + Step] = __builtin_shuffle(a, b, high);
+    }
+    if constexpr (Step * 2 < W) transpose_stage<F, Step * 2>(x);
+}
+
+// panel[k][v][lane] = w[(row(v) + lane) * ld + k]: the rows of w become columns.
+template <class F, class S>
+void pack_transposed(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t p = p0; p < p1; ++p) {
+        const int vectors = shape.vectors(p);
+        F* panel = out + shape.offset(p, K);
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t unit = shape.first_column(p) + (shape.gates > 1 ? 0 : v * W);
+            const S* rows = w + ((shape.gates > 1 ? v * shape.columns : 0) + unit) * ld;
+            const int64_t left = shape.columns - unit;
+            const int lanes = left < W ? static_cast<int>(left) : W;
+            for (int64_t k = 0; k < K; k += W) {
+                const int n = K - k < W ? static_cast<int>(K - k) : W;
+                Vec<F> x[W];
+                for (int i = 0; i < W; ++i) x[i] = i < lanes ? load<F>(rows + i * ld + k, n) : Vec<F>{};
+                transpose_stage<F, 1>(x);
+                for (int i = 0; i < n; ++i) store(panel + ((k + i) * vectors + v) * W, x[i], W);
+            }
+        }
+    }
+}
+
+// panel[k][v][lane] = w[k * ld + column(v) + lane]: columns of w stay columns.
+template <class F, class S>
+void pack_plain(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t p = p0; p < p1; ++p) {
+        const int vectors = shape.vectors(p);
+        F* panel = out + shape.offset(p, K);
+        for (int64_t k = 0; k < K; ++k) {
+            for (int v = 0; v < vectors; ++v) {
+                const int64_t column = shape.first_column(p) + v * W;
+                const int64_t left = shape.columns - column;
+                const Vec<F> x = load<F>(w + k * ld + column, left < W ? static_cast<int>(left) : W);
+                store(panel + (k * vectors + v) * W, x, W);
+            }
+        }
+    }
+}
+
+// ---- products of a few rows with a row-major matrix: where packing would cost more than it saves ----
+
+template <class F>
+FUSED_RNN_INLINE F sum_lanes(Vec<F> v) {
+    constexpr int W = Simd<F>::W;
+    F s[W];
+    __builtin_memcpy(s, &v, sizeof(v));
+    for (int step = W / 2; step > 0; step /= 2)
+        for (int k = 0; k < step; ++k) s[k] += s[k + step];
+    return s[0];
+}
+
+// c[m*ldc + n] (+)= sum_k a[m*lda + k] w[n*ldw + k]
+template <class F, class S>
+void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c,
+              int64_t ldc, bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    constexpr int kRows = 4;
+    for (int64_t n = 0; n < N; n += kRows) {
+        const int rows = N - n < kRows ? static_cast<int>(N - n) : kRows;
+        for (int64_t m = 0; m < M; ++m) {
+            Vec<F> acc[kRows] = {};
+            for (int64_t k = 0; k < K; k += W) {
+                const int lanes = K - k < W ? static_cast<int>(K - k) : W;
+                const Vec<F> x = load<F>(a + m * lda + k, lanes);
+                // A missing row repeats the last one: no branch in the chain, never stored.
+                for (int i = 0; i < kRows; ++i)
+                    acc[i] += x * load<F>(w + (n + (i < rows ? i : rows - 1)) * ldw + k, lanes);
+            }
+            for (int i = 0; i < rows; ++i) {
+                F* out = c + m * ldc + n + i;
+                const F sum = sum_lanes<F>(acc[i]);
+                *out = accumulate ? *out + sum : sum;
+            }
+        }
+    }
+}
+
+// c[m*ldc + k] (+)= sum_n a[m*lda + n] w[n*ldw + k]
+template <class F, class S>
+void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c,
+              int64_t ldc, bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    constexpr int kBlock = 4;
+    for (int64_t m = 0; m < M; ++m) {
+        for (int64_t k = 0; k < K; k += W * kBlock) {
+            Vec<F> acc[kBlock] = {};
+            int lanes[kBlock];
+            for (int j = 0; j < kBlock; ++j) {
+                const int64_t left = K - k - j * W;
+                lanes[j] = left <= 0 ? 0 : left < W ? static_cast<int>(left) : W;
+            }
+            for (int64_t n = 0; n < N; ++n) {
+                const F x = a[m * lda + n];
+                for (int j = 0; j < kBlock; ++j)
+                    if (lanes[j]) acc[j] += x * load<F>(w + n * ldw + k + j * W, lanes[j]);
+            }
+            for (int j = 0; j < kBlock; ++j) {
+                if (!lanes[j]) continue;
+                F* out = c + m * ldc + k + j * W;
+                if (accumulate) acc[j] += load<F>(out, lanes[j]);
+                store(out, acc[j], lanes[j]);
+            }
+        }
+    }
+}
+
+// c[n*ldc + k] (+)= sum_m a[m*lda + n] x[m*ldx + k]: the weight gradient of a few rows
+template <class F>
+void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K, F* c,
+                int64_t ldc, bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t n = 0; n < N; ++n) {
+        for (int64_t k = 0; k < K; k += W) {
+            const int lanes = K - k < W ? static_cast<int>(K - k) : W;
+            Vec<F> acc = accumulate ? load<F>(c + n * ldc + k, lanes) : Vec<F>{};
+            for (int64_t m = 0; m < M; ++m) acc += a[m * lda + n] * load<F>(x + m * ldx + k, lanes);
+            store(c + n * ldc + k, acc, lanes);
+        }
+    }
+}

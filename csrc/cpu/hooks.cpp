@@ -1,0 +1,16 @@
+#include "hooks.h"
+
+#include "dispatch.h"
+
+namespace fused_rnn::hooks {
+
+std::string isa() { return cpu::isa_name(); }
+std::vector<std::string> isas() { return cpu::available_isas(); }
+void force_isa(const std::string& name) { cpu::force_isa(name); }
+cpu::Division divide_loop(const cpu::LoopSize& size, int threads) { return cpu::divide_loop(size, threads); }
+void sigmoid(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().sigmoid(x, y, n); }
+void sigmoid(const double* x, double* y, int64_t n) { cpu::kernels<double, double>().sigmoid(x, y, n); }
+void tanh(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().tanh(x, y, n); }
+void tanh(const double* x, double* y, int64_t n) { cpu::kernels<double, double>().tanh(x, y, n); }
+
+}  // namespace fused_rnn::hooks

@@ -1,0 +1,24 @@
+// The few functions that Python reaches directly (module.cpp), exported from the op library so
+// that both see one dispatch state.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "team.h"
+
+#define FUSED_RNN_EXPORT __attribute__((visibility("default")))
+
+namespace fused_rnn::hooks {
+
+FUSED_RNN_EXPORT std::string isa();
+FUSED_RNN_EXPORT std::vector<std::string> isas();
+FUSED_RNN_EXPORT void force_isa(const std::string& name);
+FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int threads);
+// The vector activations of the instruction set in force, for tests of their error.
+FUSED_RNN_EXPORT void sigmoid(const float* x, float* y, int64_t n);
+FUSED_RNN_EXPORT void sigmoid(const double* x, double* y, int64_t n);
+FUSED_RNN_EXPORT void tanh(const float* x, float* y, int64_t n);
+FUSED_RNN_EXPORT void tanh(const double* x, double* y, int64_t n);
+
+}  // namespace fused_rnn::hooks

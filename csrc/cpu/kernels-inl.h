@@ -1,0 +1,39 @@
+// All kernels of one instruction set. An isa_*.cpp opens a target region and a namespace, sets
+// FUSED_RNN_VECTOR_BYTES, and includes this once. The order is that of dependence.
+#define FUSED_RNN_INLINE inline __attribute__((always_inline))
+
+// clang-format off
+#include "simd-inl.h"
+#include "../core/cells.h"
+#include "gemm-inl.h"
+#include "cell_rows-inl.h"
+#include "loops-inl.h"
+#include "rows-inl.h"
+// clang-format on
+
+template <class F, class S>
+constexpr Kernels<F, S> make_kernels() {
+    return {Simd<F>::W,
+            forward_loop<F, S>,
+            backward_loop<F, S>,
+            forward_rows<F, S>,
+            project_rows<F, S>,
+            backward_rows<F, S>,
+            output_gradient_rows<F, S>,
+            unprojected_rows<F, S>,
+            pack_transposed<F, S>,
+            pack_plain<F, S>,
+            dot_rows<F, S>,
+            sum_rows<F, S>,
+            outer_rows<F>,
+            copy_in<F, S>,
+            copy_out<F, S>,
+            add_column_sums<F>,
+            sigmoid_n<F>,
+            tanh_n<F>};
+}
+
+static constexpr Kernels<float, float> f32_kernels = make_kernels<float, float>();
+static constexpr Kernels<double, double> f64_kernels = make_kernels<double, double>();
+static constexpr Kernels<float, bf16> bf16_kernels = make_kernels<float, bf16>();
+static constexpr Kernels<float, f16> f16_kernels = make_kernels<float, f16>();

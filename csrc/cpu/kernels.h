@@ -1,0 +1,91 @@
+// The table of kernels that each instruction set exports, and the layout of packed weights.
+// Everything here is plain baseline code: it is included before any target region opens.
+#pragma once
+#include <cstdint>
+
+#include "../core/loop_args.h"
+
+namespace fused_rnn::cpu {
+
+constexpr int kMaxVectors = 4;  // SIMD vectors in a panel
+// Rows of internal buffers are padded to this many elements, so that whole vectors may be stored.
+constexpr int64_t kPad = 16;
+constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+
+// How the columns of a matrix lie in panels. Gated (forward W_hh of LSTM and GRU): a panel is one
+// block of W units, a vector per gate. Plain: a panel is up to kMaxVectors blocks of W columns; the
+// last one holds only as many as there are.
+struct PanelShape {
+    int64_t columns;  // units or plain columns
+    int gates;        // 1: plain
+    int W;
+    int64_t blocks() const { return (columns + W - 1) / W; }
+    int64_t count() const {
+        return gates > 1 ? blocks() : (blocks() + kMaxVectors - 1) / kMaxVectors;
+    }
+    int vectors(int64_t p) const {
+        if (gates > 1) return gates;
+        const int64_t left = blocks() - p * kMaxVectors;
+        return left < kMaxVectors ? static_cast<int>(left) : kMaxVectors;
+    }
+    int64_t first_column(int64_t p) const {
+        return p * W * (gates > 1 ? 1 : kMaxVectors);
+    }
+    // Where panel p begins, in elements, for K rows.
+    int64_t offset(int64_t p, int64_t K) const {
+        return p * W * (gates > 1 ? gates : kMaxVectors) * K;
+    }
+};
+
+// Products of a few rows `a` with a row-major matrix `w`, see gemm-inl.h.
+template <class F, class S>
+using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K,
+                             F* c, int64_t ldc, bool accumulate);
+template <class F, class S>
+using Pack = void (*)(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out);
+
+// F computes, S stores.
+template <class F, class S>
+struct Kernels {
+    int W;  // lanes of F in a vector
+    void (*forward_loop)(const ForwardArgs<F, S>&, int64_t t0, int64_t t1, const Slice&);
+    void (*backward_loop)(const BackwardArgs<F, S>&, int64_t t0, int64_t t1, const Slice&);
+    void (*forward_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
+                         const F* hg, int64_t row, int64_t gate_stride, int next);
+    void (*project_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
+                         const F* r, int64_t row, int next, int64_t final_from);
+    void (*backward_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
+                          const F* dh, int64_t row, bool add_dy);
+    void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0,
+                                 int64_t r1);
+    void (*unprojected_rows)(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to);
+    Pack<F, S> pack_transposed;
+    Pack<F, S> pack_plain;
+    RowsProduct<F, S> dot_rows;
+    RowsProduct<F, S> sum_rows;
+    RowsProduct<F, F> outer_rows;
+    void (*copy_in)(const S* from, int64_t ld_from, int64_t rows, int64_t columns, F* to, int64_t ld_to);
+    void (*copy_out)(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to);
+    void (*add_column_sums)(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums);
+    // Hooks for tests: the vector activations over n values.
+    void (*sigmoid)(const F* x, F* y, int64_t n);
+    void (*tanh)(const F* x, F* y, int64_t n);
+};
+
+// One per instruction set; `kernels<F, S>` of dispatch.h picks.
+struct IsaTable {
+    const char* name;
+    const Kernels<float, float>* f32;
+    const Kernels<double, double>* f64;
+    const Kernels<float, bf16>* bf16_;
+    const Kernels<float, f16>* f16_;
+};
+extern const IsaTable generic_table;
+#if defined(__x86_64__)
+extern const IsaTable avx2_table;
+extern const IsaTable avx512_table;
+#endif
+
+void barrier_wait(Barrier* barrier);  // team.cpp; kept out of line so that loops hold no atomics
+
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,61 @@
+// Small whole-row helpers: conversion between storage and compute types, column sums, and the
+// activations as tests see them. Included inside an ISA namespace.
+
+template <class F, class S>
+void copy_in(const S* from, int64_t ld_from, int64_t rows, int64_t columns, F* to, int64_t ld_to) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < columns; c += W) {
+            const int n = columns - c < W ? static_cast<int>(columns - c) : W;
+            store(to + r * ld_to + c, load<F>(from + r * ld_from + c, n), n);
+        }
+    }
+}
+
+template <class F, class S>
+void copy_out(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < columns; c += W) {
+            const int n = columns - c < W ? static_cast<int>(columns - c) : W;
+            store(to + r * ld_to + c, load<F>(from + r * ld_from + c, n), n);
+        }
+    }
+}
+
+// sums[c] += sum_r a[r][c]. Blocks of rows are summed on their own first, which keeps the rounding
+// error of long sequences near that of a pairwise sum.
+template <class F>
+void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums) {
+    constexpr int W = Simd<F>::W;
+    constexpr int64_t kBlock = 64;
+    for (int64_t c = 0; c < columns; c += W) {
+        const int n = columns - c < W ? static_cast<int>(columns - c) : W;
+        Vec<F> total = {};
+        for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
+            const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
+            Vec<F> part = {};
+            for (int64_t r = r0; r < r1; ++r) part += load<F>(a + r * lda + c, n);
+            total += part;
+        }
+        store(sums + c, load<F>(sums + c, n) + total, n);
+    }
+}
+
+template <class F>
+void sigmoid_n(const F* x, F* y, int64_t count) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t k = 0; k < count; k += W) {
+        const int n = count - k < W ? static_cast<int>(count - k) : W;
+        store(y + k, sigmoid<F>(load<F>(x + k, n)), n);
+    }
+}
+
+template <class F>
+void tanh_n(const F* x, F* y, int64_t count) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t k = 0; k < count; k += W) {
+        const int n = count - k < W ? static_cast<int>(count - k) : W;
+        store(y + k, hyperbolic_tangent<F>(load<F>(x + k, n)), n);
+    }
+}

@@ -1,0 +1,267 @@
+// Vectors of FUSED_RNN_VECTOR_BYTES bytes through the compiler's vector extension: one source for
+// SSE2, NEON, AVX2 and AVX-512. Intrinsics only where the extension has no word for it: masked
+// access, f16 conversion, approximate reciprocal. Included inside an ISA namespace.
+
+template <class F>
+struct Lanes;
+template <>
+struct Lanes<float> {
+    using Int = int32_t;
+    static constexpr int mantissa = 23, bias = 127;
+    static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
+    static constexpr float exp_low = -87.0f, exp_high = 88.0f;
+};
+template <>
+struct Lanes<double> {
+    using Int = int64_t;
+    static constexpr int mantissa = 52, bias = 1023;
+    static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
+    static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+    static constexpr double exp_low = -708.0, exp_high = 709.0;
+};
+
+template <class F>
+struct Simd {
+    typedef F V __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
+    typedef typename Lanes<F>::Int I __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
+    static constexpr int W = FUSED_RNN_VECTOR_BYTES / sizeof(F);
+};
+template <class F>
+using Vec = typename Simd<F>::V;
+
+typedef uint32_t U32 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
+typedef uint16_t U16 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
+
+template <class To, class From>
+FUSED_RNN_INLINE To bits_as(From v) {
+    static_assert(sizeof(To) == sizeof(From), "same size");
+    To out;
+    __builtin_memcpy(&out, &v, sizeof(out));
+    return out;
+}
+
+template <class V, class F>
+FUSED_RNN_INLINE V splat(F x) {
+    return x - V{};  // minus keeps the sign of zero, and folds away
+}
+
+// ---- loads and stores of n lanes (1 <= n <= W), with conversion from and to storage types --------
+
+// Memory type and number of lanes -> raw lanes. Lanes past n are zero.
+template <class V, class E>
+FUSED_RNN_INLINE V load_lanes(const E* p, int n) {
+    V v = {};
+    if (n * sizeof(E) >= sizeof(V)) {
+        __builtin_memcpy(&v, p, sizeof(V));
+    } else {
+        E tmp[sizeof(V) / sizeof(E)] = {};
+        for (int k = 0; k < n; ++k) tmp[k] = p[k];
+        __builtin_memcpy(&v, tmp, sizeof(V));
+    }
+    return v;
+}
+
+template <class V, class E>
+FUSED_RNN_INLINE void store_lanes(E* p, V v, int n) {
+    if (n * sizeof(E) >= sizeof(V)) {
+        __builtin_memcpy(p, &v, sizeof(V));
+    } else {
+        E tmp[sizeof(V) / sizeof(E)];
+        __builtin_memcpy(tmp, &v, sizeof(V));
+        for (int k = 0; k < n; ++k) p[k] = tmp[k];
+    }
+}
+
+#if FUSED_RNN_VECTOR_BYTES == 64
+// A masked access costs what a whole one does; the copy through memory above stalls on forwarding.
+template <>
+FUSED_RNN_INLINE Vec<float> load_lanes(const float* p, int n) {
+    return bits_as<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
+}
+template <>
+FUSED_RNN_INLINE Vec<double> load_lanes(const double* p, int n) {
+    return bits_as<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p));
+}
+template <>
+FUSED_RNN_INLINE U16 load_lanes(const uint16_t* p, int n) {
+    return bits_as<U16>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
+}
+template <>
+FUSED_RNN_INLINE void store_lanes(float* p, Vec<float> v, int n) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), bits_as<__m512>(v));
+}
+template <>
+FUSED_RNN_INLINE void store_lanes(double* p, Vec<double> v, int n) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), bits_as<__m512d>(v));
+}
+template <>
+FUSED_RNN_INLINE void store_lanes(uint16_t* p, U16 v, int n) {
+    _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), bits_as<__m256i>(v));
+}
+#endif
+
+template <class F>
+FUSED_RNN_INLINE Vec<F> load(const F* p, int n) {
+    return load_lanes<Vec<F>>(p, n);
+}
+template <class F>
+FUSED_RNN_INLINE void store(F* p, Vec<F> v, int n) {
+    store_lanes(p, v, n);
+}
+
+template <class F>
+FUSED_RNN_INLINE Vec<float> load(const bf16* p, int n) {
+    const U16 raw = load_lanes<U16>(reinterpret_cast<const uint16_t*>(p), n);
+    return bits_as<Vec<float>>(__builtin_convertvector(raw, U32) << 16);
+}
+// Round to nearest even; a NaN keeps its sign and stays a NaN.
+FUSED_RNN_INLINE void store(bf16* p, Vec<float> v, int n) {
+    const U32 u = bits_as<U32>(v);
+    const U32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const U32 nan = (u >> 16) | 0x40u;
+    const U32 is_nan = bits_as<U32>((u & 0x7fffffffu) > 0x7f800000u);
+    const U32 out = (is_nan & nan) | (~is_nan & rounded);
+    store_lanes(reinterpret_cast<uint16_t*>(p), __builtin_convertvector(out, U16), n);
+}
+
+template <class F>
+FUSED_RNN_INLINE Vec<float> load(const f16* p, int n) {
+    const U16 raw = load_lanes<U16>(reinterpret_cast<const uint16_t*>(p), n);
+#if FUSED_RNN_VECTOR_BYTES == 64
+    return bits_as<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, bits_as<__m256i>(raw)));
+#elif FUSED_RNN_VECTOR_BYTES == 32
+    return bits_as<Vec<float>>(_mm256_cvtph_ps(bits_as<__m128i>(raw)));
+#else
+    // Exponent and mantissa moved into place, then scaled by 2^112: subnormals come out right too.
+    const U32 u = __builtin_convertvector(raw, U32);
+    const Vec<float> scaled = bits_as<Vec<float>>((u & 0x7fffu) << 13) * 0x1p112f;
+    const U32 special = bits_as<U32>((u & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+    return bits_as<Vec<float>>(bits_as<U32>(scaled) | special | (u & 0x8000u) << 16);
+#endif
+}
+FUSED_RNN_INLINE void store(f16* p, Vec<float> v, int n) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+    const U16 out = bits_as<U16>(_mm512_maskz_cvtps_ph(0xffff, bits_as<__m512>(v), 0));
+#elif FUSED_RNN_VECTOR_BYTES == 32
+    const U16 out = bits_as<U16>(_mm256_cvtps_ph(bits_as<__m256>(v), 0));
+#else
+    const U32 sign = bits_as<U32>(v) & 0x80000000u;
+    const U32 u = bits_as<U32>(v) ^ sign;
+    // Normal results: rebias and round to even. Subnormal: adding 0.5 lets the adder round.
+    const U32 normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
+    const U32 tiny = bits_as<U32>(bits_as<Vec<float>>(u) + 0.5f) - 0x3f000000u;
+    const U32 is_tiny = bits_as<U32>(u < 0x38800000u);
+    const U32 is_big = bits_as<U32>(u >= 0x477ff000u);  // rounds past 65504
+    const U32 is_nan = bits_as<U32>(u > 0x7f800000u);
+    U32 r = (is_tiny & tiny) | (~is_tiny & normal);
+    r = (is_big & 0x7c00u) | (~is_big & r);
+    r = (is_nan & 0x7e00u) | (~is_nan & r);
+    const U16 out = __builtin_convertvector(r | sign >> 16, U16);
+#endif
+    store_lanes(reinterpret_cast<uint16_t*>(p), out, n);
+}
+
+// ---- exp, sigmoid, tanh -----------------------------------------------------------------------
+// Maximal error, tested in tests/test_isa.py over the whole range: f32 3 ULP, f64 3 ULP. NaN stays
+// NaN: every clamp is written so that a false comparison keeps x.
+
+// x = n ln2 + r with |r| <= ln2/2; gives expm1(r) (Taylor, remainder below half an ULP) and 2^n.
+template <class F>
+FUSED_RNN_INLINE Vec<F> expm1_reduced(Vec<F> x, Vec<F>& power) {
+    using L = Lanes<F>;
+    using I = typename Simd<F>::I;
+    const Vec<F> shifted = x * F(1.4426950408889634) + L::round_magic;
+    const Vec<F> n = shifted - L::round_magic;
+    const Vec<F> r = (x - n * L::ln2_hi) - n * L::ln2_lo;
+    const I exponent = bits_as<I>(shifted) - bits_as<I>(splat<Vec<F>>(L::round_magic));
+    power = bits_as<Vec<F>>((exponent + L::bias) << L::mantissa);
+    Vec<F> p;
+    if constexpr (sizeof(F) == 4) {
+        p = splat<Vec<F>>(F(1.0 / 5040));
+        p = p * r + F(1.0 / 720);
+    } else {
+        p = splat<Vec<F>>(F(1.0 / 6227020800.0));
+        p = p * r + F(1.0 / 479001600.0);
+        p = p * r + F(1.0 / 39916800.0);
+        p = p * r + F(1.0 / 3628800.0);
+        p = p * r + F(1.0 / 362880.0);
+        p = p * r + F(1.0 / 40320.0);
+        p = p * r + F(1.0 / 5040.0);
+        p = p * r + F(1.0 / 720.0);
+    }
+    p = p * r + F(1.0 / 120);
+    p = p * r + F(1.0 / 24);
+    p = p * r + F(1.0 / 6);
+    p = p * r + F(0.5);
+    return r + (r * r) * p;
+}
+
+// a / b for finite b.
+template <class F>
+FUSED_RNN_INLINE Vec<F> divide(Vec<F> a, Vec<F> b) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+    if constexpr (sizeof(F) == 4) {
+        // 14 bits, a Newton step, a correction of the quotient: half an ULP at twice the rate of
+        // the division instruction.
+        Vec<F> y = bits_as<Vec<F>>(_mm512_maskz_rcp14_ps(0xffff, bits_as<__m512>(b)));
+        y = y + y * (F(1) - b * y);
+        const Vec<F> q = a * y;
+        return q + y * (a - b * q);
+    }
+#endif
+    return a / b;
+}
+
+template <class F>
+FUSED_RNN_INLINE Vec<F> sigmoid(Vec<F> x) {
+    using L = Lanes<F>;
+    Vec<F> e = -x, power;
+    e = e > L::exp_high ? splat<Vec<F>>(L::exp_high) : e;
+    e = e < L::exp_low ? splat<Vec<F>>(L::exp_low) : e;
+    const Vec<F> em1 = expm1_reduced<F>(e, power);
+    return divide<F>(splat<Vec<F>>(F(1)), F(1) + (power + power * em1));
+}
+
+// tanh|x| = -m / (2 + m) with m = expm1(-2|x|): no cancellation near 0, no overflow far out.
+template <class F>
+FUSED_RNN_INLINE Vec<F> hyperbolic_tangent(Vec<F> x) {
+    using I = typename Simd<F>::I;
+    using Scalar = typename Lanes<F>::Int;
+    constexpr Scalar sign_bit = Scalar(1) << (sizeof(F) * 8 - 1);
+    const I sign = bits_as<I>(x) & sign_bit;
+    Vec<F> a = bits_as<Vec<F>>(bits_as<I>(x) ^ sign);
+    a = a > F(20) ? splat<Vec<F>>(F(20)) : a;
+    Vec<F> power;
+    const Vec<F> em1 = expm1_reduced<F>(F(-2) * a, power);
+    const Vec<F> m = power * em1 + (power - F(1));
+    const Vec<F> t = divide<F>(-m, F(2) + m);
+    return bits_as<Vec<F>>(bits_as<I>(t) | sign);
+}
+
+// ---- activation policies for core/cells.h -----------------------------------------------------
+
+template <class F>
+struct Standard {
+    using V = Vec<F>;
+    static FUSED_RNN_INLINE V gate(V x) { return sigmoid<F>(x); }
+    static FUSED_RNN_INLINE V state(V x) { return hyperbolic_tangent<F>(x); }
+    static FUSED_RNN_INLINE V gate_slope(V s) { return s * (F(1) - s); }
+    static FUSED_RNN_INLINE V state_slope(V t) { return F(1) - t * t; }
+};
+
+template <class F>
+struct Relu {
+    using V = Vec<F>;
+    static FUSED_RNN_INLINE V state(V x) { return x < F(0) ? V{} : x; }  // NaN stays NaN
+    static FUSED_RNN_INLINE V state_slope(V h) { return h <= F(0) ? V{} : splat<V>(F(1)); }
+};
+
+template <class F>
+struct Linear {
+    using V = Vec<F>;
+    static FUSED_RNN_INLINE V gate(V x) { return x; }
+    static FUSED_RNN_INLINE V state(V x) { return x; }
+    static FUSED_RNN_INLINE V gate_slope(V) { return splat<V>(F(1)); }
+    static FUSED_RNN_INLINE V state_slope(V) { return splat<V>(F(1)); }
+};

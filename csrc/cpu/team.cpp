@@ -1,0 +1,134 @@
+#include "team.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fused_rnn::cpu {
+namespace {
+
+void pause_briefly() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Spins while a partner is likely to answer within microseconds, then gives the core away at every
+// look: on a busy machine the partner may be waiting for this very core.
+template <class Done>
+void wait_until(const Done& done) {
+    for (int spin = 0; spin < 500; ++spin) {
+        if (done()) return;
+        pause_briefly();
+    }
+    while (!done()) std::this_thread::yield();
+}
+
+constexpr int kClosed = 1 << 30;
+
+// What a core does while it has its weights in L2 and past it; only ratios matter here.
+constexpr int64_t kL2Bytes = 5 << 18;       // of 2 MB, what recurrent weights may fill
+constexpr int64_t kFlopsPerNs = 150;
+constexpr int64_t kBytesPerNs = 100;
+constexpr int64_t kWorthNs = 20000;         // a parallel region must save about this much
+constexpr int64_t kBarrierNs = 1500;        // a step must cost more than this to share its units
+constexpr int64_t kRowsForReuse = 48;       // rows a core needs to hide weights that come from past L2
+
+int64_t step_ns(const LoopSize& size) {
+    return std::max(size.flops_per_step / kFlopsPerNs, size.weight_bytes / kBytesPerNs);
+}
+
+}  // namespace
+
+Division divide_loop(const LoopSize& size, int threads) {
+    Division d{1, 1, 1, 1};
+    const int64_t serial = step_ns(size) * size.steps * size.directions;
+    if (threads < 2 || serial < kWorthNs) return d;
+    if (size.directions > 1) d.directions = 2;
+    const int each = threads / d.directions;
+    const bool reuse = size.weight_bytes <= kL2Bytes || size.rows >= kRowsForReuse * each;
+    if (each > 1 && size.rows >= 2 * each && reuse) {
+        d.row_parts = each;
+    } else if (each > 1 && step_ns(size) > 2 * kBarrierNs) {
+        d.unit_parts = static_cast<int>(std::min<int64_t>(each, size.panels));
+    }
+    d.threads = d.directions * d.row_parts * d.unit_parts;
+    return d;
+}
+
+void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
+    const Division wanted = divide_loop(size, pool.threads);
+    if (wanted.threads < 2) return work(context, {-1, {0, size.rows, 0, 1, nullptr}});
+
+    struct Shared {
+        const LoopSize& size;
+        Work work;
+        void* context;
+        int wanted;
+        int64_t patience_ns;
+        std::atomic<int> members{1};  // the leader is in from the start
+        std::deque<Barrier> barriers = {};
+        Division division = {};
+    } shared{size, work, context, wanted.threads,
+             // Waiting for a late worker must not cost more than its help is worth.
+             std::min<int64_t>(step_ns(size) * size.steps * size.directions / 4 + 10000, 2000000)};
+
+    pool.run(
+        wanted.threads,
+        [](void* c, int64_t begin, int64_t end) {
+            auto& s = *static_cast<Shared*>(c);
+            int rank = 0;
+            if (begin == 0) {
+                const auto start = std::chrono::steady_clock::now();
+                const bool alone = end == s.wanted;  // a nested or serial region: nobody will come
+                while (!alone && s.members.load(std::memory_order_relaxed) < s.wanted &&
+                       std::chrono::steady_clock::now() - start < std::chrono::nanoseconds(s.patience_ns)) {
+                    for (int k = 0; k < 16; ++k) pause_briefly();
+                }
+                int members = s.members.load(std::memory_order_relaxed);
+                // Close first to newcomers, then build what the members wait for.
+                while (!s.members.compare_exchange_weak(members, members | (1 << 29))) {
+                }
+                s.division = divide_loop(s.size, members);
+                const Division& d = s.division;
+                for (int k = 0; k < d.directions * d.row_parts; ++k) s.barriers.emplace_back(d.unit_parts);
+                s.members.fetch_or(kClosed, std::memory_order_release);
+            } else {
+                int members = s.members.load(std::memory_order_relaxed);
+                do {
+                    if (members & (kClosed | 1 << 29)) return;
+                } while (!s.members.compare_exchange_weak(members, members + 1));
+                rank = members;
+                wait_until([&] { return s.members.load(std::memory_order_acquire) & kClosed; });
+            }
+            const Division& d = s.division;
+            if (rank >= d.threads) return;
+            const int part = rank % d.unit_parts;
+            const int group = rank / d.unit_parts;
+            const int row_part = group % d.row_parts;
+            const int64_t rows = s.size.rows;
+            Slice slice{rows * row_part / d.row_parts, rows * (row_part + 1) / d.row_parts, part, d.unit_parts,
+                        d.unit_parts > 1 ? &s.barriers[group] : nullptr};
+            s.work(s.context, {d.directions > 1 ? group / d.row_parts : -1, slice});
+        },
+        &shared);
+}
+
+void barrier_wait(Barrier* barrier) {
+    const int epoch = barrier->epoch.load(std::memory_order_relaxed);
+    if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == barrier->members) {
+        barrier->arrived.store(0, std::memory_order_relaxed);
+        barrier->epoch.store(epoch + 1, std::memory_order_release);
+        return;
+    }
+    wait_until([&] { return barrier->epoch.load(std::memory_order_acquire) != epoch; });
+}
+
+}  // namespace fused_rnn::cpu

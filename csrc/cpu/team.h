@@ -1,0 +1,80 @@
+// Threads that work on one time loop together, and how the loop is shared among them.
+//
+// A loop whose units are split needs all its threads at every step. A thread pool promises no such
+// thing: nested regions run serially, and a worker may be late because somebody else has its core.
+// So a team is formed at the start from whoever has arrived, and closed; a late worker finds it
+// closed and goes home. The result is the same bits for every team.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace fused_rnn {
+
+struct alignas(64) Barrier {
+    explicit Barrier(int members) : members(members) {}
+    const int members;
+    std::atomic<int> arrived{0};
+    std::atomic<int> epoch{0};
+};
+
+namespace cpu {
+
+// The thread pool of whoever calls: run(n, body, context) splits [0, n) over its threads, a call of
+// body per contiguous part, as at::parallel_for does.
+struct Pool {
+    int threads;
+    void (*run)(int64_t n, void (*body)(void*, int64_t begin, int64_t end), void* context);
+
+    // body(begin, end) over [0, n) in at most `most` parts.
+    template <class Body>
+    void split(int64_t n, int64_t most, const Body& body) const {
+        const int64_t parts = threads < most ? threads : most;
+        if (parts <= 1 || n <= 1) return n > 0 ? body(int64_t(0), n) : void();
+        struct Context {
+            const Body* body;
+            int64_t n, parts;
+        } context{&body, n, parts < n ? parts : n};
+        run(context.parts,
+            [](void* c, int64_t begin, int64_t end) {
+                const auto* ctx = static_cast<Context*>(c);
+                (*ctx->body)(ctx->n * begin / ctx->parts, ctx->n * end / ctx->parts);
+            },
+            &context);
+    }
+};
+
+// The size of a loop, from which its division follows.
+struct LoopSize {
+    int64_t directions;
+    int64_t rows;          // of the batch
+    int64_t panels;        // that units can be split into
+    int64_t weight_bytes;  // of one direction, as packed
+    int64_t steps;
+    int64_t flops_per_step;  // of one direction
+};
+
+struct Division {
+    int threads;        // worth using, all directions together
+    int directions;     // run side by side
+    int row_parts;      // of the batch, in each direction
+    int unit_parts;     // of the units, in each row part; above 1 needs a barrier
+};
+
+// Chooses for at most `threads`; plain arithmetic, no machine state.
+Division divide_loop(const LoopSize& size, int threads);
+
+// One thread's work: direction and slice.
+struct Share {
+    int direction;  // -1: all of them, one after the other
+    Slice slice;
+};
+
+// Forms a team on the pool and calls work(share) in each of its threads.
+using Work = void (*)(void* context, const Share& share);
+void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context);
+
+}  // namespace cpu
+}  // namespace fused_rnn

@@ -1,0 +1,113 @@
+#include "layer.h"
+
+namespace fused_rnn {
+namespace {
+
+const Tensor* checked(const char* op, const char* name, const Tensor& t, ScalarType type,
+                      std::initializer_list<int64_t> sizes) {
+    check_cpu(op, name, t, type);
+    check_shape(op, name, t, sizes);
+    return &t;
+}
+
+}  // namespace
+
+Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x) {
+    STD_TORCH_CHECK(cell >= 0 && cell < kCellCount, op, ": unknown cell ", cell);
+    type = x.scalar_type();
+    check_cpu(op, "x", x, type);
+    check_cpu(op, "h0", a.h0, type);
+    STD_TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x must be [T,B,I] or, with batch_sizes, [N,I], got ",
+                    shape_text(x));
+    STD_TORCH_CHECK(a.h0.dim() == 3, op, ": h0 must be [D,B,R], got ", shape_text(a.h0));
+    G = gates_of(cell);
+    S = saved_of(cell);
+    D = a.h0.size(0);
+    B = a.h0.size(1);
+    R = a.h0.size(2);
+    STD_TORCH_CHECK(D == 1 || D == 2, op, ": h0 must have 1 or 2 directions, got ", D);
+    const int64_t count = static_cast<int64_t>(a.weights.size());
+    per_direction = count / D;
+    STD_TORCH_CHECK(per_direction * D == count && per_direction >= 2 && per_direction <= 5, op,
+                    ": weights must hold 2 to 5 tensors for each direction, got ", count, " for ", D);
+    const bool biased = per_direction >= 4;
+    projected = per_direction % 2 == 1;
+    STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
+
+    I = x.size(packed ? 1 : 2);
+    H = a.weights[0].dim() == 2 ? a.weights[0].size(0) / G : 0;
+    STD_TORCH_CHECK(H > 0 && (projected || R == H), op, ": w_ih ", shape_text(a.weights[0]), " does not fit h0 ",
+                    shape_text(a.h0));
+    for (int64_t d = 0; d < D; ++d) {
+        const Tensor* w = a.weights.data() + d * per_direction;
+        DirectionWeights& to = weights[d];
+        to.w_ih = checked(op, "w_ih", w[0], type, {G * H, I});
+        to.w_hh = checked(op, "w_hh", w[1], type, {G * H, R});
+        if (biased) {
+            to.b_ih = checked(op, "b_ih", w[2], type, {G * H});
+            to.b_hh = checked(op, "b_hh", w[3], type, {G * H});
+        }
+        if (projected) to.w_hr = checked(op, "w_hr", w[per_direction - 1], type, {R, H});
+    }
+    if (is_lstm(cell)) {
+        STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");
+        checked(op, "c0", *a.c0, type, {D, B, H});
+    }
+
+    if (packed) {
+        const Tensor& sizes = *a.batch_sizes;
+        STD_TORCH_CHECK(sizes.is_cpu() && sizes.scalar_type() == ScalarType::Long && sizes.dim() == 1, op,
+                        ": batch_sizes must be a 1-D int64 tensor on the CPU");
+        batch_sizes_ = laid_out(sizes);
+        T = sizes.size(0);
+        N = x.size(0);
+        const int64_t* rows = data_of<int64_t>(*batch_sizes_);
+        offsets_.resize(static_cast<size_t>(T) + 1);
+        int64_t total = 0, before = B;
+        for (int64_t t = 0; t < T; ++t) {
+            STD_TORCH_CHECK(rows[t] >= 0 && rows[t] <= before, op,
+                            ": batch_sizes must not increase, nor pass the batch of h0");
+            offsets_[t] = total;
+            total += before = rows[t];
+        }
+        offsets_[T] = total;
+        STD_TORCH_CHECK(total == N, op, ": batch_sizes add up to ", total, " rows, x has ", N);
+        STD_TORCH_CHECK(T == 0 || rows[0] == B, op, ": batch_sizes begin with ", T ? rows[0] : 0, ", h0 has batch ",
+                        B);
+        seq = {T, B, rows, offsets_.data()};
+    } else {
+        T = x.size(0);
+        STD_TORCH_CHECK(x.size(1) == B, op, ": x has batch ", x.size(1), ", h0 has ", B);
+        N = T * B;
+        seq = {T, B, nullptr, nullptr};
+    }
+    STD_TORCH_CHECK(T > 0, op, ": expected sequence length to be larger than 0");
+    if (I > 1 && x.stride(packed ? 1 : 2) != 1) x = laid_out(x);
+    x_step = packed ? 0 : x.stride(0);
+    x_row = packed ? x.stride(0) : x.stride(1);
+    // BLAS and row copies want rows that do not overlap: an expanded x is laid out.
+    if ((N > 1 && x_row < I && (packed || B > 1)) || (!packed && T > 1 && x_step < I)) {
+        x = torch::stable::clone(x);
+        if (!x.is_contiguous()) x = torch::stable::contiguous(x);
+        x_step = packed ? 0 : B * I;
+        x_row = I;
+    }
+}
+
+std::vector<int64_t> Layer::chunks(int64_t rows) const {
+    std::vector<int64_t> bounds = {0};
+    int64_t held = 0;
+    for (int64_t t = 0; t < T; ++t) {
+        held += seq.rows(t);
+        if (held >= rows || t == T - 1) {
+            bounds.push_back(t + 1);
+            held = 0;
+        }
+    }
+    // A short last piece is shared with the one before it.
+    if (const size_t n = bounds.size(); n > 2 && held == 0 && bounds[n - 1] - bounds[n - 2] < (bounds[1] + 1) / 2)
+        bounds[n - 2] = (bounds[n - 3] + bounds[n - 1]) / 2;
+    return bounds;
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,193 @@
+// The forward op: for each piece of time, gx = x W_ih^T as one product, then the time loop over it.
+#include <algorithm>
+
+#include "layer.h"
+#include "ops.h"
+
+namespace fused_rnn {
+namespace {
+
+// gx of one piece stays within this, so that the loop finds it in cache; at least kChunkRows rows
+// keep the product efficient.
+constexpr int64_t kChunkBytes = 2 << 20;
+constexpr int64_t kChunkRows = 256;
+
+template <class F, class S>
+struct ForwardDirection {
+    Buffer<F> h[2], c, h_full, bias, gx;
+    Weight<F, S> w_ih, w_hh, w_hr;
+    Packed<F, S> packed_hh, packed_hr;
+    ForwardArgs<F, S> args{};
+};
+
+// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn.
+template <class F, class S>
+Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
+    const int64_t GH = layer.G * layer.H, summed = is_gru(layer.cell) ? 2 * layer.H : GH;
+    Buffer<F> bias(2 * GH);
+    if (!w.b_ih) {
+        bias.zero();
+        return bias;
+    }
+    F *sum = bias.data(), *hidden = sum + GH;
+    const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
+    k.copy_in(data_of<S>(b_ih), GH, 1, GH, sum, GH);
+    k.copy_in(data_of<S>(b_hh), GH, 1, GH, hidden, GH);
+    for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
+    return bias;
+}
+
+template <class F, class S>
+class ForwardPass {
+   public:
+    ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
+        : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
+        direct_ = layer.T < kStepsWorthPacking || layer.N <= kFewRows;
+        for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
+    }
+
+    void run(const LayerOutputs& out) {
+        const int64_t row_bytes = layer_.G * layer_.H * static_cast<int64_t>(sizeof(F));
+        const auto bounds = layer_.chunks(std::max(kChunkRows, kChunkBytes / row_bytes));
+        const size_t pieces = bounds.size() - 1;
+        for (size_t piece = 0; piece < pieces; ++piece) {
+            for (int64_t d = 0; d < layer_.D; ++d) {
+                const size_t k = d == 0 ? piece : pieces - 1 - piece;
+                t0_[d] = bounds[k];
+                t1_[d] = bounds[k + 1];
+                project_input(d);
+            }
+            if (direct_) {
+                for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
+            } else {
+                cpu::run_loop(pool_, loop_size(), team_work, this);
+            }
+        }
+        if (is_lstm(layer_.cell)) {
+            S* cn = mutable_data_of<S>(out.cn);
+            for (int64_t d = 0; d < layer_.D; ++d)
+                k_.copy_out(dir_[d].c.data(), dir_[d].args.ld_c, layer_.B, layer_.H, cn + d * layer_.B * layer_.H,
+                            layer_.H);
+        }
+    }
+
+   private:
+    void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
+        const Layer& l = layer_;
+        ForwardDirection<F, S>& to = dir_[d];
+        ForwardArgs<F, S>& a = to.args;
+        const DirectionWeights& w = l.weights[d];
+        to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
+        if (direct_) {
+            to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
+            if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
+        } else {
+            to.packed_hh = Packed<F, S>(pool_, k_, *w.w_hh, l.G, true);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, true);
+        }
+        to.bias = bias_buffer(k_, l, w);
+        // Both of the double buffer: rows of a packed sequence that begin late still find h0.
+        for (auto& h : to.h) h = state_buffer(k_, in.h0, d, l.B, l.R);
+        if (is_lstm(l.cell)) to.c = state_buffer(k_, *in.c0, d, l.B, l.H);
+        if (l.projected) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
+
+        a.seq = l.seq;
+        a.cell = l.cell;
+        a.H = l.H;
+        a.R = l.R;
+        a.reverse = d == 1;
+        a.projected = l.projected;
+        a.ld_gx = l.G * l.H;
+        a.bias = to.bias.data();
+        a.bias_hn = to.bias.data() + l.G * l.H + 2 * l.H;  // read by the GRU only
+        a.h[0] = to.h[0].data();
+        a.h[1] = to.h[1].data();
+        a.ld_h = cpu::padded(l.R);
+        a.c = to.c.data();
+        a.ld_c = cpu::padded(l.H);
+        a.h_full = to.h_full.data();
+        a.y = mutable_data_of<S>(out.y) + d * l.R;
+        a.ld_y = l.D * l.R;
+        a.saved = out.saved.numel() ? mutable_data_of<S>(out.saved) + d * l.N * l.S * l.H : nullptr;
+        a.hn = mutable_data_of<S>(out.hn) + d * l.B * l.R;
+        a.w_hh = to.packed_hh.panels();
+        a.w_hr = to.packed_hr.panels();
+    }
+
+    void project_input(int64_t d) {
+        const Matrix<const F> x = x_.rows(t0_[d], t1_[d]);
+        ForwardDirection<F, S>& to = dir_[d];
+        if (to.gx.count() < x.rows * to.args.ld_gx) to.gx = Buffer<F>(x.rows * to.args.ld_gx);
+        to.args.gx = to.gx.data();
+        to.args.gx_row = layer_.seq.row(t0_[d]);
+        to.w_ih.dot(x.data, x.row, x.rows, to.gx.data(), to.args.ld_gx, false);
+    }
+
+    cpu::LoopSize loop_size() const {
+        const Layer& l = layer_;
+        return {l.D,
+                l.B,
+                dir_[0].packed_hh.panels().count,
+                dir_[0].packed_hh.bytes() + dir_[0].packed_hr.bytes(),
+                t1_[0] - t0_[0],
+                2 * l.B * l.H * (l.G * l.R + (l.projected ? l.R : 0))};
+    }
+
+    static void team_work(void* context, const cpu::Share& share) {
+        auto& self = *static_cast<ForwardPass*>(context);
+        for (int64_t d = 0; d < self.layer_.D; ++d)
+            if (share.direction < 0 || share.direction == d)
+                self.k_.forward_loop(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
+    }
+
+    // Few steps: products straight from the weights as they lie.
+    void direct_loop(int64_t d) {
+        const Layer& l = layer_;
+        ForwardDirection<F, S>& to = dir_[d];
+        const ForwardArgs<F, S>& a = to.args;
+        const int64_t GH = l.G * l.H;
+        if (!products_) products_ = Buffer<F>(l.B * std::max(GH, l.R));
+        F* hg = products_.data();
+        for (int64_t step = t0_[d]; step < t1_[d]; ++step) {
+            const int64_t t = a.reverse ? t0_[d] + t1_[d] - 1 - step : step;
+            const int next = static_cast<int>((a.reverse ? l.T - 1 - t : t) + 1) & 1;
+            const int64_t rows = l.seq.rows(t);
+            to.w_hh.dot(a.h[1 - next], a.ld_h, rows, hg, GH, false);
+            pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
+                k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * GH, GH, l.H, next);
+            });
+            if (!l.projected) continue;
+            to.w_hr.dot(a.h_full, a.ld_c, rows, hg, l.R, false);
+            const int64_t final_from = a.reverse ? (t == 0 ? 0 : l.B) : l.seq.rows(t + 1);
+            k_.project_rows(a, t, 0, rows, 0, l.R, hg, l.R, next, final_from);
+        }
+    }
+
+    const Layer& layer_;
+    const cpu::Pool pool_;
+    const cpu::Kernels<F, S>& k_;
+    InputRows<F, S> x_;
+    bool direct_;
+    ForwardDirection<F, S> dir_[kMaxDirections];
+    int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
+    Buffer<F> products_;
+};
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
+                                                         std::vector<Tensor> weights, OptionalTensor batch_sizes,
+                                                         int64_t cell, bool save) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+    const Layer l("layer_forward", in);
+    LayerOutputs out{l.packed ? empty({l.N, l.D * l.R}, l.type) : empty({l.T, l.B, l.D * l.R}, l.type),
+                     empty({l.D, l.B, l.R}, l.type),
+                     is_lstm(cell) ? empty({l.D, l.B, l.H}, l.type) : empty({0}, l.type),
+                     save ? empty({l.D, l.N, l.S * l.H}, l.type) : empty({0}, l.type)};
+    if (l.N > 0) {
+        by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
+    }
+    return {out.y, out.hn, out.cn, out.saved};
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,61 @@
+// fused_rnn._C: what is not an op.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/hooks.h"
+
+namespace py = pybind11;
+using namespace fused_rnn;
+
+namespace {
+
+template <class F>
+using Array = py::array_t<F, py::array::c_style>;
+
+template <class F>
+Array<F> map(void (*f)(const F*, F*, int64_t), const Array<F>& x) {
+    Array<F> y(x.request().shape);
+    f(x.data(), y.mutable_data(), x.size());
+    return y;
+}
+
+py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weight_bytes, int64_t steps,
+                  int64_t flops_per_step, int threads) {
+    const cpu::Division d =
+        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step}, threads);
+    py::dict out;
+    out["threads"] = d.threads;
+    out["directions"] = d.directions;
+    out["row_parts"] = d.row_parts;
+    out["unit_parts"] = d.unit_parts;
+    return out;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "Build facts, instruction sets and test hooks of fused_rnn; the ops are in torch.ops.fused_rnn.";
+    m.def(
+        "build_info",
+        [] {
+            py::dict info;
+            info["compiler"] = FUSED_RNN_COMPILER;
+            info["torch"] = FUSED_RNN_TORCH_VERSION;
+            info["commit"] = FUSED_RNN_COMMIT;
+            return info;
+        },
+        "Compiler, torch version and commit this was built with.");
+    m.def("cpu_isa", &hooks::isa, "The instruction set in force: generic, avx2 or avx512.");
+    m.def("cpu_isas", &hooks::isas, "All that this machine can run, best last.");
+    m.def("force_isa", &hooks::force_isa, py::arg("name"),
+          "Makes every later call use one instruction set; '' goes back to the best. Raises ValueError for one "
+          "that this machine cannot run.");
+    m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"),
+          py::arg("weight_bytes"), py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
+          "How a time loop of that size is shared among threads.");
+    m.def("vector_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::sigmoid, x); });
+    m.def("vector_sigmoid", [](const Array<double>& x) { return map<double>(&hooks::sigmoid, x); });
+    m.def("vector_tanh", [](const Array<float>& x) { return map<float>(&hooks::tanh, x); });
+    m.def("vector_tanh", [](const Array<double>& x) { return map<double>(&hooks::tanh, x); });
+}
