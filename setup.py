@@ -40,6 +40,7 @@ FLAGS = [
     "-Wextra",
     "-Wno-psabi",  # vector types never cross a function that is not inlined
     f"-DTORCH_TARGET_VERSION={STABLE_ABI:#x}",
+    *(f"-isystem{path}" for path in include_paths()),  # as a system's: their warnings are not ours
 ]
 SANITIZE = os.environ.get("FUSED_RNN_SANITIZE", "")  # e.g. address,undefined
 if SANITIZE:
@@ -66,7 +67,6 @@ class Build(BuildExtension):
 ops = Extension(
     "fused_rnn.libfused_rnn",
     sources=[s for s in sources("csrc/torch/*.cpp", "csrc/cpu/*.cpp") if not s.endswith("module.cpp")],
-    include_dirs=include_paths(),
     library_dirs=library_paths(),
     libraries=["torch", "torch_cpu"],
     extra_compile_args=FLAGS,

@@ -31,7 +31,9 @@ void wait_until(const Done& done) {
     while (!done()) std::this_thread::yield();
 }
 
-constexpr int kClosed = 1 << 30;
+// Flags beside the number of members.
+constexpr int kClosing = 1 << 29;  // no newcomers
+constexpr int kClosed = 1 << 30;   // and the division is known
 
 // What a core does while it has its weights in L2 and past it; only ratios matter here.
 constexpr int64_t kL2Bytes = 5 << 18;       // of 2 MB, what recurrent weights may fill
@@ -94,7 +96,7 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
                 }
                 int members = s.members.load(std::memory_order_relaxed);
                 // Close first to newcomers, then build what the members wait for.
-                while (!s.members.compare_exchange_weak(members, members | (1 << 29))) {
+                while (!s.members.compare_exchange_weak(members, members | kClosing)) {
                 }
                 s.division = divide_loop(s.size, members);
                 const Division& d = s.division;
@@ -103,7 +105,7 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
             } else {
                 int members = s.members.load(std::memory_order_relaxed);
                 do {
-                    if (members & (kClosed | 1 << 29)) return;
+                    if (members & (kClosed | kClosing)) return;
                 } while (!s.members.compare_exchange_weak(members, members + 1));
                 rank = members;
                 wait_until([&] { return s.members.load(std::memory_order_acquire) & kClosed; });

@@ -1,5 +1,7 @@
 #include "layer.h"
 
+#include <algorithm>
+
 namespace fused_rnn {
 namespace {
 
@@ -95,18 +97,13 @@ Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_
 }
 
 std::vector<int64_t> Layer::chunks(int64_t rows) const {
+    const int64_t pieces = std::max<int64_t>(1, (N + rows / 2) / rows);
     std::vector<int64_t> bounds = {0};
-    int64_t held = 0;
     for (int64_t t = 0; t < T; ++t) {
-        held += seq.rows(t);
-        if (held >= rows || t == T - 1) {
-            bounds.push_back(t + 1);
-            held = 0;
-        }
+        const int64_t done = seq.row(t) + seq.rows(t);
+        // The k-th cut comes where k of the `pieces` equal shares of rows are done.
+        if (t == T - 1 || done * pieces >= N * static_cast<int64_t>(bounds.size())) bounds.push_back(t + 1);
     }
-    // A short last piece is shared with the one before it.
-    if (const size_t n = bounds.size(); n > 2 && held == 0 && bounds[n - 1] - bounds[n - 2] < (bounds[1] + 1) / 2)
-        bounds[n - 2] = (bounds[n - 3] + bounds[n - 1]) / 2;
     return bounds;
 }
 
