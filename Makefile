@@ -1,0 +1,76 @@
+# Everything from an empty clone: `make test` and `make bench` make the virtual environment, build and run.
+# Needs python3 (3.10 to 3.13) with its venv module and C headers, and g++ 11 or newer
+# (Debian: apt-get install python3-venv python3-dev g++ make).
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+
+# Pinned, and the CPU build where the index has it. On an x86-64 Linux the default index serves the CUDA build of torch,
+# with gigabytes of packages that are of no use here; to get the CPU build from PyTorch's own index:
+#   make PIP_FLAGS="--extra-index-url <the CPU index named on pytorch.org>" TORCH="torch==2.13.0+cpu" test
+# To use a torch that is already there: make VENV=/path/to/environment, which must hold requirements-dev.txt too.
+TORCH     ?= torch==2.13.0
+PIP_FLAGS ?=
+PIP       := $(PY) -m pip install --disable-pip-version-check --no-input $(PIP_FLAGS)
+
+BENCH ?= --quick --out out
+TESTS ?= tests
+PYTEST_FLAGS ?=
+
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help venv build test bench tables lint format sanitize clean
+help:
+	@echo "make test      build and run the test suite"
+	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
+	@echo "make tables    fill the tables of README.md and docs/performance.md from RESULTS=file.json"
+	@echo "make build     compile the C++ in place, only what changed"
+	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
+	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
+	@echo "make clean     remove what was built;  make distclean  the virtual environment too"
+
+venv: $(VENV)/.ready
+$(VENV)/.ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "fused_rnn needs Python 3.10 or newer"'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(PY) -c 'import os, sysconfig, sys; h = sysconfig.get_path("include") + "/Python.h"; \
+	    os.path.exists(h) or sys.exit("no " + h + ": on Debian, apt-get install python3-dev")'
+	$(PIP) $(TORCH)
+	$(PIP) -r requirements-dev.txt
+	touch $@
+
+build: venv
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) setup.py --quiet build_ext --inplace
+
+test: build
+	$(PY) -m pytest $(PYTEST_FLAGS) $(TESTS)
+
+bench: build
+	$(PY) -m benchmarks $(BENCH)
+
+tables: venv
+	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+	$(PY) -m mypy
+
+format: venv
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+sanitize: venv
+	PATH="$(abspath $(VENV))/bin:$$PATH" bash tests/sanitize.sh
+
+clean:
+	rm -rf build dist out *.egg-info fused_rnn/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean
+	rm -rf $(VENV)
