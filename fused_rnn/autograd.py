@@ -1,0 +1,224 @@
+"""A layer as a differentiable function: first order by the ops, every further one by the reference.
+
+Each of the two ops has a ``torch.autograd.Function`` in ``setup_context`` style with its own vmap and jvp rules, so
+that it composes with every ``torch.func`` transform. The derivative of the backward is that of its definition (the
+vjp of ``reference.layer``) with respect to the true inputs: ``y`` and ``saved`` are only a memory of the forward,
+nothing is differentiated through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from . import ops, reference
+from .folding import fold, folded_lengths, loop, sample_gradients, unfold
+from .higher_order import gradients, pullback, pushforward
+from .reference import Cell
+
+__all__ = ["differentiates", "layer"]
+
+Maybe = Tensor | None
+
+_functorch_active = torch._C._are_functorch_transforms_active
+_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def _transformed() -> bool:
+    """Whether a functorch transform or a forward-mode level is open: ``requires_grad`` alone then tells nothing."""
+    return _functorch_active() or forward_ad._current_level >= 0
+
+
+def differentiates(*tensors: Maybe) -> bool:
+    """Whether something may be differentiated or mapped through a layer of these tensors: the bare op won't do."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return _transformed()
+
+
+def layer(
+    x: Tensor, h0: Tensor, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe, cell: int
+) -> tuple[Tensor, Tensor, Maybe]:
+    """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
+
+    x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None.
+    """
+    if not differentiates(x, h0, c0, *weights):
+        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, False)
+    else:
+        y, hn, cn, _ = _apply_layer()(x, h0, c0, batch_sizes, cell, *weights)
+    return y, hn, None if c0 is None else cn
+
+
+def _apply_layer() -> Callable:
+    """How the layer's Function is best called here and now."""
+    if torch.compiler.is_compiling():
+        if _functorch_active():  # Dynamo would inline the forward and differentiate the bare op: silent zeros
+            torch._dynamo.graph_break("fused_rnn: a torch.func transform inside a compiled function")
+        return _FusedLayer.apply
+    return _FusedLayerJvp.apply if _transformed() else _apply_untransformed
+
+
+class _FusedLayer(Function):
+    """(x, h0, c0, batch_sizes, cell, *weights) -> (y, hn, cn, saved). Dynamo refuses Functions with a jvp rule."""
+
+    @staticmethod
+    def forward(x, h0, c0, batch_sizes, cell, *weights):
+        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, h0, c0, batch_sizes, cell, *weights = inputs
+        y, _, cn, saved = output
+        ctx.cell = cell
+        ctx.set_materialize_grads(False)
+        if c0 is None:
+            ctx.mark_non_differentiable(cn, saved)
+            y = None  # GRU and RNN keep their own h: changing y in place stays allowed
+        else:
+            ctx.mark_non_differentiable(saved)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, y, saved, *weights)
+
+    @staticmethod
+    def backward(ctx, dy, dhn, dcn, _):
+        if dy is None and dhn is None and dcn is None:
+            return (None,) * len(ctx.needs_input_grad)
+        x, h0, c0, batch_sizes, y, saved, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[5:]))
+        args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, ctx.cell, needs, 0, *weights)
+        if torch.compiler.is_compiling():  # torch itself refuses a compiled double backward
+            args = (dy, dhn, None if c0 is None else dcn, *args[3:])  # it makes zeros for what nothing came to
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
+        elif any(dout is not None and _legacy_batched(dout) for dout in (dy, dhn, dcn)):
+            # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
+            asked = iter(gradients(batch_sizes, ctx.cell, needs, 0, dy, dhn, dcn, x, h0, c0, *weights))
+            dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
+        elif torch.is_grad_enabled() or _transformed():
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
+        else:  # without create_graph nothing is differentiated again
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
+        return dx, dh0, dc0, None, None, *dweights
+
+    @staticmethod
+    def vmap(info, in_dims, x, h0, c0, batch_sizes, cell, *weights):
+        size = info.batch_size
+        if any(dim is not None for dim in in_dims[5:]):
+            return loop(_apply_layer(), size, in_dims, (x, h0, c0, batch_sizes, cell, *weights))
+        lengths = folded_lengths(batch_sizes, in_dims[3], size)
+        rows = 1 if batch_sizes is None else 0
+        x = fold(x, in_dims[0], rows, size)
+        h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
+        y, hn, cn, saved = _apply_layer()(x, h0, c0, lengths, cell, *weights)
+        cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
+        return (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(saved, 1, size)), (rows + 1, 2, cn_dim, 2)
+
+
+class _FusedLayerJvp(_FusedLayer):
+    """The same with a jvp rule."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _FusedLayer.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:4], *inputs[5:])
+
+    @staticmethod
+    def jvp(ctx, dx, dh0, dc0, _, __, *dweights):
+        x, h0, c0, batch_sizes, *weights = ctx.saved_tensors
+
+        def definition(x, h0, c0, *weights):
+            outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell)
+            return outputs if outputs[2] is not None else outputs[:2]
+
+        tangents = pushforward(definition, (x, h0, c0, *weights), (dx, dh0, dc0, *dweights))
+        return (*tangents, None) if c0 is not None else (*tangents, None, None)
+
+
+class _FusedLayerGradient(Function):
+    """(dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights) -> (dx, dh0, dc0, *dweights).
+
+    What ``needs`` does not ask for is None. With ``samples`` = V > 0 the batch holds V examples folded into it, and
+    each weight gradient is [V, *weight.shape], one for each example.
+    """
+
+    @staticmethod
+    def forward(dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights):
+        args = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
+        if not samples:
+            dx, dh0, dc0, dweights = ops.layer_backward(*args, needs)
+            grads = (dx, dh0, dc0, *dweights)
+        else:
+            gates = ops.layer_backward_gates(*args)
+            of_one = None if batch_sizes is None else batch_sizes // samples
+            dx, dweights = sample_gradients(gates[2:], x, h0, weights, y, saved, of_one, Cell(cell), needs, samples)
+            grads = (dx, *gates[:2], *dweights)
+        return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *true, _, _, batch_sizes, cell, needs, samples = inputs[:12]
+        ctx.constants = cell, needs, samples
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(batch_sizes, *true, *inputs[12:])
+        ctx.save_for_forward(batch_sizes, *true, *inputs[12:])
+
+    @staticmethod
+    def backward(ctx, *douts):
+        batch_sizes, *true = ctx.saved_tensors
+        cell, needs, samples = ctx.constants
+        # A gradient nothing was made of needs no recomputation.
+        needs = sum(1 << i for i, dout in enumerate(douts) if dout is not None)
+        wanted = ctx.needs_input_grad[:6] + ctx.needs_input_grad[12:]
+        definition = partial(gradients, batch_sizes, cell, needs, samples)
+        grads = pullback(definition, true, wanted, tuple(dout for dout in douts if dout is not None))
+        return *grads[:6], *[None] * 6, *grads[6:]
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        batch_sizes, *true = ctx.saved_tensors
+        cell, needs, samples = ctx.constants
+        definition = partial(gradients, batch_sizes, cell, needs, samples)
+        pushed = iter(pushforward(definition, true, tangents[:6] + tangents[12:]))
+        return tuple(next(pushed) if needs >> i & 1 else None for i in range(len(true) - 3))
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        batch_sizes, cell, needs, samples, *weights = args[8:]
+        size = info.batch_size
+        if any(dim is not None for dim in in_dims[12:]):
+            return loop(_FusedLayerGradient.apply, size, in_dims, args)
+        lengths = folded_lengths(batch_sizes, in_dims[8], size)
+        rows = 1 if batch_sizes is None else 0
+        row_dims = (rows, 1, 1, rows, 1, 1, rows, 1)
+        folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:8], in_dims[:8], row_dims, strict=True))
+        together = max(samples, 1) * size if needs >> 3 else 0
+        dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*folded, lengths, cell, needs, together, *weights)
+        grads = [unfold(dx, rows, size), unfold(dh0, 1, size), unfold(dc0, 1, size)]
+        if samples:  # [V*W, ..] -> [V, W, ..]
+            grads += [unfold(grad, 0, size) for grad in dweights]
+        else:
+            grads += dweights
+        dims = (rows + 1, 2, 2, *[1 if samples else 0] * len(weights))
+        return tuple(grads), tuple(None if g is None else dim for g, dim in zip(grads, dims, strict=True))
+
+
+def _fast_apply(function: type[Function]) -> Callable:
+    """``function.apply`` without its Python part, which binds default arguments for 20 us a call.
+
+    Only where no functorch transform is active. Tensors that outlived theirs are unwrapped, as the Python part does.
+    """
+    try:
+        apply = super(Function, function).apply
+        unwrap = torch._functorch.utils.unwrap_dead_wrappers
+    except AttributeError:  # a torch that has these elsewhere
+        return function.apply
+    return lambda *args: apply(*unwrap(args))
+
+
+_apply_untransformed = _fast_apply(_FusedLayer)

@@ -1,0 +1,111 @@
+"""How a mapped axis (``torch.vmap``) becomes more rows of the batch, and how weight gradients are kept apart again.
+
+A mapped axis V is folded innermost, row b of example v becoming row b*V + v: then the steps of a packed sequence stay
+contiguous (``batch_sizes * V``), and y and what the forward saved unfold as views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .reference import Cell, split_weights
+
+__all__ = ["fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
+
+
+def fold(tensor: Tensor | None, mapped: int | None, rows: int, size: int) -> Tensor | None:
+    """The axis ``mapped`` of ``size`` (None: repeat) into dimension ``rows``: [.., B, ..] -> [.., B*V, ..]."""
+    if tensor is None:
+        return None
+    if mapped is None:
+        tensor = tensor.unsqueeze(rows + 1)
+        tensor = tensor.expand(*tensor.shape[: rows + 1], size, *tensor.shape[rows + 2 :])
+    else:
+        tensor = tensor.movedim(mapped, rows + 1)
+    return tensor.flatten(rows, rows + 1)
+
+
+def unfold(tensor: Tensor | None, rows: int, size: int) -> Tensor | None:
+    """[.., B*V, ..] -> [.., B, V, ..], a view; the mapped axis is ``rows + 1``."""
+    return None if tensor is None else tensor.unflatten(rows, (tensor.shape[rows] // size, size))
+
+
+def loop(apply: Callable, size: int, in_dims: Sequence[int | None], args: Sequence) -> tuple[tuple, tuple]:
+    """The vmap rule where weights are mapped: one call for each example, as each has its own matrices."""
+    every = []
+    for v in range(size):
+        every.append(apply(*(a if dim is None else a.select(dim, v) for a, dim in zip(args, in_dims, strict=True))))
+    stacked = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*every, strict=True))
+    return stacked, tuple(None if part is None else 0 for part in stacked)
+
+
+def folded_lengths(batch_sizes: Tensor | None, mapped: int | None, size: int) -> Tensor | None:
+    if mapped is not None:
+        raise NotImplementedError("fused_rnn: vmap over the batch sizes of a packed sequence is not supported")
+    return None if batch_sizes is None else batch_sizes * size
+
+
+def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) -> Tensor:
+    """The h each of the N rows started from: h [N, V, R] after each row, h0 [B, V, R] -> [N, V, R]."""
+    rows, batch = h.shape[0], h0.shape[0]
+    if batch_sizes is None:
+        return torch.cat([h[batch:], h0] if reverse else [h0, h])[:rows]
+    alike = torch.cat([h0, h])  # row n of the sequence is row batch + n here
+    own = torch.arange(rows)
+    if not reverse:  # one step earlier, row b lies batch_sizes[t - 1] above
+        before = torch.cat([batch_sizes.new_full((1,), batch), batch_sizes[:-1]])
+        return alike[batch + own - before.repeat_interleave(batch_sizes)]
+    after = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)]).repeat_interleave(batch_sizes)
+    begins = (batch_sizes.cumsum(0) - batch_sizes).repeat_interleave(batch_sizes)
+    row = own - begins
+    following = batch + own + batch_sizes.repeat_interleave(batch_sizes)
+    return alike[torch.where(row < after, following, row)]
+
+
+def sample_gradients(
+    gates: Sequence[Tensor],
+    x: Tensor,
+    h0: Tensor,
+    weights: Sequence[Tensor],
+    y: Tensor | None,
+    saved: Tensor,
+    batch_sizes: Tensor | None,
+    cell: Cell,
+    needs: int,
+    size: int,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """dx and the weight gradients of each of ``size`` examples folded into the batch.
+
+    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``batch_sizes`` those of one example, ``y`` None where h
+    is in ``saved``; bit 0 of ``needs`` asks for dx, bit 3 + i for the gradient of weights[i].
+    Returns dx [.., B*V, I] and, weight by weight, [V, *weight.shape] or None.
+    """
+    directions = h0.shape[0]
+    each = len(weights) // directions
+    dx: Tensor | None = None
+    dweights: list[Tensor | None] = []
+    dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else None for g in gates)
+    for d, own in enumerate(split_weights(weights, directions)):
+        of_x = of_h = dgx[d]
+        hidden = of_x.shape[-1] // cell.gates
+        if dgh is not None:  # W_hn h + b_hn stands inside the reset product
+            of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
+        inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H]
+        h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
+        h = _previous(h, h0[d].unflatten(0, (-1, size)), batch_sizes, d == 1)
+        factors = {0: (of_x, x.reshape(-1, size, x.shape[-1])), 1: (of_h, h)}
+        if own.b_ih is not None:
+            factors |= {2: (of_x, None), 3: (of_h, None)}
+        if own.w_hr is not None:
+            o, c = inner[..., 3 * hidden : 4 * hidden], inner[..., 4 * hidden :]
+            factors[each - 1] = (dr[d], o * (c.tanh() if cell is Cell.LSTM else c))
+        for i, (of, by) in factors.items():
+            wanted = needs >> 3 + d * each + i & 1
+            dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)
+        if needs & 1:
+            part = (of_x @ own.w_ih).view(x.shape)
+            dx = part if dx is None else dx + part
+    return dx, dweights

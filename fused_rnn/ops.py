@@ -1,0 +1,163 @@
+"""The op library: loads it, tells torch the shapes of its results, and is the only user of ``torch.ops.fused_rnn``.
+
+The contract of the ops (shapes, layouts, meaning of every argument) is in docs/design.md. They carry no autograd
+formula and must see only tensors of which nothing is differentiated or mapped: that is what ``autograd.py`` is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .reference import Cell
+
+__all__ = ["Cell", "layer_backward", "layer_backward_gates", "layer_forward"]
+
+_LIBRARY = Path(__file__).with_name("libfused_rnn.so")
+
+
+def _load() -> None:
+    if hasattr(torch.ops.fused_rnn, "layer_forward"):
+        return  # the program has loaded the library by itself, as one compiled by AOTInductor does
+    if not _LIBRARY.exists():
+        raise ImportError(
+            f"fused_rnn: its op library {_LIBRARY.name} is missing from {_LIBRARY.parent}. In a source checkout build "
+            f"it with `python setup.py build_ext --inplace`, or install with `pip install --no-build-isolation .`"
+        )
+    try:
+        torch.ops.load_library(_LIBRARY)
+    except OSError as error:
+        raise ImportError(
+            f"fused_rnn: {_LIBRARY} does not load under torch {torch.__version__} (2.10 or later is needed): {error}"
+        ) from error
+
+
+_load()
+_layer_forward = torch.ops.fused_rnn.layer_forward.default
+_layer_backward = torch.ops.fused_rnn.layer_backward.default
+_layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
+
+
+def layer_forward(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H] or [0]."""
+    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save)
+
+
+def layer_backward(
+    dy: Tensor | None,
+    dhn: Tensor | None,
+    dcn: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    y: Tensor,
+    saved: Tensor,
+    batch_sizes: Tensor | None,
+    cell: int,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
+    return _layer_backward(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, needs)
+
+
+def layer_backward_gates(
+    dy: Tensor | None,
+    dhn: Tensor | None,
+    dcn: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    y: Tensor,
+    saved: Tensor,
+    batch_sizes: Tensor | None,
+    cell: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
+    return _layer_backward_gates(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
+
+
+def _rows_and_hidden(x: Tensor, weights: Sequence[Tensor], cell: int) -> tuple[int | torch.SymInt, int | torch.SymInt]:
+    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
+    return rows, weights[0].shape[0] // Cell(cell).gates
+
+
+@torch.library.register_fake("fused_rnn::layer_forward")
+def _(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    directions, batch, features = h0.shape  # D, B, R
+    rows, hidden = _rows_and_hidden(x, weights, cell)
+    values = 1 if cell in (Cell.RNN_TANH, Cell.RNN_RELU, Cell.RNN_LINEAR) else 5  # S
+    return (
+        x.new_empty(*x.shape[:-1], directions * features),
+        x.new_empty(directions, batch, features),
+        x.new_empty(directions, batch, hidden) if Cell(cell).is_lstm else x.new_empty(0),
+        x.new_empty(directions, rows, values * hidden) if save else x.new_empty(0),
+    )
+
+
+@torch.library.register_fake("fused_rnn::layer_backward")
+def _(
+    dy: Tensor | None,
+    dhn: Tensor | None,
+    dcn: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    y: Tensor,
+    saved: Tensor,
+    batch_sizes: Tensor | None,
+    cell: int,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def gradient(bit: int, of: Tensor | None) -> Tensor:
+        return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
+
+    dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
+    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
+
+
+@torch.library.register_fake("fused_rnn::layer_backward_gates")
+def _(
+    dy: Tensor | None,
+    dhn: Tensor | None,
+    dcn: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    y: Tensor,
+    saved: Tensor,
+    batch_sizes: Tensor | None,
+    cell: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    directions = h0.shape[0]
+    rows, hidden = _rows_and_hidden(x, weights, cell)
+    projected = len(weights) // directions in (3, 5)
+    return (
+        x.new_empty(h0.shape),
+        x.new_empty(0) if c0 is None else x.new_empty(c0.shape),
+        x.new_empty(rows, directions * weights[0].shape[0]),
+        x.new_empty(rows, directions * hidden) if Cell(cell).is_gru else x.new_empty(0),
+        x.new_empty(rows, directions * h0.shape[2]) if projected else x.new_empty(0),
+    )

@@ -1,0 +1,218 @@
+"""Every cell in plain torch, one step at a time: the specification of what the kernels compute.
+
+It is the oracle of the tests and the path of every derivative beyond the first. Nothing is changed in place and
+nothing is narrowed out of a whole sequence inside the loop, so it is differentiable to any order, runs under every
+``torch.func`` transform and in every dtype (complex ones too), and its cost is linear in the number of steps.
+
+Sizes, here and in the other files: ``T`` steps, ``B`` rows, ``I`` input features, ``H`` hidden units, ``P`` projected
+size, ``R = P or H`` the size of h, ``D`` directions, ``G`` gates, ``N`` rows of the whole sequence (``T*B``, or the
+sum of ``batch_sizes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Cell", "Taps", "Weights", "layer", "split_weights"]
+
+State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
+
+
+class Cell(IntEnum):
+    """The step a layer repeats; the numbers are those of the op's ``cell`` argument.
+
+    The linear ones have every activation replaced by the identity: integer data then gives exact results, which is
+    how kernels without an f64 form are tested.
+    """
+
+    LSTM = 0
+    GRU = 1
+    RNN_TANH = 2
+    RNN_RELU = 3
+    LSTM_LINEAR = 4
+    GRU_LINEAR = 5
+    RNN_LINEAR = 6
+
+    @property
+    def is_lstm(self) -> bool:
+        return self in (Cell.LSTM, Cell.LSTM_LINEAR)
+
+    @property
+    def is_gru(self) -> bool:
+        return self in (Cell.GRU, Cell.GRU_LINEAR)
+
+    @property
+    def gates(self) -> int:
+        """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
+        return 4 if self.is_lstm else 3 if self.is_gru else 1
+
+
+class Weights(NamedTuple):
+    """The parameters of one direction."""
+
+    w_ih: Tensor  # [G*H, I]
+    w_hh: Tensor  # [G*H, R]
+    b_ih: Tensor | None  # [G*H]
+    b_hh: Tensor | None  # [G*H]
+    w_hr: Tensor | None  # [P, H], LSTM with projection only
+
+
+class Taps(NamedTuple):
+    """Terms added to inner values, per row of x; their gradients are those of the values (``layer_backward_gates``)."""
+
+    gx: Tensor  # [N, D*G*H], added to x W_ih^T + b_ih
+    gh: Tensor | None  # [N, D*H], added to W_hn h + b_hn; GRU only
+    r: Tensor | None  # [N, D*P], added to the projected h_t; projection only
+
+
+class _Inner(NamedTuple):
+    """What stays the same over the steps of one direction."""
+
+    weights: Weights
+    sigmoid: Callable[[Tensor], Tensor]
+    tanh: Callable[[Tensor], Tensor]
+
+
+def split_weights(weights: Sequence[Tensor], directions: int) -> list[Weights]:
+    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are."""
+    each = len(weights) // directions
+    if each not in (2, 3, 4, 5) or each * directions != len(weights):
+        raise ValueError(f"expected 2 to 5 weights for each of {directions} directions, got {len(weights)} in all")
+    parts = []
+    for d in range(directions):
+        w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
+        w_hr = rest.pop() if each in (3, 5) else None
+        b_ih, b_hh = rest if rest else (None, None)
+        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr))
+    return parts
+
+
+def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+    """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
+
+    i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
+    (Sak et al. 2014), without their peepholes. gx [n, 4*H], h [n, R], c [n, H].
+    """
+    h, c = state
+    i, f, g, o = (gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)).chunk(4, -1)
+    c = inner.sigmoid(f) * c + inner.sigmoid(i) * inner.tanh(g)
+    h = inner.sigmoid(o) * inner.tanh(c)
+    if inner.weights.w_hr is not None:
+        h = F.linear(h, inner.weights.w_hr)
+        h = h if tap_r is None else h + tap_r
+    return h, c
+
+
+def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+    """Gated recurrent unit (Cho et al. 2014) as torch and cuDNN write it; gates r, z, n.
+
+    The reset gate multiplies W_hn h + b_hn, after the product: n = tanh(x_n + r (W_hn h + b_hn)), and the update
+    gate keeps the old state: h' = (1 - z) n + z h. gx [n, 3*H], h [n, H].
+    """
+    (h,) = state
+    x_r, x_z, x_n = gx.chunk(3, -1)
+    h_r, h_z, h_n = F.linear(h, inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
+    h_n = h_n if tap_gh is None else h_n + tap_gh
+    z = inner.sigmoid(x_z + h_z)
+    n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
+    return ((1 - z) * n + z * h,)
+
+
+def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+    """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
+    (h,) = state
+    return (inner.tanh(gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)),)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+_STEPS = {
+    Cell.LSTM: (_lstm_step, torch.sigmoid, torch.tanh),
+    Cell.GRU: (_gru_step, torch.sigmoid, torch.tanh),
+    Cell.RNN_TANH: (_rnn_step, torch.sigmoid, torch.tanh),
+    Cell.RNN_RELU: (_rnn_step, torch.sigmoid, torch.relu),
+    Cell.LSTM_LINEAR: (_lstm_step, _identity, _identity),
+    Cell.GRU_LINEAR: (_gru_step, _identity, _identity),
+    Cell.RNN_LINEAR: (_rnn_step, _identity, _identity),
+}
+
+
+def _walk(
+    inputs: Sequence[tuple], sizes: Sequence[int], initial: State, step: Callable[..., State], reverse: bool
+) -> tuple[list[Tensor], State]:
+    """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
+
+    Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
+    joins with its initial state at its own last step. Returns h of every step, in order of t, and the final states.
+    """
+    order = range(len(sizes))[:: -1 if reverse else 1]
+    rows = sizes[order[0]]
+    state = tuple(s[:rows] for s in initial)
+    ended: list[State] = []
+    outputs = []
+    for t in order:
+        if sizes[t] < rows:
+            ended.append(tuple(s[sizes[t] :] for s in state))
+            state = tuple(s[: sizes[t]] for s in state)
+        elif sizes[t] > rows:
+            state = tuple(torch.cat([s, first[rows : sizes[t]]]) for s, first in zip(state, initial, strict=True))
+        rows = sizes[t]
+        state = step(state, *inputs[t])
+        outputs.append(state[0])
+    if ended:  # the last to end are the first rows
+        state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
+    return outputs[:: -1 if reverse else 1], state
+
+
+def layer(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    taps: Taps | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One layer, all its directions, over the whole sequence.
+
+    x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
+    h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction.
+    Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
+    """
+    step_of_cell, sigmoid, tanh = _STEPS[Cell(cell)]
+    directions = h0.shape[0]
+    # One number at a time: tolist() refuses the wrapped tensors of torch.func.
+    sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else [int(size) for size in batch_sizes.unbind()]
+
+    def by_step(rows: Tensor) -> Sequence[Tensor]:
+        """[T, B, K] or [N, K] -> for each step its rows [n, K]."""
+        return rows.unbind() if rows.dim() == 3 else rows.split(sizes)
+
+    def tap(whole: Tensor | None, d: int) -> Sequence[Tensor] | list[None]:
+        """The part of direction d, [N, D*K] -> for each step [n, K]."""
+        return [None] * len(sizes) if whole is None else whole.chunk(directions, -1)[d].split(sizes)
+
+    outputs, finals = [], []
+    for d, each in enumerate(split_weights(weights, directions)):
+        gx = by_step(F.linear(x, each.w_ih, each.b_ih))
+        if taps is not None:
+            gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
+        inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
+        initial = (h0[d],) if c0 is None else (h0[d], c0[d])
+        step = partial(step_of_cell, _Inner(each, sigmoid, tanh))
+        walked, final = _walk(inputs, sizes, initial, step, reverse=d == 1)
+        outputs.append(walked)
+        finals.append(final)
+    join = torch.stack if batch_sizes is None else torch.cat
+    y = torch.cat([join(walked) for walked in outputs], -1)
+    hn, *cn = (torch.stack(parts) for parts in zip(*finals, strict=True))
+    return y, hn, cn[0] if cn else None
