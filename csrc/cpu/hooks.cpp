@@ -8,6 +8,9 @@ std::string isa() { return cpu::isa_name(); }
 std::vector<std::string> isas() { return cpu::available_isas(); }
 void force_isa(const std::string& name) { cpu::force_isa(name); }
 cpu::Division divide_loop(const cpu::LoopSize& size, int threads) { return cpu::divide_loop(size, threads); }
+static thread_local bool threads_noted = false;
+bool used_threads() { return threads_noted; }
+void note_threads() { threads_noted = true; }
 void sigmoid(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().sigmoid(x, y, n); }
 void sigmoid(const double* x, double* y, int64_t n) { cpu::kernels<double, double>().sigmoid(x, y, n); }
 void tanh(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().tanh(x, y, n); }

@@ -15,6 +15,10 @@ FUSED_RNN_EXPORT std::string isa();
 FUSED_RNN_EXPORT std::vector<std::string> isas();
 FUSED_RNN_EXPORT void force_isa(const std::string& name);
 FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int threads);
+// Whether this thread has ever used a thread pool through an op. A child it forks inherits a pool
+// without threads, in which OpenMP waits forever: Python then goes down to one thread.
+FUSED_RNN_EXPORT bool used_threads();
+FUSED_RNN_EXPORT void note_threads();
 // The vector activations of the instruction set in force, for tests of their error.
 FUSED_RNN_EXPORT void sigmoid(const float* x, float* y, int64_t n);
 FUSED_RNN_EXPORT void sigmoid(const double* x, double* y, int64_t n);

@@ -51,6 +51,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("force_isa", &hooks::force_isa, py::arg("name"),
           "Makes every later call use one instruction set; '' goes back to the best. Raises ValueError for one "
           "that this machine cannot run.");
+    m.def("used_threads", &hooks::used_threads,
+          "Whether the calling thread has used torch's thread pool through an op; see ops.py on forking.");
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"),
           py::arg("weight_bytes"), py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
           "How a time loop of that size is shared among threads.");

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../core/loop_args.h"
+#include "../cpu/hooks.h"
 #include "../cpu/team.h"
 
 namespace fused_rnn {
@@ -103,7 +104,9 @@ inline void check_cpu(const char* op, const char* name, const Tensor& t, ScalarT
 
 // torch's own thread pool, as the kernels want it.
 inline cpu::Pool torch_pool() {
-    return {static_cast<int>(torch::stable::get_num_threads()),
+    const int threads = static_cast<int>(torch::stable::get_num_threads());
+    if (threads > 1) hooks::note_threads();
+    return {threads,
             [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
                 torch::stable::parallel_for(0, n, 1, [&](int64_t b, int64_t e) { body(context, b, e); });
             }};
