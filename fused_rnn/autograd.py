@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,18 +52,21 @@ def layer(
     """
     if not differentiates(x, h0, c0, *weights):
         y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, False)
+    elif not torch.compiler.is_compiling():
+        apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, *weights)
     else:
-        y, hn, cn, _ = _apply_layer()(x, h0, c0, batch_sizes, cell, *weights)
+        if _functorch_active():  # Dynamo would inline the forward and differentiate the bare op: silent zeros
+            torch._dynamo.graph_break("fused_rnn: a torch.func transform inside a compiled function")
+        y, hn, cn, _ = _FusedLayer.apply(x, h0, c0, batch_sizes, cell, *weights)
     return y, hn, None if c0 is None else cn
 
 
-def _apply_layer() -> Callable:
-    """How the layer's Function is best called here and now."""
-    if torch.compiler.is_compiling():
-        if _functorch_active():  # Dynamo would inline the forward and differentiate the bare op: silent zeros
-            torch._dynamo.graph_break("fused_rnn: a torch.func transform inside a compiled function")
-        return _FusedLayer.apply
-    return _FusedLayerJvp.apply if _transformed() else _apply_untransformed
+def _lowered(function: type[Function], *args: Any) -> tuple:
+    """Calls ``function`` from its vmap rule, one transform lower: the bare op will do unless that one is watching."""
+    if differentiates(*(a for a in args if isinstance(a, Tensor))):
+        return function.apply(*args)
+    return function.forward(*args)
 
 
 class _FusedLayer(Function):
@@ -76,7 +80,7 @@ class _FusedLayer(Function):
     def setup_context(ctx, inputs, output):
         x, h0, c0, batch_sizes, cell, *weights = inputs
         y, _, cn, saved = output
-        ctx.cell = cell
+        ctx.cell, ctx.compiled = cell, torch.compiler.is_compiling()
         ctx.set_materialize_grads(False)
         if c0 is None:
             ctx.mark_non_differentiable(cn, saved)
@@ -93,7 +97,9 @@ class _FusedLayer(Function):
         wanted = ctx.needs_input_grad
         needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[5:]))
         args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, ctx.cell, needs, 0, *weights)
-        if torch.compiler.is_compiling():  # torch itself refuses a compiled double backward
+        # Not is_compiling(): Dynamo also comes upon the backward of layers that ran outside of it, and by this branch
+        # would cut off their further derivatives. A compiled double backward is refused by torch itself.
+        if ctx.compiled:
             args = (dy, dhn, None if c0 is None else dcn, *args[3:])  # it makes zeros for what nothing came to
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
         elif any(dout is not None and _legacy_batched(dout) for dout in (dy, dhn, dcn)):
@@ -110,12 +116,12 @@ class _FusedLayer(Function):
     def vmap(info, in_dims, x, h0, c0, batch_sizes, cell, *weights):
         size = info.batch_size
         if any(dim is not None for dim in in_dims[5:]):
-            return loop(_apply_layer(), size, in_dims, (x, h0, c0, batch_sizes, cell, *weights))
+            return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, (x, h0, c0, batch_sizes, cell, *weights))
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
         x = fold(x, in_dims[0], rows, size)
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
-        y, hn, cn, saved = _apply_layer()(x, h0, c0, lengths, cell, *weights)
+        y, hn, cn, saved = _lowered(_FusedLayerJvp, x, h0, c0, lengths, cell, *weights)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
         return (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(saved, 1, size)), (rows + 1, 2, cn_dim, 2)
 
@@ -192,13 +198,14 @@ class _FusedLayerGradient(Function):
         batch_sizes, cell, needs, samples, *weights = args[8:]
         size = info.batch_size
         if any(dim is not None for dim in in_dims[12:]):
-            return loop(_FusedLayerGradient.apply, size, in_dims, args)
+            return loop(partial(_lowered, _FusedLayerGradient), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[8], size)
         rows = 1 if batch_sizes is None else 0
         row_dims = (rows, 1, 1, rows, 1, 1, rows, 1)
         folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:8], in_dims[:8], row_dims, strict=True))
         together = max(samples, 1) * size if needs >> 3 else 0
-        dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*folded, lengths, cell, needs, together, *weights)
+        inputs = (*folded, lengths, cell, needs, together, *weights)
+        dx, dh0, dc0, *dweights = _lowered(_FusedLayerGradient, *inputs)
         grads = [unfold(dx, rows, size), unfold(dh0, 1, size), unfold(dc0, 1, size)]
         if samples:  # [V*W, ..] -> [V, W, ..]
             grads += [unfold(grad, 0, size) for grad in dweights]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .reference import Cell
 
-__all__ = ["Cell", "layer_backward", "layer_backward_gates", "layer_forward"]
+__all__ = ["Cell", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
 
 _LIBRARY = Path(__file__).with_name("libfused_rnn.so")
 
@@ -87,6 +87,20 @@ def layer_backward_gates(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
     return _layer_backward_gates(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
+
+
+def packed_rows(batch_sizes: Tensor) -> int:
+    """B of a packed sequence: the rows of its first step, which no shape tells when nothing was sorted.
+
+    Dynamo breaks the graph at a number read out of a tensor unless told to carry it as a symbol; B of a packed
+    sequence is the one such number this package needs, so it is told so here and for no one else.
+    """
+    if torch.compiler.is_compiling():
+        with torch._dynamo.patch_dynamo_config(capture_scalar_outputs=True):
+            rows = batch_sizes[0].item()
+            torch._check(rows >= 1)
+            return rows
+    return int(batch_sizes[0])
 
 
 def _rows_and_hidden(x: Tensor, weights: Sequence[Tensor], cell: int) -> tuple[int | torch.SymInt, int | torch.SymInt]:
