@@ -1,0 +1,24 @@
+"""LSTM, GRU and RNN with fused time loops, in place of ``torch.nn``'s.
+
+``fused_rnn.LSTM`` (``GRU``, ``RNN``, and their cells) is used as ``torch.nn.LSTM`` is; :func:`convert` swaps the ones
+inside an existing model, :func:`patched` those that other code is about to make, and :mod:`fused_rnn.functional` has
+them as functions of their parameters.
+"""
+
+from . import functional
+from .cells import GRUCell, LSTMCell, RNNCell
+from .convert import convert, patched
+from .modules import GRU, LSTM, RNN
+
+__version__ = "0.1.0"
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "convert",
+    "functional",
+    "patched",
+]

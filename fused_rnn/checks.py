@@ -1,0 +1,87 @@
+"""The texts in which bad input is refused: those of ``torch.nn``, and better ones where torch's say nothing useful.
+
+Every function here builds the exception; the caller tests and raises, so that a good call pays for no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .reference import Cell
+
+_SCALAR_NAMES = {
+    torch.float32: "Float",
+    torch.float64: "Double",
+    torch.float16: "Half",
+    torch.bfloat16: "BFloat16",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+    torch.int64: "Long",
+    torch.int32: "Int",
+}
+
+
+def input_rank(cell: int, rank: int) -> ValueError:
+    name = "LSTM" if cell == Cell.LSTM else "GRU" if cell == Cell.GRU else "RNN"
+    return ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D {'tensor ' if name == 'RNN' else ''}instead")
+
+
+def input_dtype(given: torch.dtype, weights: torch.dtype) -> ValueError:
+    return ValueError(
+        f"RNN input dtype ({given}) does not match weight dtype ({weights}). "
+        f"Convert input: input.to({weights}), or convert model: model.to({given})"
+    )
+
+
+def packed_rank(rank: int) -> RuntimeError:
+    return RuntimeError(f"input must have 2 dimensions, got {rank}")
+
+
+def input_size(expected: int, given: int) -> RuntimeError:
+    return RuntimeError(f"input.size(-1) must be equal to input_size. Expected {expected}, got {given}")
+
+
+def state_rank(batched: bool, states: Sequence[Tensor]) -> RuntimeError:
+    kind, rank = ("batched 3-D", 3) if batched else ("unbatched 2-D", 2)
+    if len(states) == 1:
+        return RuntimeError(f"For {kind} input, hx should also be {rank}-D but got {states[0].dim()}-D tensor")
+    ranks = ", ".join(f"{state.dim()}-D" for state in states)
+    return RuntimeError(f"For {kind} input, hx and cx should also be {rank}-D but got ({ranks}) tensors")
+
+
+def state_size(which: str, expected: tuple[int, ...], state: Tensor) -> RuntimeError:
+    """``which``: "hidden", or "hidden[0]" and "hidden[1]" for an LSTM's h and c."""
+    return RuntimeError(f"Expected {which} size {expected}, got {list(state.shape)}")
+
+
+def state_dtype(states: Sequence[Tensor], dtype: torch.dtype) -> RuntimeError:
+    """States of another dtype than the weights'. For a GRU and an RNN the text begins as torch's does."""
+    if len(states) == 1:
+        (h,) = states
+        names = (_SCALAR_NAMES.get(d, str(d)) for d in (h.dtype, dtype))
+        return RuntimeError(
+            f"mat1 and mat2 must have the same dtype, but got {' and '.join(names)}: "
+            f"hx is {h.dtype}, input and weights are {dtype}"
+        )
+    return RuntimeError(
+        f"LSTM: hx and cx must have the dtype of input and weights ({dtype}), "
+        f"got {' and '.join(str(state.dtype) for state in states)}"
+    )
+
+
+def state_count() -> RuntimeError:
+    return RuntimeError("lstm expects two hidden states")
+
+
+def no_steps() -> RuntimeError:
+    return RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+
+def param_count(given: int, layers: int, directions: int) -> ValueError:
+    return ValueError(
+        f"params must hold 2 to 5 tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr) for each of "
+        f"{layers} layers and {directions} directions, got {given} tensors in all"
+    )

@@ -1,0 +1,47 @@
+"""torch's own functions, for what has no kernels: other devices than the CPU, complex dtypes, differentiable traces.
+
+They are bound when the module is loaded: classes and functions that somebody puts in torch's place later are not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import _VF, Tensor
+
+from .reference import Cell
+
+__all__ = ["run"]
+
+_FUNCTIONS: dict[int, Callable[..., Any]] = {
+    int(Cell.LSTM): _VF.lstm,
+    int(Cell.GRU): _VF.gru,
+    int(Cell.RNN_TANH): _VF.rnn_tanh,
+    int(Cell.RNN_RELU): _VF.rnn_relu,
+}
+
+
+def run(
+    net: tuple[int, int, int, int, int, int, float, bool],
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    batch_first: bool,
+) -> tuple[Any, Any, Any]:
+    """The same as ``functional._run``: y, hn, cn (or None)."""
+    cell, batch, hidden, projection, layers, directions, dropout, training = net
+    if h0 is None:
+        h0 = input.new_zeros((layers * directions, batch, projection or hidden))
+        if cell == Cell.LSTM:
+            c0 = input.new_zeros((layers * directions, batch, hidden))
+    biased = len(weights) // (layers * directions) >= 4
+    options = (weights, biased, layers, dropout, training, directions == 2)
+    states = h0 if c0 is None else (h0, c0)
+    if batch_sizes is None:
+        y, hn, *cn = _FUNCTIONS[cell](input, states, *options, batch_first)
+    else:
+        y, hn, *cn = _FUNCTIONS[cell](input, batch_sizes, states, *options)
+    return y, hn, cn[0] if cn else None

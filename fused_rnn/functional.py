@@ -1,0 +1,176 @@
+"""Recurrent networks and single steps as functions of their parameters.
+
+Formulas, gate order and shapes are those of ``torch.nn`` (LSTM i, f, g, o; GRU r, z, n with the reset gate after the
+product); ``reference.py`` writes them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import checks
+from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
+from .reference import Cell
+from .step import step
+
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
+
+Input = TypeVar("Input", Tensor, PackedSequence)
+Maybe = Tensor | None
+
+
+def lstm(
+    input: Input,
+    hx: Sequence[Tensor] | None,
+    params: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Input, tuple[Tensor, Tensor]]:
+    """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
+
+    Formula: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; with ``w_hr`` the projection of
+    Sak et al. 2014. Sizes: T steps, B rows, I features, H hidden, P projected, R = P or H, L layers, D directions.
+
+    Args:
+        input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence.
+        hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
+        params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
+            (both or none), then w_hr [P, H] if there is a projection; in an upper layer I is D*R.
+        dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
+
+    All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
+
+    Returns:
+        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence.
+
+    Raises:
+        ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params.
+        RuntimeError: sizes or dtypes of input or states that do not fit the params; a sequence of no steps.
+    """
+    return _functional(LSTM, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+
+
+def gru(
+    input: Input,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Input, Tensor]:
+    """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
+
+    Formula: Cho et al. 2014 with the reset gate after the product, n = tanh(W_in x + b_in + r (W_hn h + b_hn)).
+    Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
+    Arguments, dtypes and errors otherwise as in :func:`lstm`.
+    """
+    return _functional(GRU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+
+
+def rnn_tanh(
+    input: Input,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Input, Tensor]:
+    """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
+
+    Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
+    b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
+    """
+    return _functional(RNN_TANH, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+
+
+def rnn_relu(
+    input: Input,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Input, Tensor]:
+    """The same with relu in place of tanh; see :func:`rnn_tanh`."""
+    return _functional(RNN_RELU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+
+
+def _functional(
+    cell: int,
+    input: Any,
+    hx: Any,
+    params: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+    training: bool,
+) -> Any:
+    directions = 2 if bidirectional else 1
+    each, rest = divmod(len(params), num_layers * directions)
+    projected = cell == LSTM and each in (3, 5)
+    if rest or not (projected or each in (2, 4)):
+        raise checks.param_count(len(params), num_layers, directions)
+    hidden = params[0].shape[0] // Cell(cell).gates
+    features = params[0].shape[1]
+    projection = params[1].shape[1] if projected else 0
+    shape = (features, hidden, projection, num_layers, directions)
+    return sequence(cell, input, hx, params, *shape, batch_first, dropout, training)
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Maybe = None,
+    b_hh: Maybe = None,
+) -> tuple[Tensor, Tensor]:
+    """One LSTM step, formula and gate order as :func:`lstm`: (h, c), each [B, H].
+
+    input [B, I], hx = (h [B, H], c [B, H]), w_ih [4*H, I], w_hh [4*H, H], b_ih and b_hh [4*H] or None.
+    RuntimeError for sizes or dtypes that do not fit each other, in torch's words.
+    """
+    return step(LSTM, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def gru_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Maybe = None, b_hh: Maybe = None) -> Tensor:
+    """One GRU step, formula and gate order as :func:`gru`: h [B, H].
+
+    input [B, I], hx [B, H], w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H] or None. Errors as :func:`lstm_cell`.
+    """
+    return step(GRU, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def rnn_tanh_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Maybe = None, b_hh: Maybe = None
+) -> Tensor:
+    """One step of an Elman network, tanh(x W_ih^T + b_ih + h W_hh^T + b_hh): h [B, H].
+
+    input [B, I], hx [B, H], w_ih [H, I], w_hh [H, H], b_ih and b_hh [H] or None. Errors as :func:`lstm_cell`.
+    """
+    return step(RNN_TANH, input, hx, w_ih, w_hh, b_ih, b_hh)
+
+
+def rnn_relu_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Maybe = None, b_hh: Maybe = None
+) -> Tensor:
+    """The same with relu in place of tanh; see :func:`rnn_tanh_cell`."""
+    return step(RNN_RELU, input, hx, w_ih, w_hh, b_ih, b_hh)

@@ -1,0 +1,240 @@
+"""``LSTM``, ``GRU`` and ``RNN``: the ``torch.nn`` modules of these names on fused time loops.
+
+The base class is torch's ``RNNBase`` (arguments, parameters and their names, initial values, repr, pickling), not
+``nn.LSTM``: Dynamo refuses instances of that. Nothing here looks a class of torch's up when it runs, so these may stand
+in torch's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+from torch.fx import Proxy
+from torch.nn.modules.rnn import RNNBase
+from torch.nn.utils.rnn import PackedSequence
+
+from .network import GRU as _GRU
+from .network import LSTM as _LSTM
+from .network import RNN_RELU as _RNN_RELU
+from .network import RNN_TANH as _RNN_TANH
+from .network import sequence
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+States = tuple[Tensor, Tensor]
+_CELLS = {"LSTM": _LSTM, "GRU": _GRU, "RNN_TANH": _RNN_TANH, "RNN_RELU": _RNN_RELU}
+_is_compiling = torch.compiler.is_compiling
+
+
+class _Sequence(RNNBase):
+    """What the three have in common: everything but their arguments and documentation."""
+
+    _flat_weights: list[Any]
+    _flat_weights_names: list[str]
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _as_node(self, input, hx)
+        return sequence(
+            _CELLS[self.mode],
+            input,
+            hx,
+            self._current_weights(),
+            self.input_size,
+            self.hidden_size,
+            self.proj_size,
+            self.num_layers,
+            2 if self.bidirectional else 1,
+            self.batch_first,
+            self.dropout,
+            self.training,
+        )
+
+    def _current_weights(self) -> Sequence[Any]:
+        """The weights as they are now, in the order of ``_flat_weights``, which is a cache of them.
+
+        A parameter that was deleted lives on in the cache, as in torch.
+        """
+        flat, parameters = self._flat_weights, self._parameters
+        if _is_compiling():  # a cache that changes is a side effect to trace around
+            return [getattr(self, name, old) for name, old in zip(self._flat_weights_names, flat, strict=True)]
+        for name, weight in zip(self._flat_weights_names, flat, strict=True):
+            if parameters.get(name) is not weight:  # replaced, parametrized, pruned, mapped or deleted
+                self._update_flat_weights()
+                return self._flat_weights
+        return flat
+
+
+def _as_node(module: torch.nn.Module, input: Proxy, hx: Any) -> Proxy:
+    """One node of a ``torch.fx`` graph, which its tracer makes by itself only of modules that torch defines."""
+    tracer: Any = input.tracer
+    path = tracer.path_of_module(module)
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), {})
+
+
+class LSTM(_Sequence):
+    r"""A drop-in replacement of ``torch.nn.LSTM``.
+
+    i, f, o = sigmoid(.) and g = tanh(.) of W_i* x_t + b_i* + W_h* h_{t-1} + b_h*, then c_t = f c_{t-1} + i g and
+    h_t = o tanh(c_t) (Hochreiter & Schmidhuber 1997, Gers et al. 2000); with ``proj_size`` h_t = W_hr (o tanh(c_t))
+    (Sak et al. 2014).
+
+    Args:
+        input_size: I, the features of the input.
+        hidden_size: H, the units.
+        num_layers: L layers, each reading the outputs of the one below.
+        bias: whether there are b_ih and b_hh.
+        batch_first: whether input and output (not the states) are [B, T, ..] instead of [T, B, ..].
+        dropout: the probability with which outputs of all layers but the last are zeroed in training.
+        bidirectional: D = 2 directions in place of 1.
+        proj_size: P, the size of a projected h; 0 for none. R is P, or H where there is none.
+        device, dtype: of the parameters.
+
+    Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
+    c0 [L*D, B, H]), without B if unbatched, or None for zeros.
+
+    Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
+
+    Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
+    ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o.
+
+    Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
+
+    Raises:
+        TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
+        RuntimeError: for sizes of input or states that do not fit, states of another dtype, a sequence of no steps.
+    """
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
+    def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
+        slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
+        return slots, batch, self.hidden_size
+
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
+        self.check_input(input, batch_sizes)
+        expected = (
+            self.get_expected_hidden_size(input, batch_sizes),
+            self.get_expected_cell_size(input, batch_sizes),
+        )
+        for i, size in enumerate(expected):
+            self.check_hidden_size(hidden[i], size, f"Expected hidden[{i}] size {{}}, got {{}}")
+
+    def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
+        return hx if permutation is None else tuple(state.index_select(1, permutation) for state in hx)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, States]: ...
+        @overload
+        def __call__(
+            self, input: PackedSequence, hx: Sequence[Tensor] | None = None
+        ) -> tuple[PackedSequence, States]: ...
+        def __call__(self, input: Any, hx: Any = None) -> Any: ...
+
+
+class _Hidden(_Sequence):
+    """A network whose only state is h."""
+
+    def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
+        if "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        super().__init__(mode, *args, **kwargs)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+        @overload
+        def __call__(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+        def __call__(self, input: Any, hx: Any = None) -> Any: ...
+
+
+class GRU(_Hidden):
+    r"""A drop-in replacement of ``torch.nn.GRU``.
+
+    r, z = sigmoid(W_i* x_t + b_i* + W_h* h_{t-1} + b_h*), n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn)), then
+    h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014 with the reset gate after the product).
+
+    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
+    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n.
+    """
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("GRU", *args, **kwargs)
+
+
+class RNN(_Hidden):
+    r"""A drop-in replacement of ``torch.nn.RNN``: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh) (Elman 1990), or
+    relu in place of tanh.
+
+    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh'
+    or 'relu') as the fourth; the only state is h, so ``hx`` is h0 [L*D, B, H] and the outputs are ``output, h_n``.
+    """
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) > 3:
+            args, self.nonlinearity = args[:3] + args[4:], args[3]
+        else:
+            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)

@@ -1,0 +1,215 @@
+"""A whole network over a whole sequence: layers, dropout between them, packed sequences, autocast.
+
+One layer is one call of ``autograd.layer``, whatever its length and directions, a packed sequence too. What has no
+kernels goes to torch's own functions (``fallback.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import checks, fallback
+from .autograd import differentiates, layer
+from .reference import Cell
+
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+
+Maybe = Tensor | None
+Net = tuple[int, int, int, int, int, int, float, bool]  # cell, B, H, P or 0, layers, directions, dropout, training
+
+# Plain ints and bound functions: every look-up saved is 50 ns of each call.
+LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
+_KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+_AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
+_autocasts = torch._C._is_any_autocast_enabled
+_is_tracing = torch.jit.is_tracing
+
+
+def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
+    """Whether these tensors may go to our ops. While ``torch.jit.trace`` records something differentiable they may
+    not: a traced Function has no gradient, and an ONNX exporter knows no op of ours."""
+    return (
+        input.is_cpu
+        and input.dtype in _KERNEL_DTYPES
+        and weights[0].is_cpu
+        and (h0 is None or h0.is_cpu)
+        and not (_is_tracing() and (torch.onnx.is_in_onnx_export() or differentiates(input, h0, c0, *weights)))
+    )
+
+
+def sequence(
+    cell: int,
+    input: Any,
+    hx: Any,
+    weights: Sequence[Tensor],
+    features: int,
+    hidden: int,
+    projection: int,
+    layers: int,
+    directions: int,
+    batch_first: bool,
+    dropout: float,
+    training: bool,
+) -> tuple[Any, Any]:
+    """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
+
+    ``features`` is I, ``hidden`` H, ``projection`` P or 0.
+    """
+    if type(input) is not Tensor and isinstance(input, PackedSequence):
+        return _packed(cell, input, hx, weights, features, hidden, projection, layers, directions, dropout, training)
+    rank = input.dim()
+    if rank != 3:
+        if rank != 2:
+            raise checks.input_rank(cell, rank)
+        input, batch_first = input.unsqueeze(1), False
+    if hx is None:
+        h0 = c0 = None
+    elif cell != LSTM:
+        h0, c0 = hx, None
+        if h0.dim() != rank:
+            raise checks.state_rank(rank == 3, (h0,))
+        if rank == 2:
+            h0 = h0.unsqueeze(1)
+    else:
+        h0, c0 = hx[0], hx[1]
+        if h0.dim() != rank or c0.dim() != rank:
+            raise checks.state_rank(rank == 3, (h0, c0))
+        if rank == 2:
+            h0, c0 = h0.unsqueeze(1), c0.unsqueeze(1)
+
+    shape = input.shape
+    _check_input(input.dtype, shape[2], weights, features)
+    batch, steps = (shape[0], shape[1]) if batch_first else (shape[1], shape[0])
+    if h0 is not None:
+        _check_states(h0, c0, layers * directions, batch, projection or hidden, hidden)
+        if c0 is not None and len(hx) != 2:
+            raise checks.state_count()
+    if not steps:
+        raise checks.no_steps()
+
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training)
+    y, hn, cn = _run(net, input, h0, c0, weights, None, batch_first)
+    if rank == 2:
+        y, hn, cn = y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1)
+    return y, hn if cn is None else (hn, cn)
+
+
+def _packed(
+    cell: int,
+    input: PackedSequence,
+    hx: Any,
+    weights: Sequence[Tensor],
+    features: int,
+    hidden: int,
+    projection: int,
+    layers: int,
+    directions: int,
+    dropout: float,
+    training: bool,
+) -> tuple[PackedSequence, Any]:
+    """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
+    data, batch_sizes, sorted_indices, unsorted_indices = input
+    if data.dim() != 2:
+        raise checks.packed_rank(data.dim())
+    _check_input(data.dtype, data.shape[1], weights, features)
+    batch = _packed_batch(batch_sizes, sorted_indices)
+    h0 = c0 = None
+    if hx is not None:
+        h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
+        _check_states(h0, c0, layers * directions, batch, projection or hidden, hidden)
+        if c0 is not None and len(hx) != 2:
+            raise checks.state_count()
+        h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
+
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training)
+    y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, False)
+    hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
+    return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
+
+
+def _packed_batch(batch_sizes: Tensor, sorted_indices: Maybe) -> int:
+    """B. Where shapes are symbolic it is better read off a shape than out of a tensor's data."""
+    return int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
+
+
+def _permuted(state: Any, order: Maybe) -> Any:
+    return state if order is None or state is None else state.index_select(1, order)
+
+
+def _check_input(dtype: torch.dtype, given: int, weights: Sequence[Tensor], features: int) -> None:
+    if dtype != weights[0].dtype and not _autocasts():
+        raise checks.input_dtype(dtype, weights[0].dtype)
+    if given != features:
+        raise checks.input_size(features, given)
+
+
+def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, hidden: int) -> None:
+    if h0.shape != (slots, batch, features):
+        raise checks.state_size("hidden" if c0 is None else "hidden[0]", (slots, batch, features), h0)
+    if c0 is not None and c0.shape != (slots, batch, hidden):
+        raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
+
+
+def _run(
+    net: Net, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe, batch_first: bool
+) -> tuple[Any, Any, Any]:
+    """Checked arguments -> y, hn, cn (or None), by the kernels where there are any."""
+    dtype = input.dtype
+    if _autocasts() and torch.is_autocast_enabled("cpu") and input.is_cpu:
+        input, h0, c0, weights = _autocast(net[0], input, h0, c0, weights)
+        with torch.autocast("cpu", enabled=False):  # the ops' own products must not be cast again
+            return _run(net, input, h0, c0, weights, batch_sizes, batch_first)
+    if not has_kernels(input, h0, c0, weights):
+        return fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first)
+    if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
+        raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
+    if not batch_first:
+        return _stack(net, input, h0, c0, weights, batch_sizes)
+    y, hn, cn = _stack(net, input.transpose(0, 1), h0, c0, weights, batch_sizes)
+    return y.transpose(0, 1), hn, cn
+
+
+def _stack(
+    net: Net, x: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe
+) -> tuple[Tensor, Tensor, Maybe]:
+    """Layer upon layer: x [T, B, I] or packed [N, I]; h0 [L*D, B, R] and c0 [L*D, B, H], or None for zeros."""
+    cell, batch, hidden, projection, layers, directions, dropout, training = net
+    own = h0 is not None
+    if h0 is None:  # one layer's, which all share
+        h0 = x.new_zeros((directions, batch, projection or hidden))
+        if cell == LSTM:
+            c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
+    if layers == 1:
+        return layer(x, h0, c0, weights, batch_sizes, cell)
+    h0s = h0.split(directions) if own else (h0,) * layers
+    c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
+    each = len(weights) // layers
+    hn: list[Any] = []
+    cn: list[Any] = []
+    for i in range(layers):
+        if i and dropout and training:
+            x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
+        x, h, c = layer(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], batch_sizes, cell)
+        hn.append(h)
+        cn.append(c)
+    return x, torch.cat(hn), None if c0 is None else torch.cat(cn)
+
+
+def _autocast(
+    cell: int, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
+) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
+    """What autocast turns the arguments into. A GRU's state keeps its type in torch, and wider states widen all."""
+    dtype = torch.get_autocast_dtype("cpu")
+    if cell == GRU:
+        for tensor in (input, h0):
+            dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+
+    def cast(tensor: Any) -> Any:
+        return tensor.to(dtype) if tensor is not None and tensor.dtype in _AUTOCAST_DTYPES else tensor
+
+    return cast(input), cast(h0), cast(c0), [cast(weight) for weight in weights]
