@@ -1,8 +1,8 @@
 """One step of a cell: a sequence of one.
 
 An Elman step is two products and an activation: there is nothing to fuse, and torch's own function costs less.
-Whatever is unusual about a call of the others (sizes that do not fit, mixed dtypes, autocast, a device or dtype without kernels)
-goes to torch's own function, which computes it or refuses it in its own words.
+Whatever is unusual about a call of the others (sizes that do not fit, mixed dtypes, autocast, a device or dtype
+without kernels) goes to torch's own function too, which computes it or refuses it in its own words.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ __all__ = ["step"]
 
 Maybe = Tensor | None
 _TORCH: dict[int, Callable[..., Any]] = {
-    LSTM: _VF.lstm_cell,
-    GRU: _VF.gru_cell,
-    RNN_TANH: _VF.rnn_tanh_cell,
-    RNN_RELU: _VF.rnn_relu_cell,
-}
     LSTM: _VF.lstm_cell,
     GRU: _VF.gru_cell,
     RNN_TANH: _VF.rnn_tanh_cell,
