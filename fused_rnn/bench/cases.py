@@ -1,0 +1,176 @@
+"""What is measured: cells, modes, dtypes and shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+CELLS = ("LSTM", "GRU", "RNN")
+MODES = ("infer", "train")
+DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """``T,B,I,H`` and, after them, ``Nlayers`` (say ``2l``), ``bi`` and ``packed`` in any order."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    layers: int = 1
+    bidirectional: bool = False
+    packed: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        sizes: list[int] = []
+        flags: dict[str, bool] = {}
+        for word in text.strip().lower().split(","):
+            if word in ("bi", "packed"):
+                flags["bidirectional" if word == "bi" else word] = True
+            elif word.removesuffix("l").isdigit() and len(sizes) < 5:
+                sizes.append(int(word.removesuffix("l")))
+            else:
+                raise ValueError(f"shape {text!r}: {word!r} is not a size, 'bi' or 'packed'")
+        if len(sizes) < 4 or min(sizes) < 1:
+            raise ValueError(f"shape {text!r}: expected T,B,I,H[,layers][,bi][,packed], all sizes at least 1")
+        return cls(*sizes, **flags)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        words = [str(self.T), str(self.B), str(self.I), str(self.H)]
+        words += [f"{self.layers}l"] if self.layers > 1 else []
+        words += ["bi"] if self.bidirectional else []
+        words += ["packed"] if self.packed else []
+        return ",".join(words)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def lengths(self) -> list[int]:
+        """Of each row: all T, or for a packed shape evenly spaced from T down to T/4."""
+        if not self.packed:
+            return [self.T] * self.B
+        span = self.T - max(1, self.T // 4)
+        return [self.T - round(span * row / max(1, self.B - 1)) for row in range(self.B)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of work; ``cell`` is LSTM, GRU, RNN (tanh) or RNN_RELU."""
+
+    cell: str
+    mode: str
+    dtype: str
+    shape: Shape
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.mode} {self.dtype} {self.shape}"
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "cell": self.cell,
+            "mode": self.mode,
+            "dtype": self.dtype,
+            "shape": str(self.shape),
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, str]) -> Case:
+        return cls(**{**fields, "shape": Shape.parse(fields["shape"])})  # type: ignore[arg-type]
+
+    @property
+    def training(self) -> bool:
+        return self.mode == "train"
+
+    def arguments(self) -> dict[str, object]:
+        """Constructor arguments, the same for ``nn.*`` and for ours."""
+        shape = self.shape
+        arguments: dict[str, object] = {
+            "input_size": shape.I,
+            "hidden_size": shape.H,
+            "num_layers": shape.layers,
+            "bidirectional": shape.bidirectional,
+        }
+        if self.cell == "RNN_RELU":
+            arguments["nonlinearity"] = "relu"
+        return arguments
+
+    def reference(self) -> nn.RNNBase:
+        """The ``nn`` module of this case, with weights that are the same at every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            module: nn.RNNBase = getattr(nn, self.cell.split("_")[0])(**self.arguments())
+        return module.to(self.device, DTYPES[self.dtype])
+
+    def inputs(self) -> tuple[Tensor | PackedSequence, Tensor]:
+        """The input, and the gradient that comes back to the output: of ``y``, or of ``y.data`` when packed."""
+        shape = self.shape
+        generator = torch.Generator().manual_seed(7)
+        dtype = DTYPES[self.dtype]
+        padded = torch.randn(shape.T, shape.B, shape.I, generator=generator)
+        rows = sum(shape.lengths())
+        sizes = (rows,) if shape.packed else (shape.T, shape.B)
+        dy = torch.randn(*sizes, shape.directions * shape.H, generator=generator)
+        if not shape.packed:
+            return padded.to(self.device, dtype), dy.to(self.device, dtype)
+        x = pack_padded_sequence(padded, torch.tensor(shape.lengths()))
+        return x._replace(data=x.data.to(self.device, dtype)), dy.to(self.device, dtype)
+
+
+def shapes(*texts: str) -> list[Shape]:
+    return [Shape.parse(text) for text in texts]
+
+
+# A plain call: small batches as in serving and control, batches as in training, one long sequence, one single step.
+TABLE = shapes(
+    "1,1,64,64",
+    "100,1,64,64",
+    "100,1,256,256",
+    "100,1,512,512",
+    "100,32,256,256",
+    "100,64,512,512",
+    "1000,8,64,64",
+)
+PACKED = shapes("200,16,64,64,packed", "100,32,256,256,packed")
+STACKED = shapes("100,8,128,128,2l,bi", "100,16,256,256,2l")
+LARGE = shapes("8,256,1024,1024", "20,32,2048,2048", "1,64,512,512", "2000,1,128,128", "100,1,1024,1024")
+QUICK = shapes("1,1,64,64", "100,1,64,64", "100,1,256,256", "100,32,256,256", "200,16,64,64,packed")
+
+
+def standard() -> Iterator[Case]:
+    """What README's tables show."""
+    for shape in [*TABLE, *PACKED, *STACKED]:
+        for cell in CELLS:
+            for mode in MODES:
+                yield Case(cell, mode, "f32", shape)
+
+
+def quick() -> Iterator[Case]:
+    for shape in QUICK:
+        for cell in CELLS:
+            for mode in MODES:
+                yield Case(cell, mode, "f32", shape)
+
+
+def grid() -> Iterator[Case]:
+    """The standard set, large shapes, the other dtypes, and relu."""
+    yield from standard()
+    for shape in LARGE:
+        for cell in CELLS:
+            for mode in MODES:
+                yield Case(cell, mode, "f32", shape)
+    for dtype in ("bf16", "f16", "f64"):
+        for shape in shapes("100,1,256,256", "100,32,256,256"):
+            for cell in CELLS:
+                for mode in MODES:
+                    yield Case(cell, mode, dtype, shape)
+    for mode in MODES:
+        yield Case("RNN_RELU", mode, "f32", Shape(100, 32, 256, 256))

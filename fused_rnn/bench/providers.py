@@ -1,0 +1,193 @@
+"""Who is measured: a registry of name -> builder.
+
+A builder takes a case and its reference ``nn`` module, whose weights it must use, and returns a ``Call``; it raises
+``Unsupported`` for what the provider cannot do. All torch providers are modules called as ``module(x)``, so that they
+differ in the module only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from .cases import Case
+
+BASELINE = "nn"
+
+
+class Unsupported(Exception):
+    """This provider cannot do this case; the text says why."""
+
+
+class Call(Protocol):
+    def __call__(self) -> object:
+        """One timed call."""
+
+    def results(self) -> dict[str, Tensor]:
+        """What the gate compares: y (padded with zeros), hn, cn, and gradients named ``d`` + tensor."""
+
+    def release(self) -> None:
+        """Lets go of what the last call left behind, so that a call's memory can be measured."""
+
+
+Builder = Callable[[Case, nn.RNNBase], Call]
+PROVIDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    def add(builder: Builder) -> Builder:
+        PROVIDERS[name] = builder
+        return builder
+
+    return add
+
+
+class ModuleCall:
+    """A module as a program uses it: under ``no_grad``, or forward and ``backward()`` to the input and all weights.
+
+    Gradients are dropped before each call, as ``optimizer.zero_grad()`` does, so that a call never adds to the last
+    one's. States are left to default to zeros. A packed input is packed before, outside what is timed.
+    """
+
+    def __init__(self, module: nn.Module, case: Case) -> None:
+        self.module = module.train(case.training)
+        self.case = case
+        self.x, self.dy = case.inputs()
+        self.data = self.x.data if isinstance(self.x, PackedSequence) else self.x
+        if case.training:
+            self.data = self.data.requires_grad_()
+            if isinstance(self.x, PackedSequence):
+                self.x = self.x._replace(data=self.data)
+
+    def __call__(self) -> Any:
+        if not self.case.training:
+            with torch.no_grad():
+                return self.module(self.x)
+        self.release()
+        out: tuple[Any, Any] = self.module(self.x)
+        y = out[0]
+        (y.data if isinstance(y, PackedSequence) else y).backward(self.dy)
+        return out
+
+    def release(self) -> None:
+        self.data.grad = None
+        for parameter in self.module.parameters():
+            parameter.grad = None
+
+    def results(self) -> dict[str, Tensor]:
+        y, states = self()
+        if isinstance(y, PackedSequence):
+            y = pad_packed_sequence(y)[0]
+        found: dict[str, Tensor] = {"y": y.detach()}
+        names = ("hn", "cn")
+        for name, state in zip(names, states if isinstance(states, tuple) else (states,), strict=False):
+            found[name] = state.detach()
+        if self.case.training:
+            found |= {"d" + name: given(parameter.grad) for name, parameter in self.module.named_parameters()}
+            found["dx"] = given(self.data.grad)
+        return found
+
+
+def given(gradient: Tensor | None) -> Tensor:
+    """A missing gradient becomes something that the gate refuses."""
+    return torch.full((1,), float("nan")) if gradient is None else gradient.detach().clone()
+
+
+@register(BASELINE)
+def _nn(case: Case, reference: nn.RNNBase) -> Call:
+    return ModuleCall(reference, case)
+
+
+@register("fused")
+def _fused(case: Case, reference: nn.RNNBase) -> Call:
+    ours = importlib.import_module("fused_rnn")
+    module = getattr(ours, case.cell.split("_")[0])(**case.arguments())
+    module = module.to(case.device, reference.weight_ih_l0.dtype)
+    module.load_state_dict(reference.state_dict())
+    return ModuleCall(module, case)
+
+
+class LoopRNN(nn.Module):
+    """The layer as a Python loop over torch's own cell functions, one call a step: what people write by hand.
+
+    Packed input is padded, and finished rows keep their state through ``torch.where``.
+    """
+
+    def __init__(self, reference: nn.RNNBase) -> None:
+        super().__init__()
+        self.mode, self.layers, self.directions = reference.mode, reference.num_layers, 1 + reference.bidirectional
+        self.hidden = reference.hidden_size
+        for name, parameter in reference.named_parameters():
+            self.register_parameter(name, nn.Parameter(parameter.detach().clone()))
+        self.step: Callable[..., Any] = {
+            "LSTM": torch.lstm_cell,
+            "GRU": torch.gru_cell,
+            "RNN_TANH": torch.rnn_tanh_cell,
+            "RNN_RELU": torch.rnn_relu_cell,
+        }[self.mode]
+
+    def forward(self, x: Tensor | PackedSequence) -> tuple[Tensor | PackedSequence, object]:
+        if isinstance(x, PackedSequence):
+            padded, lengths = pad_packed_sequence(x)
+            alive = torch.arange(padded.shape[0])[:, None] < lengths[None, :]
+            y, states = self.run(padded, alive.to(padded.device)[:, :, None])
+            return nn.utils.rnn.pack_padded_sequence(y, lengths), states
+        return self.run(x, None)
+
+    def run(self, x: Tensor, alive: Tensor | None) -> tuple[Tensor, object]:
+        hn: list[Tensor] = []
+        cn: list[Tensor] = []
+        for layer in range(self.layers):
+            outputs = [self.direction(x, alive, layer, reverse, hn, cn) for reverse in range(self.directions)]
+            x = outputs[0] if self.directions == 1 else torch.cat(outputs, dim=-1)
+        h = torch.stack(hn)
+        return x, ((h, torch.stack(cn)) if self.mode == "LSTM" else h)
+
+    def direction(
+        self, x: Tensor, alive: Tensor | None, layer: int, reverse: int, hn: list[Tensor], cn: list[Tensor]
+    ) -> Tensor:
+        suffix = f"_l{layer}" + ("_reverse" if reverse else "")
+        weights = [getattr(self, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        lstm = self.mode == "LSTM"
+        h = x.new_zeros(x.shape[1], self.hidden)
+        state = (h, h) if lstm else (h,)
+        y: list[Tensor] = []
+        for t in reversed(range(x.shape[0])) if reverse else range(x.shape[0]):
+            new = self.step(x[t], state if lstm else state[0], *weights)
+            new = new if lstm else (new,)
+            if alive is not None:
+                new = tuple(torch.where(alive[t], n, s) for n, s in zip(new, state, strict=True))
+            state = new
+            y.append(state[0])
+        hn.append(state[0])
+        cn += state[1:]
+        out = torch.stack(y[::-1] if reverse else y)
+        return out if alive is None else out * alive
+
+
+@register("loop")
+def _loop(case: Case, reference: nn.RNNBase) -> Call:
+    return ModuleCall(LoopRNN(reference).to(case.device), case)
+
+
+@register("compiled")
+def _compiled(case: Case, reference: nn.RNNBase) -> Call:
+    """The same loop under ``torch.compile``: unrolled over T, so its first call takes minutes at T of 100."""
+    if case.shape.packed:
+        raise Unsupported("pack_padded_sequence does not compile")
+    loop = LoopRNN(reference).to(case.device)
+    torch._dynamo.reset()
+    loop.compile(dynamic=False)
+    return ModuleCall(loop, case)
+
+
+@register("onnxruntime")
+def _onnxruntime(case: Case, reference: nn.RNNBase) -> Call:
+    from . import ort
+
+    return ort.build(case, reference)
