@@ -1,0 +1,172 @@
+"""What the tests of the ops share: problems of every kind, a run of the ops, and the same by the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fused_rnn import ops, reference
+from fused_rnn.reference import Cell
+
+CELLS = [Cell.LSTM, Cell.GRU, Cell.RNN_TANH, Cell.RNN_RELU]
+LINEAR = [Cell.LSTM_LINEAR, Cell.GRU_LINEAR, Cell.RNN_LINEAR]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes and options of a layer; P = 0: no projection."""
+
+    cell: Cell
+    T: int = 7
+    B: int = 3
+    I: int = 5
+    H: int = 9
+    P: int = 0
+    D: int = 1
+    bias: bool = True
+    packed: bool = False
+
+    def __str__(self) -> str:
+        flags = ("b" if self.bias else "") + ("p" if self.packed else "")
+        return f"{self.cell.name}-T{self.T}-B{self.B}-I{self.I}-H{self.H}-P{self.P}-D{self.D}-{flags}"
+
+    @property
+    def R(self) -> int:
+        return self.P or self.H
+
+    def batch_sizes(self) -> Tensor | None:
+        """Sequences of every length there is room for, the longest first; some equal."""
+        if not self.packed:
+            return None
+        lengths = [max(1, self.T - (b * self.T) // max(self.B, 1)) for b in range(self.B)]
+        return torch.tensor([sum(length > t for length in lengths) for t in range(self.T)])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs and incoming gradients of one layer."""
+
+    cell: Cell
+    x: Tensor
+    h0: Tensor
+    c0: Tensor | None
+    weights: list[Tensor]
+    batch_sizes: Tensor | None
+    dy: Tensor | None
+    dhn: Tensor | None
+    dcn: Tensor | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn")}
+        named |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
+        return {k: v for k, v in named.items() if v is not None}
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        def cast(t: Tensor | None) -> Tensor | None:
+            return t if t is None else t.to(dtype)
+
+        return replace(
+            self,
+            weights=[w.to(dtype) for w in self.weights],
+            **{k: cast(getattr(self, k)) for k in ("x", "h0", "c0", "dy", "dhn", "dcn")},
+        )
+
+
+def random_values(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+
+
+def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=random_values) -> Problem:
+    """`values(generator, *shape, scale=)` supplies the numbers; torch's own scale, 1/sqrt(H), for weights."""
+    generator = torch.Generator().manual_seed(seed)
+    G, R, scale = case.cell.gates, case.R, case.H**-0.5
+    sizes = case.batch_sizes()
+    rows = (case.T, case.B) if sizes is None else (int(sizes.sum()),)
+    weights = []
+    for _ in range(case.D):
+        weights += [values(generator, G * case.H, case.I, scale=scale), values(generator, G * case.H, R, scale=scale)]
+        if case.bias:
+            weights += [values(generator, G * case.H, scale=scale) for _ in range(2)]
+        if case.P:
+            weights += [values(generator, case.P, case.H, scale=scale)]
+    problem = Problem(
+        cell=case.cell,
+        x=values(generator, *rows, case.I),
+        h0=values(generator, case.D, case.B, R),
+        c0=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
+        weights=weights,
+        batch_sizes=sizes,
+        dy=values(generator, *rows, case.D * R),
+        dhn=values(generator, case.D, case.B, R),
+        dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
+    )
+    return problem.to(dtype)
+
+
+def all_needs(problem: Problem) -> int:
+    return (1 << (3 + len(problem.weights))) - 1
+
+
+def forward(problem: Problem, save: bool = True) -> tuple[Tensor, ...]:
+    p = problem
+    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), save)
+
+
+def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = None) -> dict[str, Tensor]:
+    p = problem
+    needs = all_needs(p) if needs is None else needs
+    dx, dh0, dc0, dweights = ops.layer_backward(
+        p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell), needs
+    )
+    return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
+
+
+def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tensor]:
+    p = problem
+    out = ops.layer_backward_gates(p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
+    return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
+
+
+def run(problem: Problem) -> dict[str, Tensor]:
+    """Everything the ops make of a problem, but `saved`."""
+    y, hn, cn, saved = forward(problem)
+    return {"y": y, "hn": hn, "cn": cn} | backward(problem, y, saved)
+
+
+def expected(problem: Problem) -> dict[str, Tensor]:
+    """The same by the reference and autograd."""
+    p = problem
+    none = p.x.new_empty(0)
+    leaves = [p.x, p.h0, *([] if p.c0 is None else [p.c0]), *p.weights]
+    leaves = [t.detach().clone().requires_grad_() for t in leaves]
+    x, h0, *rest = leaves
+    c0, weights = (None, rest) if p.c0 is None else (rest[0], rest[1:])
+    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell)
+    pairs = [(o, g) for o, g in ((y, p.dy), (hn, p.dhn), (cn, p.dcn)) if o is not None and g is not None]
+    outputs, incoming = zip(*pairs, strict=True)
+    grads = list(torch.autograd.grad(outputs, leaves, incoming, allow_unused=True, materialize_grads=True))
+    out = {"y": y.detach(), "hn": hn.detach(), "cn": none if cn is None else cn.detach()}
+    out |= {"dx": grads.pop(0), "dh0": grads.pop(0), "dc0": none if p.c0 is None else grads.pop(0)}
+    return out | {f"dweights[{i}]": g for i, g in enumerate(grads)}
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 1e-10, atol: float = 1e-11) -> None:
+    """Values, shapes and dtypes; where NaN is wanted, NaN."""
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(
+            got[name], want[name], rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def assert_identical(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """The same bits, NaN included."""
+    assert got.keys() == want.keys()
+    for name in want:
+        a, b = got[name], want[name]
+        assert a.shape == b.shape, name
+        assert a.dtype == b.dtype, name
+        different = a.contiguous().view(torch.uint8) != b.contiguous().view(torch.uint8)
+        assert not different.any(), f"{name}: {int(different.sum())} bytes of {different.numel()} differ"
