@@ -3,7 +3,8 @@
 // namespace of each instruction set, so that no two of them share a symbol; hence no include guard
 // beyond what that namespace needs, and no std here.
 //
-// Act supplies gate(V) and state(V) with their derivatives from outputs, gate_slope and state_slope.
+// Act supplies gate(V) and state(V) with their derivatives from outputs, gate_slope and state_slope;
+// state_grad(h, dh) is dh times the slope, where a ReLU chooses instead.
 // Derivations: Gers et al. 2000 (LSTM with forget gate), Cho et al. 2014 with the reset gate after
 // the product as torch and cuDNN have it (GRU), Elman 1990 (RNN), Sak et al. 2014 (projection).
 
@@ -85,5 +86,5 @@ FUSED_RNN_INLINE V rnn_step(V x) {
 
 template <class Act, class V>
 FUSED_RNN_INLINE V rnn_step_grad(V h, V dh) {
-    return dh * Act::state_slope(h);
+    return Act::state_grad(h, dh);
 }

@@ -217,10 +217,12 @@ template <class F>
 FUSED_RNN_INLINE Vec<F> sigmoid(Vec<F> x) {
     using L = Lanes<F>;
     Vec<F> e = -x, power;
-    e = e > L::exp_high ? splat<Vec<F>>(L::exp_high) : e;
+    const auto vanishes = e > L::exp_high;  // 0, or a product with an infinite value would not be NaN
+    e = vanishes ? splat<Vec<F>>(L::exp_high) : e;
     e = e < L::exp_low ? splat<Vec<F>>(L::exp_low) : e;
     const Vec<F> em1 = expm1_reduced<F>(e, power);
-    return divide<F>(splat<Vec<F>>(F(1)), F(1) + (power + power * em1));
+    const Vec<F> s = divide<F>(splat<Vec<F>>(F(1)), F(1) + (power + power * em1));
+    return vanishes ? Vec<F>{} : s;
 }
 
 // tanh|x| = -m / (2 + m) with m = expm1(-2|x|): no cancellation near 0, no overflow far out.
@@ -248,13 +250,15 @@ struct Standard {
     static FUSED_RNN_INLINE V state(V x) { return hyperbolic_tangent<F>(x); }
     static FUSED_RNN_INLINE V gate_slope(V s) { return s * (F(1) - s); }
     static FUSED_RNN_INLINE V state_slope(V t) { return F(1) - t * t; }
+    static FUSED_RNN_INLINE V state_grad(V t, V dh) { return dh * state_slope(t); }
 };
 
 template <class F>
 struct Relu {
     using V = Vec<F>;
     static FUSED_RNN_INLINE V state(V x) { return x < F(0) ? V{} : x; }  // NaN stays NaN
-    static FUSED_RNN_INLINE V state_slope(V h) { return h <= F(0) ? V{} : splat<V>(F(1)); }
+    // Chosen, not multiplied: no gradient, not even NaN, passes a unit at rest.
+    static FUSED_RNN_INLINE V state_grad(V h, V dh) { return h <= F(0) ? V{} : dh; }
 };
 
 template <class F>
@@ -264,4 +268,5 @@ struct Linear {
     static FUSED_RNN_INLINE V state(V x) { return x; }
     static FUSED_RNN_INLINE V gate_slope(V) { return splat<V>(F(1)); }
     static FUSED_RNN_INLINE V state_slope(V) { return splat<V>(F(1)); }
+    static FUSED_RNN_INLINE V state_grad(V, V dh) { return dh; }
 };
