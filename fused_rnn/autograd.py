@@ -73,11 +73,11 @@ class _FusedLayer(Function):
     """(x, h0, c0, batch_sizes, cell, *weights) -> (y, hn, cn, saved). Dynamo refuses Functions with a jvp rule."""
 
     @staticmethod
-    def forward(x, h0, c0, batch_sizes, cell, *weights):
+    def forward(x: Tensor, h0: Tensor, c0: Maybe, batch_sizes: Maybe, cell: int, *weights: Tensor) -> tuple:
         return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, True)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, h0, c0, batch_sizes, cell, *weights = inputs
         y, _, cn, saved = output
         ctx.cell, ctx.compiled = cell, torch.compiler.is_compiling()
@@ -90,7 +90,7 @@ class _FusedLayer(Function):
         ctx.save_for_backward(x, h0, c0, batch_sizes, y, saved, *weights)
 
     @staticmethod
-    def backward(ctx, dy, dhn, dcn, _):
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: None) -> tuple:
         if dy is None and dhn is None and dcn is None:
             return (None,) * len(ctx.needs_input_grad)
         x, h0, c0, batch_sizes, y, saved, *weights = ctx.saved_tensors
@@ -113,10 +113,11 @@ class _FusedLayer(Function):
         return dx, dh0, dc0, None, None, *dweights
 
     @staticmethod
-    def vmap(info, in_dims, x, h0, c0, batch_sizes, cell, *weights):
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        x, h0, c0, batch_sizes, cell, *weights = args
         size = info.batch_size
         if any(dim is not None for dim in in_dims[5:]):
-            return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, (x, h0, c0, batch_sizes, cell, *weights))
+            return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
         x = fold(x, in_dims[0], rows, size)
@@ -130,20 +131,20 @@ class _FusedLayerJvp(_FusedLayer):
     """The same with a jvp rule."""
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _FusedLayer.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[:4], *inputs[5:])
 
     @staticmethod
-    def jvp(ctx, dx, dh0, dc0, _, __, *dweights):
+    def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
         x, h0, c0, batch_sizes, *weights = ctx.saved_tensors
 
-        def definition(x, h0, c0, *weights):
+        def definition(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple:
             outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell)
             return outputs if outputs[2] is not None else outputs[:2]
 
-        tangents = pushforward(definition, (x, h0, c0, *weights), (dx, dh0, dc0, *dweights))
-        return (*tangents, None) if c0 is not None else (*tangents, None, None)
+        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[5:])
+        return (*pushed, None) if c0 is not None else (*pushed, None, None)
 
 
 class _FusedLayerGradient(Function):
@@ -154,20 +155,22 @@ class _FusedLayerGradient(Function):
     """
 
     @staticmethod
-    def forward(dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights):
-        args = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
+    def forward(*args: Any) -> tuple[Maybe, ...]:
+        dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights = args
+        inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
+        grads: tuple[Maybe, ...]
         if not samples:
-            dx, dh0, dc0, dweights = ops.layer_backward(*args, needs)
-            grads = (dx, dh0, dc0, *dweights)
+            *others, own = ops.layer_backward(*inputs, needs)
+            grads = (*others, *own)
         else:
-            gates = ops.layer_backward_gates(*args)
+            gates = ops.layer_backward_gates(*inputs)
             of_one = None if batch_sizes is None else batch_sizes // samples
             dx, dweights = sample_gradients(gates[2:], x, h0, weights, y, saved, of_one, Cell(cell), needs, samples)
             grads = (dx, *gates[:2], *dweights)
         return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         *true, _, _, batch_sizes, cell, needs, samples = inputs[:12]
         ctx.constants = cell, needs, samples
         ctx.set_materialize_grads(False)
@@ -175,7 +178,7 @@ class _FusedLayerGradient(Function):
         ctx.save_for_forward(batch_sizes, *true, *inputs[12:])
 
     @staticmethod
-    def backward(ctx, *douts):
+    def backward(ctx: Any, *douts: Maybe) -> tuple[Maybe, ...]:
         batch_sizes, *true = ctx.saved_tensors
         cell, needs, samples = ctx.constants
         # A gradient nothing was made of needs no recomputation.
@@ -186,7 +189,7 @@ class _FusedLayerGradient(Function):
         return *grads[:6], *[None] * 6, *grads[6:]
 
     @staticmethod
-    def jvp(ctx, *tangents):
+    def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
         batch_sizes, *true = ctx.saved_tensors
         cell, needs, samples = ctx.constants
         definition = partial(gradients, batch_sizes, cell, needs, samples)
@@ -194,7 +197,7 @@ class _FusedLayerGradient(Function):
         return tuple(next(pushed) if needs >> i & 1 else None for i in range(len(true) - 3))
 
     @staticmethod
-    def vmap(info, in_dims, *args):
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         batch_sizes, cell, needs, samples, *weights = args[8:]
         size = info.batch_size
         if any(dim is not None for dim in in_dims[12:]):
@@ -221,7 +224,7 @@ def _fast_apply(function: type[Function]) -> Callable:
     Only where no functorch transform is active. Tensors that outlived theirs are unwrapped, as the Python part does.
     """
     try:
-        apply = super(Function, function).apply
+        apply = super(Function, function).apply  # type: ignore[misc]
         unwrap = torch._functorch.utils.unwrap_dead_wrappers
     except AttributeError:  # a torch that has these elsewhere
         return function.apply

@@ -87,16 +87,17 @@ def sample_gradients(
     each = len(weights) // directions
     dx: Tensor | None = None
     dweights: list[Tensor | None] = []
-    dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else None for g in gates)
+    # [N*V, D*K] -> for each direction [N, V, K]; what the cell does not have is [0] and stays so
+    dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
     for d, own in enumerate(split_weights(weights, directions)):
         of_x = of_h = dgx[d]
         hidden = of_x.shape[-1] // cell.gates
-        if dgh is not None:  # W_hn h + b_hn stands inside the reset product
+        if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
         h = _previous(h, h0[d].unflatten(0, (-1, size)), batch_sizes, d == 1)
-        factors = {0: (of_x, x.reshape(-1, size, x.shape[-1])), 1: (of_h, h)}
+        factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, x.reshape(-1, size, x.shape[-1])), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}
         if own.w_hr is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +32,12 @@ def gradients(batch_sizes: Maybe, cell: int, needs: int, samples: int, *inputs: 
     douts, args = inputs[:3], inputs[3:]
     given = [i for i, dout in enumerate(douts) if dout is not None]
 
-    def outputs(*args):
-        every = reference.layer(*args[:3], args[3:], batch_sizes, cell)
+    def outputs(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple[Any, ...]:
+        every = reference.layer(x, h0, c0, weights, batch_sizes, cell)
         return tuple(every[i] for i in given)
 
     wanted = [bool(needs >> i & 1) for i in range(len(args))]
-    grads = pullback(outputs, args, wanted, tuple(douts[i] for i in given))
+    grads = pullback(outputs, args, wanted, tuple(dout for dout in douts if dout is not None))
     return tuple(grad for grad in grads if grad is not None)
 
 
@@ -61,7 +62,7 @@ def _sample_gradients(batch_sizes: Maybe, cell: int, needs: int, samples: int, *
 def _restricted(function: Callable, args: Sequence[Maybe], places: Sequence[int]) -> Callable:
     """``function`` as one of the arguments at ``places``, the others staying as they are."""
 
-    def restricted(*some):
+    def restricted(*some: Tensor) -> Any:
         every = list(args)
         for place, value in zip(places, some, strict=True):
             every[place] = value
@@ -77,7 +78,7 @@ def pullback(
     places = [i for i, want in enumerate(wanted) if want and args[i] is not None]
     if not places or not douts:
         return (None,) * len(args)
-    _, pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))
+    pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))[1]
     grads: list[Maybe] = [None] * len(args)
     for place, grad in zip(places, pull(douts), strict=True):
         grads[place] = grad
@@ -91,6 +92,6 @@ def pushforward(function: Callable, args: Sequence[Maybe], tangents: Sequence[Ma
     # wrong. Switched on, the tangent of this level, which the arguments still carry, must go.
     with forward_ad._set_fwd_grad_enabled(True):
         args = [None if a is None else forward_ad.unpack_dual(a).primal for a in args]
-        outputs, pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))
-        _, push = torch.func.vjp(pull, tuple(torch.zeros_like(output) for output in outputs))
+        outputs, pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))[:2]
+        push = torch.func.vjp(pull, tuple(torch.zeros_like(output) for output in outputs))[1]
         return push(tuple(tangents[i] for i in places))[0]

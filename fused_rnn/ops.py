@@ -97,7 +97,7 @@ def packed_rows(batch_sizes: Tensor) -> int:
     """
     if torch.compiler.is_compiling():
         with torch._dynamo.patch_dynamo_config(capture_scalar_outputs=True):
-            rows = batch_sizes[0].item()
+            rows: int = batch_sizes[0].item()  # type: ignore[assignment]
             torch._check(rows >= 1)
             return rows
     return int(batch_sizes[0])

@@ -23,6 +23,7 @@ from torch import Tensor
 __all__ = ["Cell", "Taps", "Weights", "layer", "split_weights"]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
+Activation = Callable[[Tensor], Tensor]
 
 
 class Cell(IntEnum):
@@ -76,8 +77,8 @@ class _Inner(NamedTuple):
     """What stays the same over the steps of one direction."""
 
     weights: Weights
-    sigmoid: Callable[[Tensor], Tensor]
-    tanh: Callable[[Tensor], Tensor]
+    sigmoid: Activation
+    tanh: Activation
 
 
 def split_weights(weights: Sequence[Tensor], directions: int) -> list[Weights]:
@@ -135,7 +136,7 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-_STEPS = {
+_STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
     Cell.LSTM: (_lstm_step, torch.sigmoid, torch.tanh),
     Cell.GRU: (_gru_step, torch.sigmoid, torch.tanh),
     Cell.RNN_TANH: (_rnn_step, torch.sigmoid, torch.tanh),
@@ -173,6 +174,13 @@ def _walk(
     return outputs[:: -1 if reverse else 1], state
 
 
+def _numbers(batch_sizes: Tensor) -> list[int]:
+    """The lengths as Python numbers, also where ``torch.func`` has wrapped them: tolist() refuses wrapped tensors."""
+    while torch._C._functorch.is_gradtrackingtensor(batch_sizes):
+        batch_sizes = torch._C._functorch.get_unwrapped(batch_sizes)
+    return batch_sizes.tolist()
+
+
 def layer(
     x: Tensor,
     h0: Tensor,
@@ -190,14 +198,13 @@ def layer(
     """
     step_of_cell, sigmoid, tanh = _STEPS[Cell(cell)]
     directions = h0.shape[0]
-    # One number at a time: tolist() refuses the wrapped tensors of torch.func.
-    sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else [int(size) for size in batch_sizes.unbind()]
+    sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 
     def by_step(rows: Tensor) -> Sequence[Tensor]:
         """[T, B, K] or [N, K] -> for each step its rows [n, K]."""
         return rows.unbind() if rows.dim() == 3 else rows.split(sizes)
 
-    def tap(whole: Tensor | None, d: int) -> Sequence[Tensor] | list[None]:
+    def tap(whole: Tensor | None, d: int) -> Sequence:
         """The part of direction d, [N, D*K] -> for each step [n, K]."""
         return [None] * len(sizes) if whole is None else whole.chunk(directions, -1)[d].split(sizes)
 
