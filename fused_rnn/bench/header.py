@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
 import subprocess
@@ -94,6 +95,7 @@ def header(device: str) -> dict[str, Any]:
         "built with torch": ours.get("torch"),
         "onnxruntime": version("onnxruntime"),
         "precision": precision(device),
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, before the measuring
     }
     if device == "cuda":
         facts["CUDA"], facts["cuDNN"] = torch.version.cuda, torch.backends.cudnn.version()
@@ -109,4 +111,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         ("precision",),
     ]
     said = ([f"{name} {facts[name]}" for name in row if facts.get(name) is not None] for row in rows)
-    return ["  ".join(words) for words in said if words]
+    text = ["  ".join(words) for words in said if words]
+    if facts["load"] > 0.7:
+        text.append(f"WARNING: other work was running (load {facts['load']}); expect noise, not figures")
+    return text
