@@ -124,12 +124,7 @@ class LoopRNN(nn.Module):
         self.hidden = reference.hidden_size
         for name, parameter in reference.named_parameters():
             self.register_parameter(name, nn.Parameter(parameter.detach().clone()))
-        self.step: Callable[..., Any] = {
-            "LSTM": torch.lstm_cell,
-            "GRU": torch.gru_cell,
-            "RNN_TANH": torch.rnn_tanh_cell,
-            "RNN_RELU": torch.rnn_relu_cell,
-        }[self.mode]
+        self.step: Callable[..., Any] = getattr(torch, self.mode.lower() + "_cell")  # lstm_cell, rnn_tanh_cell, ...
 
     def forward(self, x: Tensor | PackedSequence) -> tuple[Tensor | PackedSequence, object]:
         if isinstance(x, PackedSequence):
