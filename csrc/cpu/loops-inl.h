@@ -17,12 +17,18 @@ FUSED_RNN_INLINE PanelShape shape_of(const Panels<F>& w, int gates) {
     return {w.columns, gates, Simd<F>::W};
 }
 
+// Rows of the next block when `left` remain, as even as they come.
+FUSED_RNN_INLINE int64_t block_rows(int64_t left) {
+    const int64_t blocks = (left + kBlockRows - 1) / kBlockRows;
+    return (left + blocks - 1) / blocks;
+}
+
 // Forward: h of step t from h of the step before. A panel's products stay in a small buffer in L1
 // until the cell has consumed them.
 template <class F, class S>
 void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slice& slice) {
     constexpr int W = Simd<F>::W;
-    alignas(64) F products[kMaxTileRows * kMaxVectors * W];
+    alignas(64) F products[kBlockRows * kMaxVectors * W];
     const int gates = static_cast<int>(gates_of(a.cell));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
@@ -41,11 +47,10 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
             const int64_t units = (gates > 1 ? 1 : vectors) * W;
             const int64_t u1 = u0 + units < a.H ? u0 + units : a.H;
             const F* panel = a.w_hh.data + shape.offset(p, a.R);
-            for (int64_t b = slice.b0; b < b1;) {
-                const int rows = next_rows(b1 - b, vectors);
-                tile_fn<F>(rows, vectors)(h + b * a.ld_h, a.ld_h, panel, a.R, products, vectors * W, false);
-                forward_rows(a, t, b, b + rows, u0, u1, products, int64_t(vectors) * W, W, next);
-                b += rows;
+            for (int64_t b = slice.b0, end; b < b1; b = end) {
+                end = b + block_rows(b1 - b);
+                panel_product(h + b * a.ld_h, a.ld_h, end - b, panel, vectors, a.R, products, vectors * W, false);
+                forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
             }
         }
         if (slice.barrier) barrier_wait(slice.barrier);
@@ -56,11 +61,11 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
             const int vectors = r_shape.vectors(p);
             const int64_t first = r_shape.first_column(p);
             const F* panel = a.w_hr.data + r_shape.offset(p, a.H);
-            for (int64_t b = slice.b0; b < b1;) {
-                const int rows = next_rows(b1 - b, vectors);
-                tile_fn<F>(rows, vectors)(a.h_full + b * a.ld_c, a.ld_c, panel, a.H, products, vectors * W, false);
-                project_rows(a, t, b, b + rows, first, vectors * W, products, vectors * W, next, final_from);
-                b += rows;
+            for (int64_t b = slice.b0, end; b < b1; b = end) {
+                end = b + block_rows(b1 - b);
+                panel_product(a.h_full + b * a.ld_c, a.ld_c, end - b, panel, vectors, a.H, products, vectors * W,
+                              false);
+                project_rows(a, t, b, end, first, vectors * W, products, vectors * W, next, final_from);
             }
         }
         if (slice.barrier) barrier_wait(slice.barrier);
@@ -71,7 +76,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
 template <class F, class S>
 void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slice& slice) {
     constexpr int W = Simd<F>::W;
-    alignas(64) F products[kMaxTileRows * kMaxVectors * W];
+    alignas(64) F products[kBlockRows * kMaxVectors * W];
     const int64_t K = gates_of(a.cell) * a.H;
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
@@ -93,13 +98,11 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
                 const int vectors = r_shape.vectors(p);
                 const int64_t u0 = r_shape.first_column(p);
                 const int64_t u1 = u0 + vectors * W < a.H ? u0 + vectors * W : a.H;
-                for (int64_t b = b0; b < b1;) {
-                    const int rows = next_rows(b1 - b, vectors);
-                    tile_fn<F>(rows, vectors)(a.dr + (chunk_row + b) * a.ld_dr, a.ld_dr,
-                                              a.w_hr.data + r_shape.offset(p, a.R), a.R, products, vectors * W,
-                                              false);
-                    backward_rows(a, t, b, b + rows, u0, u1, products, int64_t(vectors) * W, false);
-                    b += rows;
+                for (int64_t b = b0, end; b < b1; b = end) {
+                    end = b + block_rows(b1 - b);
+                    panel_product(a.dr + (chunk_row + b) * a.ld_dr, a.ld_dr, end - b,
+                                  a.w_hr.data + r_shape.offset(p, a.R), vectors, a.R, products, vectors * W, false);
+                    backward_rows(a, t, b, end, u0, u1, products, vectors * W, false);
                 }
             }
         } else if (r0 < r1 && b0 < b1) {
@@ -112,11 +115,10 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
             const int vectors = shape.vectors(p);
             const F* panel = a.w_hh.data + shape.offset(p, K);
             F* to = a.dh + shape.first_column(p);
-            for (int64_t b = b0; b < b1;) {
-                const int rows = next_rows(b1 - b, vectors);
-                tile_fn<F>(rows, vectors)(dg + b * a.ld_dg, a.ld_dg, panel, K, to + b * a.ld_dh, a.ld_dh,
-                                          is_gru(a.cell));
-                b += rows;
+            for (int64_t b = b0, end; b < b1; b = end) {
+                end = b + block_rows(b1 - b);
+                panel_product(dg + b * a.ld_dg, a.ld_dg, end - b, panel, vectors, K, to + b * a.ld_dh, a.ld_dh,
+                              is_gru(a.cell));
             }
         }
     }
