@@ -22,11 +22,15 @@ SHAPES = ["6,3,4,8", "7,4,3,8,2l,bi", "8,5,4,6,packed"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_limits():
-    """Measuring the machine takes a second; here any machine will do."""
+def _quick_and_calm():
+    """Measuring the machine takes a second, and here any machine will do. One thread: on a busy machine the spinning
+    of several makes a call of microseconds take milliseconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "measure", lambda dtypes, device: MACHINE)
         yield
+    torch.set_num_threads(threads)
 
 
 MACHINE = limits.Machine(2, dict.fromkeys(cases.DTYPES, 1e11), 32 << 10, 1 << 20, 1e11, 1e10)

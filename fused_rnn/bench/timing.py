@@ -76,31 +76,25 @@ def calls_for(call: Callable[[], object], settings: Settings) -> int:
 def measure(
     providers: Mapping[str, Callable[[], object]],
     settings: Settings,
-    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Sample]:
-    """``advance`` is called after each block."""
     samples: dict[str, Sample] = {}
     for name, call in providers.items():
         first = block(call, 1, settings.device)
         samples[name] = Sample(first, calls_for(call, settings))
     order = list(providers)
     collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection in the middle of a block would be somebody else's work
     try:
         for _ in range(settings.rounds):
             for name in order:
-                gc.collect()
-                gc.disable()  # a collection in the middle of a block would be somebody else's work
                 time.sleep(settings.gap_s)
                 call = providers[name]
                 call()
                 sample = samples[name]
                 sample.blocks.append(block(call, sample.calls, settings.device) / sample.calls)
-                gc.enable()
-                advance()
             order.reverse()
     finally:
         if collecting:
             gc.enable()
-        else:
-            gc.disable()
     return samples
