@@ -237,7 +237,7 @@ FUSED_RNN_INLINE Vec<F> hyperbolic_tangent(Vec<F> x) {
     Vec<F> power;
     const Vec<F> em1 = expm1_reduced<F>(F(-2) * a, power);
     const Vec<F> m = power * em1 + (power - F(1));
-    const Vec<F> t = divide<F>(-m, F(2) + m);
+    const Vec<F> t = divide<F>(F(0) - m, F(2) + m);  // -m would make a -0 of 0
     return bits_as<Vec<F>>(bits_as<I>(t) | sign);
 }
 
