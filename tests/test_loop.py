@@ -125,7 +125,7 @@ def test_error_beside_nn(kind, dtype):
     # Within twice torch's own error, both measured against f64 on the same rounded inputs, in the
     # mean over sizes and seeds: a single tensor of a few values says little.
     ours, theirs = Counter(), Counter()
-    for seed, (T, H, I) in enumerate(((3, 20, 12), (20, 37, 12), (20, 37, 50), (3, 64, 9)) * 2):
+    for seed, (T, H, I) in enumerate(((3, 20, 12), (15, 37, 12), (15, 37, 50), (3, 64, 9))):
         case = replace(kind, T=T, B=6, H=H, I=I)
         problem = make(case, dtype, seed)
         exact = expected(problem.to(torch.float64))

@@ -1,0 +1,161 @@
+"""Every instruction set this machine can run: that the forced one runs, its results, its conversions, any threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import test_loop
+import torch
+from loop_cases import (
+    CELLS,
+    Case,
+    assert_identical,
+    backward_gates,
+    forward,
+    make,
+)
+
+from fused_rnn import _C
+from fused_rnn.reference import Cell
+
+ISAS = _C.cpu_isas()
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    _C.force_isa(request.param)
+    yield request.param
+    _C.force_isa("")
+
+
+def on(name, function, *args):
+    _C.force_isa(name)
+    try:
+        return function(*args)
+    finally:
+        _C.force_isa("")
+
+
+def test_the_best_is_chosen():
+    assert ISAS[0] == "generic"
+    assert _C.cpu_isa() == os.environ.get("FUSED_RNN_ISA", ISAS[-1])
+
+
+def test_an_unknown_name_raises():
+    before = _C.cpu_isa()
+    with pytest.raises(ValueError, match=r"instruction set 'sse9' is not one this machine can run \(generic"):
+        _C.force_isa("sse9")
+    assert _C.cpu_isa() == before
+
+
+def test_the_forced_one_runs():
+    # A dot product in f32 is summed in as many parts as a vector has lanes: other last bits on each.
+    problem = make(Case(Cell.RNN_TANH, T=1, B=1, I=300, H=64), torch.float32)
+    results = {}
+    for name in ISAS:
+        y = on(name, lambda: forward(problem)[0])
+        for other, seen in results.items():
+            assert (y != seen).any(), f"{name} gives the bits of {other}"
+        assert torch.equal(y, on(name, lambda: forward(problem)[0]))
+        results[name] = y
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_environment_variable(name):
+    code = "import torch; from fused_rnn import ops, _C; print(_C.cpu_isa())"
+    env = os.environ | {"FUSED_RNN_ISA": name}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == name
+
+
+def test_environment_variable_with_an_unknown_name():
+    code = "import torch; from fused_rnn import ops, _C; _C.cpu_isa()"
+    env = os.environ | {"FUSED_RNN_ISA": "sse9"}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert out.returncode != 0
+    assert "ValueError: instruction set 'sse9' is not one this machine can run" in out.stderr
+
+
+# ---- the tests of the loop, again on each but the best, which test_loop.py runs on -------------------
+
+
+@pytest.fixture(params=ISAS[:-1])
+def lesser_isa(request):
+    _C.force_isa(request.param)
+    yield request.param
+    _C.force_isa("")
+
+
+@pytest.mark.parametrize("case", test_loop.OPTIONS, ids=str)
+def test_options(lesser_isa, case):
+    test_loop.test_options(case)
+
+
+@pytest.mark.parametrize("H", [1, 2, 7, 9, 17, 40])
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_tiles(lesser_isa, cell, H):
+    test_loop.test_tiles(cell, H)
+
+
+@pytest.mark.parametrize("P", [1, 8, 17])
+def test_projected_tiles(lesser_isa, P):
+    test_loop.test_projected_tiles(P)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", test_loop.EVERY_KIND[::2], ids=str)
+def test_error_beside_nn(lesser_isa, kind, dtype):
+    test_loop.test_error_beside_nn(kind, dtype)
+
+
+# ---- the time loop's bits do not depend on the number of threads -------------------------------------
+
+# Without x nothing but the loop can round, for a BLAS may sum in another order for another number of threads.
+SPLITS = {
+    "rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72),
+    "directions": Case(Cell.GRU, T=40, B=2, I=0, H=90, D=2),
+    "units": Case(Cell.LSTM, T=12, B=1, I=0, H=330),
+    "units, GRU": Case(Cell.GRU, T=12, B=3, I=0, H=310),
+    "units, RNN": Case(Cell.RNN_TANH, T=12, B=1, I=0, H=700),
+    "units, projection": Case(Cell.LSTM, T=12, B=2, I=0, H=400, P=150),
+    "units of both directions": Case(Cell.LSTM, T=12, B=1, I=0, H=330, D=2),
+    "packed rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True),
+    "packed units": Case(Cell.GRU, T=12, B=3, I=0, H=310, packed=True),
+}
+
+
+def division(case, threads):
+    """What the loop of f32 on this machine's best instruction set does with it."""
+    G, W = case.cell.gates, {"generic": 4, "avx2": 8, "avx512": 16}[_C.cpu_isa()]
+    blocks = -(-case.H // W)
+    panels = blocks if G > 1 else -(-blocks // 4)
+    weight_bytes = 4 * G * case.R * blocks * W
+    flops = 2 * case.B * case.H * (G * case.R + (case.R if case.P else 0))
+    return _C.divide_loop(case.D, case.B, panels, weight_bytes, case.T, flops, threads)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_bits_do_not_depend_on_threads(isa, name, threads):
+    case = SPLITS[name]
+    planned = division(case, 4)
+    assert planned["directions"] == (2 if "directions" in name else 1)
+    assert (planned["row_parts"] > 1) == ("rows" in name)
+    assert (planned["unit_parts"] > 1) == ("units" in name)
+    problem = make(case, torch.float32)
+    results = []
+    for n in (1, 2, 3, 4, 2):
+        threads(n)
+        y, hn, cn, saved = forward(problem)
+        # not the weights' gradients: they are BLAS's
+        gates = backward_gates(problem, y, saved)
+        results.append({"y": y, "hn": hn, "cn": cn, "saved": saved} | gates)
+    for other in results[1:]:
+        assert_identical(other, results[0])

@@ -1,0 +1,92 @@
+"""How a time loop is divided among threads: plain arithmetic, so its properties hold for any size."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fused_rnn import _C
+
+FIELDS = ("directions", "rows", "panels", "weight_bytes", "steps", "flops_per_step")
+
+
+@st.composite
+def loops(draw):
+    """Sizes of real layers, from one unit to more than any cache holds."""
+    H, rows, gates = draw(st.integers(1, 5000)), draw(st.integers(1, 600)), draw(st.sampled_from([1, 3, 4]))
+    W = draw(st.sampled_from([2, 4, 8, 16]))
+    blocks = -(-H // W)
+    return {
+        "directions": draw(st.integers(1, 2)),
+        "rows": rows,
+        "panels": blocks if gates > 1 else -(-blocks // 4),
+        "weight_bytes": 4 * gates * H * blocks * W,
+        "steps": draw(st.integers(1, 3000)),
+        "flops_per_step": 2 * rows * H * H * gates,
+    }
+
+
+def divide(loop, threads):
+    return _C.divide_loop(*(loop[k] for k in FIELDS), threads)
+
+
+@settings(max_examples=400, deadline=None)
+@given(loops(), st.integers(1, 256))
+def test_parts_fit_threads_and_work(loop, threads):
+    d = divide(loop, threads)
+    assert d["threads"] == d["directions"] * d["row_parts"] * d["unit_parts"]
+    assert 1 <= d["threads"] <= max(threads, 1)
+    assert d["directions"] in (1, loop["directions"])
+    # Rows or units, never both: a team that shares rows meets at a barrier, one that splits them does not.
+    assert d["row_parts"] == 1 or d["unit_parts"] == 1
+    # Nobody is left without work, and a part of rows is more than one of them.
+    assert d["unit_parts"] <= loop["panels"]
+    assert d["row_parts"] == 1 or 2 * d["row_parts"] <= loop["rows"]
+    assert d == divide(loop, threads)
+
+
+@given(loops(), st.integers(2, 256))
+def test_tiny_work_is_serial(loop, threads):
+    tiny = loop | {"steps": 1, "flops_per_step": 1000, "weight_bytes": 1000}
+    assert divide(tiny, threads) == {"threads": 1, "directions": 1, "row_parts": 1, "unit_parts": 1}
+
+
+@given(loops())
+def test_one_thread_is_serial(loop):
+    for threads in (-1, 0, 1):
+        assert divide(loop, threads)["threads"] == 1
+
+
+@given(loops(), st.integers(2, 64))
+def test_more_steps_never_mean_fewer_threads(loop, threads):
+    longer = loop | {"steps": loop["steps"] * 2}
+    assert divide(longer, threads)["threads"] >= divide(loop, threads)["threads"]
+
+
+@given(loops(), st.integers(2, 64))
+def test_units_are_split_only_where_a_step_outweighs_its_barrier(loop, threads):
+    if divide(loop, threads)["unit_parts"] > 1:
+        cheap = loop | {"flops_per_step": 100_000, "weight_bytes": 100_000}
+        assert divide(cheap, threads)["unit_parts"] == 1
+
+
+# (H, rows, directions) of an LSTM in f32 with 16 lanes, steps 100; the division for two and four threads
+KNOWN = [
+    ((64, 1, 1), {}, {}),
+    ((64, 1, 2), {"directions": 2}, {"directions": 2}),
+    ((256, 1, 1), {"unit_parts": 2}, {"unit_parts": 4}),
+    ((64, 32, 1), {"row_parts": 2}, {"row_parts": 4}),
+    ((512, 4, 1), {"unit_parts": 2}, {"unit_parts": 4}),
+    ((512, 200, 1), {"row_parts": 2}, {"row_parts": 4}),
+    ((512, 1, 2), {"directions": 2}, {"directions": 2, "unit_parts": 2}),
+]
+
+
+@pytest.mark.parametrize(("size", "two", "four"), KNOWN, ids=str)
+def test_known_sizes(size, two, four):
+    H, rows, directions = size
+    loop = {"directions": directions, "rows": rows, "panels": -(-H // 16), "weight_bytes": 16 * H * H, "steps": 100}
+    loop["flops_per_step"] = 8 * rows * H * H
+    for threads, parts in ((2, two), (4, four)):
+        got = divide(loop, threads)
+        want = {"directions": 1, "row_parts": 1, "unit_parts": 1} | parts
+        assert {k: got[k] for k in want} == want
