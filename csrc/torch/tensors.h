@@ -7,7 +7,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <array>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -27,7 +31,19 @@ inline int32_t dtype_code(ScalarType type) {
     return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 }
 
-// A new contiguous tensor beside `like`.
+// Fresh memory of many megabytes costs more in page faults than the kernels need to fill it; where the
+// system gives huge pages to those who ask (Linux's default), ask.
+inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+    constexpr uintptr_t kHuge = 2 << 20;
+    if (bytes < static_cast<int64_t>(2 * kHuge)) return;
+    const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
+    madvise(reinterpret_cast<void*>(from), end - from, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
+}
+
+// A new contiguous tensor.
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
     int64_t strides[4] = {1, 1, 1, 1};
     int64_t running = 1;
@@ -38,7 +54,9 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
     AtenTensorHandle handle = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
                                                     dtype_code(type), aoti_torch_device_type_cpu(), 0, &handle));
-    return Tensor(handle);
+    const Tensor tensor(handle);
+    ask_for_huge_pages(tensor.mutable_data_ptr(), running * static_cast<int64_t>(tensor.element_size()));
+    return tensor;
 }
 
 // Working memory from torch's allocator, so that memory profilers see it; 64-byte aligned.
