@@ -52,13 +52,12 @@ def layer(
     """
     if not differentiates(x, h0, c0, *weights):
         y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, False)
-    elif not torch.compiler.is_compiling():
-        apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
+    elif torch.compiler.is_compiling():
+        apply = partial(_beyond_dynamo, _FusedLayerJvp) if _transformed() else _FusedLayer.apply
         y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, *weights)
     else:
-        if _functorch_active():  # Dynamo would inline the forward and differentiate the bare op: silent zeros
-            torch._dynamo.graph_break("fused_rnn: a torch.func transform inside a compiled function")
-        y, hn, cn, _ = _FusedLayer.apply(x, h0, c0, batch_sizes, cell, *weights)
+        apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, *weights)
     return y, hn, None if c0 is None else cn
 
 
@@ -97,11 +96,13 @@ class _FusedLayer(Function):
         wanted = ctx.needs_input_grad
         needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[5:]))
         args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, ctx.cell, needs, 0, *weights)
-        # Not is_compiling(): Dynamo also comes upon the backward of layers that ran outside of it, and by this branch
-        # would cut off their further derivatives. A compiled double backward is refused by torch itself.
+        # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
+        # that ran outside of it, and those have them.
         if ctx.compiled:
             args = (dy, dhn, None if c0 is None else dcn, *args[3:])  # it makes zeros for what nothing came to
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
+        elif torch.compiler.is_compiling():
+            dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
         elif any(dout is not None and _legacy_batched(dout) for dout in (dy, dhn, dcn)):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
             asked = iter(gradients(batch_sizes, ctx.cell, needs, 0, dy, dhn, dcn, x, h0, c0, *weights))
@@ -232,3 +233,9 @@ def _fast_apply(function: type[Function]) -> Callable:
 
 
 _apply_untransformed = _fast_apply(_FusedLayer)
+
+
+@torch._dynamo.disable
+def _beyond_dynamo(function: type[Function], *args: Any) -> tuple:
+    """A graph break, where Dynamo would inline the forward and derive the bare op, which has no derivative."""
+    return function.apply(*args)
