@@ -5,6 +5,7 @@ inside an existing model, :func:`patched` those that other code is about to make
 them as functions of their parameters.
 """
 
+from . import forking as _forking  # noqa: F401  (for what it registers)
 from . import functional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback
 from .autograd import differentiates, layer
+from .ops import packed_rows
 from .reference import Cell
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
@@ -27,6 +28,7 @@ LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 _AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
 _autocasts = torch._C._is_any_autocast_enabled
+_is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
 
 
@@ -117,10 +119,11 @@ def _packed(
     if data.dim() != 2:
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
-    batch = _packed_batch(batch_sizes, sorted_indices)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
+    batch = _packed_batch(batch_sizes, sorted_indices, h0)
+    if h0 is not None:
         _check_states(h0, c0, layers * directions, batch, projection or hidden, hidden)
         if c0 is not None and len(hx) != 2:
             raise checks.state_count()
@@ -132,9 +135,14 @@ def _packed(
     return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
 
 
-def _packed_batch(batch_sizes: Tensor, sorted_indices: Maybe) -> int:
-    """B. Where shapes are symbolic it is better read off a shape than out of a tensor's data."""
-    return int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
+def _packed_batch(batch_sizes: Tensor, sorted_indices: Maybe, h0: Maybe) -> int:
+    """B, off a shape where one tells: while compiling nothing can be compared with a number out of a tensor, and what
+    is then wrong with a state is left to the op to find."""
+    if sorted_indices is not None:
+        return sorted_indices.shape[0]
+    if h0 is not None and h0.dim() == 3 and _is_compiling():
+        return h0.shape[1]
+    return packed_rows(batch_sizes)
 
 
 def _permuted(state: Any, order: Maybe) -> Any:
@@ -184,6 +192,8 @@ def _stack(
         h0 = x.new_zeros((directions, batch, projection or hidden))
         if cell == LSTM:
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
+    if _is_compiling():
+        h0, c0, *weights = _distinct((h0, c0, *weights))
     if layers == 1:
         return layer(x, h0, c0, weights, batch_sizes, cell)
     h0s = h0.split(directions) if own else (h0,) * layers
@@ -198,6 +208,15 @@ def _stack(
         hn.append(h)
         cn.append(c)
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn)
+
+
+def _distinct(tensors: Sequence[Any]) -> list[Any]:
+    """The same tensors, every further use of one as a view of it: Dynamo refuses a Function that is given one twice."""
+    result: list[Any] = []
+    for tensor in tensors:
+        again = tensor is not None and any(tensor is other for other in result)
+        result.append(tensor.view_as(tensor) if again else tensor)
+    return result
 
 
 def _autocast(

@@ -1,0 +1,110 @@
+"""A module of torch's and ours with the same parameters, run on the same input, and the rule by which they agree."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+import fused_rnn
+
+KINDS = ["LSTM", "GRU", "RNN"]
+CELLS = ["LSTMCell", "GRUCell", "RNNCell"]
+
+# How far a low-precision result may be off where torch's own happens to be (nearly) exact: in units of the last place
+# of the largest value among the outputs, or among the gradients (small ones are differences of larger ones). It is for
+# networks of one to three units, where torch often rounds only once or twice in all.
+FLOOR = {torch.float32: 8, torch.bfloat16: 1, torch.float16: 1}
+
+
+def pair(kind: str, *args: Any, seed: int = 0, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
+    """(torch's, ours)."""
+    torch.manual_seed(seed)
+    theirs = getattr(nn, kind)(*args, **kwargs)
+    ours = getattr(fused_rnn, kind)(*args, **kwargs)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def flat(result: Any) -> list[torch.Tensor]:
+    """The tensors in what a module returned."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, PackedSequence):
+        return [result.data]
+    return [tensor for part in result for tensor in flat(part)]
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """Tensors, in whatever they are packed, in another dtype; leaves that keep their ``requires_grad``, and one tensor
+    at two places stays one."""
+    memo: dict[torch.Tensor, torch.Tensor] = {}
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, torch.Tensor):
+            if value not in memo:
+                memo[value] = value.detach().to(dtype).requires_grad_(value.requires_grad)
+            return memo[value]
+        if isinstance(value, PackedSequence):
+            return PackedSequence(convert(value.data), *value[1:])
+        return type(value)(convert(part) for part in value)
+
+    return convert(value)
+
+
+def leaves(*values: Any) -> list[torch.Tensor]:
+    every = [tensor for value in values if value is not None for tensor in flat(value)]
+    return [tensor for tensor in dict.fromkeys(every) if tensor.requires_grad]
+
+
+def run(module: nn.Module, input: Any, hx: Any, seed: int | None = None) -> list[torch.Tensor]:
+    """Outputs, then the gradients of a fixed weighting of them by every input and parameter that requires one."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    outputs = flat(module(input) if hx is None else module(input, hx))
+    wanted = leaves(input, hx, list(module.parameters()))
+    if not wanted:
+        return outputs
+    loss = torch.zeros((), dtype=outputs[0].dtype)
+    for i, output in enumerate(outputs):
+        weighting = torch.linspace(-1, 1 + i, max(output.numel(), 1), dtype=torch.float64)[: output.numel()]
+        loss = loss + (output * weighting.view(output.shape).to(output.dtype)).sum()
+    return [*outputs, *torch.autograd.grad(loss, wanted, allow_unused=True)]
+
+
+def distance(result: torch.Tensor, truth: torch.Tensor) -> float:
+    """The largest difference."""
+    return (result.double() - truth.double()).abs().max().item() if truth.numel() else 0.0
+
+
+def largest_of(tensors: list[torch.Tensor]) -> float:
+    return max((t.abs().max().item() for t in tensors if t is not None and t.numel()), default=0.0)
+
+
+def agree(theirs: nn.Module, ours: nn.Module, input: Any, hx: Any = None, seed: int | None = None) -> None:
+    """f64: within 1e-10 of the largest value. Others: against f64, at most twice torch's own error."""
+    expected, got = run(theirs, input, hx, seed), run(ours, input, hx, seed)
+    dtype = expected[0].dtype
+    truth = expected
+    if dtype != torch.float64:
+        exact = copy.deepcopy(theirs).double()
+        truth = run(exact, cast(input, torch.float64), cast(hx, torch.float64), seed)
+    assert len(expected) == len(got)
+    count = len(got) - len(leaves(input, hx, list(ours.parameters())))
+    largest = [largest_of(truth[:count]), largest_of(truth[count:])]
+    for i, (e, g, t) in enumerate(zip(expected, got, truth, strict=True)):
+        if e is None:
+            assert g is None, f"tensor {i}: torch has no gradient"
+            continue
+        assert g.shape == e.shape, f"tensor {i}"
+        assert g.dtype == e.dtype, f"tensor {i}"
+        if dtype == torch.float64:
+            bound = 1e-10 * largest_of([t])
+        else:
+            bound = 2 * distance(e, t) + FLOOR[dtype] * torch.finfo(dtype).eps * largest[i >= count]
+        assert distance(g, t) <= bound, f"tensor {i}: {distance(g, t)} from the truth, torch {distance(e, t)}"

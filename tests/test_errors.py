@@ -1,0 +1,189 @@
+"""Bad arguments are refused as torch refuses them, or better where its text says nothing, and before any kernel runs."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from pairs import CELLS, KINDS, pair
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+
+import fused_rnn
+from fused_rnn import network, step
+
+
+@pytest.fixture(autouse=True)
+def no_kernel_runs(monkeypatch):
+    def layer(*args):
+        raise AssertionError("a layer ran on bad arguments")
+
+    monkeypatch.setattr(network, "layer", layer)
+    monkeypatch.setattr(step, "layer", layer)
+
+
+def raised(call, *args, **kwargs):
+    with pytest.raises(Exception) as error:
+        call(*args, **kwargs)
+    assert error.type is not AssertionError, error.value
+    return error.type, str(error.value)
+
+
+CONSTRUCTORS = [
+    ("LSTM", (3, 4), {"dropout": 1.5}),
+    ("LSTM", (3, 4), {"dropout": True}),
+    ("LSTM", (3, 4), {"bias": 1}),
+    ("GRU", (3, 4), {"batch_first": 1}),
+    ("GRU", (3.0, 4), {}),
+    ("RNN", (3, 4.0), {}),
+    ("RNN", (0, 4), {}),
+    ("RNN", (3, 0), {}),
+    ("LSTM", (3, 4, 0), {}),
+    ("LSTM", (3, 4), {"proj_size": -1}),
+    ("LSTM", (3, 4), {"proj_size": 4}),
+    ("GRU", (3, 4), {"proj_size": 2}),
+    ("RNN", (3, 4), {"proj_size": 2}),
+    ("RNN", (3, 4), {"nonlinearity": "sig"}),
+    ("RNN", (3, 4, 1, True), {}),
+    ("LSTM", (3,), {}),
+    ("GRU", (3,), {}),
+    ("GRU", (3, 4), {"foo": 1}),
+    ("LSTMCell", (3,), {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "args", "kwargs"), CONSTRUCTORS, ids=str)
+def test_constructors(kind, args, kwargs):
+    (theirs, text), (ours, got) = (raised(getattr(library, kind), *args, **kwargs) for library in (nn, fused_rnn))
+    assert (ours, got.replace("fused_rnn", "torch")) == (theirs, text)
+
+
+def test_dropout_with_one_layer_warns():
+    texts = []
+    for library in (nn, fused_rnn):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            library.GRU(3, 4, dropout=0.5)
+        texts += [(w.category, str(w.message)) for w in caught]
+    assert len(texts) == 2
+    assert texts[0] == texts[1]
+
+
+Z = torch.zeros
+FORWARD = {
+    "rank 4": ("every", lambda: (Z(1, 1, 1, 3),)),
+    "rank 1": ("every", lambda: (Z(3),)),
+    "dtype": ("every", lambda: (Z(5, 3, 3, dtype=torch.float64),)),
+    "features": ("every", lambda: (Z(5, 3, 7),)),
+    "features, unbatched": ("every", lambda: (Z(5, 7),)),
+    "no steps": ("every", lambda: (Z(0, 3, 3),)),
+    "state of rank 2": ("one", lambda: (Z(5, 3, 3), Z(2, 4))),
+    "state of rank 3, unbatched": ("one", lambda: (Z(5, 3), Z(2, 1, 4))),
+    "state of another batch": ("one", lambda: (Z(5, 3, 3), Z(2, 2, 4))),
+    "state of other units": ("one", lambda: (Z(5, 3, 3), Z(2, 3, 5))),
+    "state of other layers": ("one", lambda: (Z(5, 3, 3), Z(1, 3, 4))),
+    "state is a tuple": ("one", lambda: (Z(5, 3, 3), (Z(2, 3, 4), Z(2, 3, 4)))),
+    "state elsewhere": ("one", lambda: (Z(5, 3, 3), Z(2, 3, 4, device="meta"))),
+    "states of rank 2": ("two", lambda: (Z(5, 3, 3), (Z(2, 4), Z(2, 4)))),
+    "states of rank 3, unbatched": ("two", lambda: (Z(5, 3), (Z(2, 1, 4), Z(2, 1, 4)))),
+    "h of another batch": ("two", lambda: (Z(5, 3, 3), (Z(2, 2, 4), Z(2, 3, 4)))),
+    "c of another batch": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4), Z(2, 2, 4)))),
+    "three states": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4), Z(2, 3, 4), Z(2, 3, 4)))),
+    "one state": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4),))),
+    "a tensor as states": ("two", lambda: (Z(5, 3, 3), Z(2, 3, 4))),
+    "input elsewhere": ("every", lambda: (Z(5, 3, 3, device="meta"),)),
+}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("case", FORWARD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward(kind, case, batch_first):
+    states, arguments = FORWARD[case]
+    if states != "every" and (states == "two") != (kind == "LSTM"):
+        kind = {"one": "GRU", "two": "LSTM"}[states]
+    theirs, ours = pair(kind, 3, 4, 2, batch_first=batch_first)
+    args = arguments()
+    if batch_first and args[0].dim() == 3:
+        args = (args[0].transpose(0, 1), *args[1:])
+    assert raised(ours, *args) == raised(theirs, *args)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_dtype(kind):
+    """torch, for an LSTM: "get_mkldnn_dtype: unsupported data type"; for the others a text about mat1 and mat2."""
+    theirs, ours = pair(kind, 3, 4)
+    x, h = Z(5, 2, 3), Z(1, 2, 4, dtype=torch.float64)
+    error, text = raised(ours, x, (h, h) if kind == "LSTM" else h)
+    assert error is RuntimeError
+    assert "torch.float32" in text
+    assert "torch.float64" in text
+    if kind != "LSTM":
+        assert text.startswith(raised(theirs, x, h)[1])
+    assert raised(ours, x, (Z(1, 2, 4), h) if kind == "LSTM" else h)[0] is RuntimeError
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed(kind, enforce_sorted):
+    """torch lets a packed LSTM pass unchecked; every size is checked here, in the words used for padded input."""
+    _, ours = pair(kind, 3, 4)
+    which = "hidden[0]" if kind == "LSTM" else "hidden"
+
+    def states(*shape, **options):
+        state = Z(*shape, **options)
+        return (state, state) if kind == "LSTM" else state
+
+    def packed(features=3, dtype=torch.float32):
+        return pack_padded_sequence(Z(5, 3, features, dtype=dtype), [5, 4, 2], enforce_sorted=enforce_sorted)
+
+    def refused(*args):
+        error, text = raised(ours, *args)
+        return error.__name__, text
+
+    size = "input.size(-1) must be equal to input_size. Expected 3, got 7"
+    assert refused(packed(7)) == ("RuntimeError", size)
+    dtype_error, dtype_text = refused(packed(dtype=torch.float64))
+    assert dtype_error == "ValueError"
+    assert dtype_text.startswith("RNN input dtype (torch.float64) does not match weight dtype (torch.float32).")
+    one_dim = pack_sequence([Z(3), Z(2)])
+    assert refused(one_dim) == ("RuntimeError", "input must have 2 dimensions, got 1")
+    for shape in ((1, 4), (1, 2, 4), (1, 4, 4), (2, 3, 4), (1, 3, 5)):
+        expected = f"Expected {which} size (1, 3, 4), got {list(shape)}"
+        assert refused(packed(), states(*shape)) == ("RuntimeError", expected)
+    error, text = refused(packed(), states(1, 3, 4, dtype=torch.float64))
+    assert error == "RuntimeError"
+    assert "torch.float64" in text
+    if kind == "LSTM":
+        assert refused(packed(), (Z(1, 3, 4), Z(1, 3, 5)))[1] == "Expected hidden[1] size (1, 3, 4), got [1, 3, 5]"
+        assert refused(packed(), (Z(1, 3, 4),) * 3)[1] == "lstm expects two hidden states"
+
+
+CELL_CALLS = {
+    "rank 3": lambda: (Z(1, 2, 3),),
+    "features": lambda: (Z(2, 7),),
+    "features, unbatched": lambda: (Z(7),),
+    "dtype": lambda: (Z(2, 3, dtype=torch.float64),),
+    "state of rank 3": lambda: (Z(2, 3), Z(1, 2, 4)),
+    "state of another batch": lambda: (Z(2, 3), Z(3, 4)),
+    "state of other units": lambda: (Z(2, 3), Z(2, 5)),
+    "state of another dtype": lambda: (Z(2, 3), Z(2, 4, dtype=torch.float64)),
+    "state of rank 1": lambda: (Z(2, 3), Z(4)),
+    "state of rank 2, unbatched": lambda: (Z(3), Z(1, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CELL_CALLS)
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells(kind, case):
+    theirs, ours = pair(kind, 3, 4)
+    input, *states = CELL_CALLS[case]()
+    if states and kind == "LSTMCell":
+        states = [(states[0], states[0])]
+    assert raised(ours, input, *states) == raised(theirs, input, *states)
+
+
+def test_unknown_nonlinearity_of_a_cell():
+    theirs, ours = pair("RNNCell", 3, 4, nonlinearity="sig")
+    assert raised(ours, Z(2, 3)) == raised(theirs, Z(2, 3)) == (RuntimeError, "Unknown nonlinearity: sig")
