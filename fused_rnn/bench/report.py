@@ -31,6 +31,7 @@ class Row:
     ratio_high: float | None = None
     first_ms: float | None = None  # the very first call
     calls: int | None = None  # in a block
+    rounds: int | None = None
     peak_mb: float | None = None
     kept_mb: float | None = None
     flops: float | None = None
@@ -48,6 +49,7 @@ class Row:
         self.ms_low, self.ms_high = low * 1e3, high * 1e3
         self.us_per_step = sample.median * 1e6 / self.case.shape.T
         self.first_ms, self.calls = sample.first_s * 1e3, sample.calls
+        self.rounds = len(sample.blocks)
         if baseline is not None:
             self.ratio = baseline.median / sample.median
             pairs = [other / own for other, own in zip(baseline.blocks, sample.blocks, strict=True)]

@@ -24,6 +24,7 @@ class Settings:
     block_s: float = 0.02
     gap_s: float = 0.08
     device: str = "cpu"
+    deadline: float | None = None  # time.monotonic() after which no further round begins
 
 
 @dataclasses.dataclass
@@ -86,7 +87,9 @@ def measure(
     gc.collect()
     gc.disable()  # a collection in the middle of a block would be somebody else's work
     try:
-        for _ in range(settings.rounds):
+        for done in range(settings.rounds):
+            if done and settings.deadline is not None and time.monotonic() > settings.deadline:
+                break
             for name in order:
                 time.sleep(settings.gap_s)
                 call = providers[name]
