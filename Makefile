@@ -18,7 +18,7 @@ BENCH ?= --quick --out out
 TESTS ?= tests
 PYTEST_FLAGS ?=
 
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help venv build test bench tables lint format sanitize clean
 help:
@@ -64,8 +64,9 @@ format: venv
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
 
-sanitize: venv
-	PATH="$(abspath $(VENV))/bin:$$PATH" bash tests/sanitize.sh
+# The loops alone, without torch or Python; `make sanitize WITH_TORCH=1` adds the op library, and needs the environment.
+sanitize: $(if $(WITH_TORCH),venv)
+	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON="$(abspath $(PY))" WITH_TORCH=$(WITH_TORCH) bash tests/cpp/sanitize.sh
 
 clean:
 	rm -rf build dist out *.egg-info fused_rnn/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fused_rnn"
 # A module may import from lower rings only, and from its own where `SIDEWAYS` says so. A new module needs a place here.
 RINGS = [
     {"reference"},
-    {"checks", "fallback", "folding", "ops"},
+    {"checks", "fallback", "folding", "forking", "ops"},
     {"higher_order"},
     {"autograd"},
     {"network"},
@@ -88,6 +88,14 @@ def test_cpp_rings(folder):
         if path.suffix in (".h", ".cpp"):
             found = re.search(FORBIDDEN[folder], path.read_text())
             assert not found, f"{path.name}: {found.group(0)}"
+
+
+def test_types_of_the_extension():
+    from fused_rnn import _C
+
+    stub = ast.parse((PACKAGE / "_C.pyi").read_text())
+    typed = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert typed == {name for name in dir(_C) if not name.startswith("_")}
 
 
 def test_no_native_builds():
