@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback
-from .autograd import differentiates, layer
+from .autograd import layer
 from .ops import packed_rows
 from .reference import Cell
 
@@ -33,15 +33,20 @@ _is_tracing = torch.jit.is_tracing
 
 
 def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
-    """Whether these tensors may go to our ops. While ``torch.jit.trace`` records something differentiable they may
-    not: a traced Function has no gradient, and an ONNX exporter knows no op of ours."""
+    """Whether these tensors may go to our ops."""
     return (
         input.is_cpu
         and input.dtype in _KERNEL_DTYPES
         and weights[0].is_cpu
         and (h0 is None or h0.is_cpu)
-        and not (_is_tracing() and (torch.onnx.is_in_onnx_export() or differentiates(input, h0, c0, *weights)))
+        and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
     )
+
+
+def _untraceable(tensors: Sequence[Maybe]) -> bool:
+    """Whether ``torch.jit.trace`` should record torch's function: a trace of ours has no gradient, and an ONNX exporter
+    knows no op of ours. The grad mode says nothing, as a trace made under ``no_grad`` may be trained."""
+    return torch.onnx.is_in_onnx_export() or any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def sequence(

@@ -83,8 +83,11 @@ def test_lengths_that_contradict_the_data():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_cost_is_linear_in_time(kind):
+def test_training_cost_is_linear_in_time(kind, request):
     """torch's grows with the square: at four times the steps its backward takes over ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a barrier on a busy machine would be what is measured
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     _, ours = pair(kind, 16, 16)
 
     def cost(steps):
