@@ -1,0 +1,295 @@
+// The time loops of csrc/cpu alone, without torch or Python, against a plain scalar double implementation: every cell,
+// storage type and instruction set, padded and packed, with a projection, in teams that split rows, units or directions,
+// on thread pools that behave and on ones that do not. Built and run under the sanitizers by sanitize.sh.
+#include <cmath>
+#include <cstdio>
+#include <deque>
+#include <functional>
+#include <thread>
+
+#include "naive.h"
+#include "../../csrc/cpu/dispatch.h"
+#include "../../csrc/cpu/team.h"
+
+using namespace fused_rnn;
+using naive::Layer;
+using std::vector;
+
+namespace {
+
+int failures = 0;
+long checks = 0;
+vector<long> teams_of(16);  // how many loops were done by so many threads
+
+float widen(bf16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+float widen(f16 x) {
+    const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;
+    const float f =
+        exponent ? std::ldexp(1024.0f + mantissa, exponent - 25) : std::ldexp(float(mantissa), -24);
+    return x.bits >> 15 ? -f : f;
+}
+double widen(double x) { return x; }
+
+// A value of the storage type through the kernels' own conversion, which tests/test_vector_math.py checks.
+template <class F, class S>
+vector<S> narrow(const vector<double>& from) {
+    vector<F> wide(from.begin(), from.end());
+    vector<S> to(from.size());
+    if (!from.empty())
+        cpu::kernels<F, S>().copy_out(wide.data(), int64_t(wide.size()), 1, int64_t(wide.size()),
+                                      to.data(), 0);
+    return to;
+}
+
+template <class S>
+vector<double> wide(const vector<S>& from) {
+    vector<double> to;
+    for (const S& x : from) to.push_back(widen(x));
+    return to;
+}
+
+// Rows of `width` beside each other -> rows `ld` apart, the gaps NaN: nothing may depend on them.
+template <class F>
+vector<F> spread(const vector<double>& from, int64_t width, int64_t ld) {
+    vector<F> to(from.size() / width * ld, F(NAN));
+    for (size_t k = 0; k < from.size(); ++k) to[k / width * ld + k % width] = F(from[k]);
+    return to;
+}
+
+template <class F>
+vector<double> gather(const vector<F>& from, int64_t width, int64_t ld) {
+    vector<double> to;
+    for (size_t row = 0; row < from.size() / ld; ++row)
+        for (int64_t k = 0; k < width; ++k) to.push_back(from[row * ld + k]);
+    return to;
+}
+
+void check(const char* what, const Layer& l, const vector<double>& got, const vector<double>& want,
+           double tolerance) {
+    ++checks;
+    if (got.size() == want.size()) {
+        double worst = 0;
+        for (size_t k = 0; k < got.size(); ++k) {
+            const double error = std::fabs(got[k] - want[k]) / (1 + std::fabs(want[k]));
+            if (!(error <= worst)) worst = error;
+        }
+        if (worst <= tolerance) return;
+        std::printf("FAILED %s: error %g", what, worst);
+    } else {
+        std::printf("FAILED %s: %zu values, not %zu", what, got.size(), want.size());
+    }
+    std::printf(" (%s, cell %d T %d B %d H %d R %d D %d%s)\n", cpu::isa_name().c_str(), int(l.cell),
+                int(l.seq.T), int(l.seq.B), int(l.H), int(l.R), int(l.D),
+                l.seq.batch_sizes ? " packed" : "");
+    ++failures;
+}
+
+// One direction's buffers and arguments, as csrc/torch prepares them.
+template <class F, class S>
+struct Direction {
+    vector<F> gx, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr,
+        back_hh, back_hr;
+    ForwardArgs<F, S> forward{};
+    BackwardArgs<F, S> backward{};
+
+    Panels<F> pack(vector<F>& to, const vector<double>& w, int64_t rows, int64_t columns, int gates,
+                   bool transposed) {
+        const auto& k = cpu::kernels<F, S>();
+        const cpu::PanelShape shape{transposed ? rows / gates : columns, transposed ? gates : 1,
+                                    k.W};
+        const int64_t K = transposed ? columns : rows;
+        to.assign(size_t(K * k.W * shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors)),
+                  F(NAN));
+        const vector<S> stored = narrow<F, S>(w);
+        (transposed ? k.pack_transposed : k.pack_plain)(stored.data(), columns, K, shape, 0,
+                                                        shape.count(), to.data());
+        return {to.data(), K, shape.columns, shape.count()};
+    }
+};
+
+template <class F, class S>
+struct Run {
+    const Layer& l;
+    vector<S> y, saved, hn, dy;
+    Direction<F, S> dir[2];
+    int64_t ld_r, ld_h;
+    bool forward_now = true;
+    std::atomic<int> workers{0};
+
+    explicit Run(const Layer& layer) : l(layer), ld_r(cpu::padded(l.R)), ld_h(cpu::padded(l.H)) {
+        const int64_t G = gates_of(l.cell), N = l.rows(), B = l.seq.B;
+        y.resize(size_t(N * l.D * l.R));
+        saved.resize(size_t(l.D * N * saved_of(l.cell) * l.H));
+        hn.resize(size_t(l.D * B * l.R));
+        dy = narrow<F, S>(l.dy);
+        for (int d = 0; d < l.D; ++d) {
+            auto& to = dir[d];
+            const auto& in = l.dir[d];
+            const auto state = [&](const vector<double>& s, int64_t width) {
+                return spread<F>(wide(narrow<F, S>(s)), width, cpu::padded(width));
+            };
+            to.gx.assign(in.gx.begin(), in.gx.end());
+            to.bias.assign(in.bias.begin(), in.bias.end());
+            to.h0 = to.h[0] = to.h[1] = state(in.h0, l.R);
+            to.c0 = to.c = state(in.c0, l.H);
+            to.h_full.assign(size_t(B * ld_h), F(NAN));
+            to.dh = state(in.dhn, l.R);
+            to.dc = state(in.dcn, l.H);
+            to.dgx.assign(size_t(N * G * l.H), F(NAN));
+            to.dgh = to.dgx;
+            to.dr.assign(size_t(N * l.R), F(NAN));
+            const int gates = int(G);
+            auto& f = to.forward;
+            f.seq = l.seq, f.cell = l.cell, f.H = l.H, f.R = l.R, f.reverse = d == 1,
+            f.projected = l.projected();
+            f.gx = to.gx.data(), f.ld_gx = G * l.H, f.bias = to.bias.data(),
+            f.bias_hn = to.bias.data() + G * l.H;
+            f.h[0] = to.h[0].data(), f.h[1] = to.h[1].data(), f.ld_h = ld_r;
+            f.c = to.c.data(), f.ld_c = ld_h, f.h_full = to.h_full.data();
+            f.y = y.data() + d * l.R, f.ld_y = l.D * l.R, f.hn = hn.data() + d * B * l.R;
+            f.saved = saved.data() + d * N * saved_of(l.cell) * l.H;
+            f.w_hh = to.pack(to.packed_hh, in.w_hh, G * l.H, l.R, gates, true);
+            auto& b = to.backward;
+            b.seq = l.seq, b.cell = l.cell, b.H = l.H, b.R = l.R, b.reverse = d == 1,
+            b.projected = l.projected();
+            b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.saved = f.saved, b.h0 = to.h0.data(),
+            b.ld_h0 = ld_r;
+            b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r,
+            b.dc = to.dc.data();
+            b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx,
+            b.ld_dg = G * l.H;
+            b.dr = to.dr.data(), b.ld_dr = l.R;
+            b.w_hh = to.pack(to.back_hh, in.w_hh, G * l.H, l.R, gates, false);
+            if (l.projected()) {
+                f.w_hr = to.pack(to.packed_hr, in.w_hr, l.R, l.H, 1, true);
+                b.w_hr = to.pack(to.back_hr, in.w_hr, l.R, l.H, 1, false);
+            }
+        }
+    }
+
+    static void work(void* context, const cpu::Share& share) {
+        auto& self = *static_cast<Run*>(context);
+        self.workers.fetch_add(1);
+        const auto& k = cpu::kernels<F, S>();
+        const int64_t T = self.l.seq.T, cut = T / 3;  // in two pieces of time, as chunks come
+        for (int d = 0; d < self.l.D; ++d) {
+            if (share.direction >= 0 && share.direction != d) continue;
+            std::array pieces{std::array{int64_t(0), cut}, std::array{cut, T}};
+            if (self.forward_now != (d == 0)) std::swap(pieces[0], pieces[1]);
+            for (const auto& [t0, t1] : pieces) {
+                if (t0 == t1) continue;
+                if (self.forward_now) {
+                    k.forward_loop(self.dir[d].forward, t0, t1, share.slice);
+                } else {
+                    k.backward_loop(self.dir[d].backward, t0, t1, share.slice);
+                }
+                // as between two calls of run_loop
+                if (share.slice.barrier) cpu::barrier_wait(share.slice.barrier);
+            }
+        }
+    }
+
+    // `loop` runs work() in some team.
+    void operator()(const std::function<void(cpu::Work, void*)>& loop) {
+        for (const bool forward : {true, false}) {
+            forward_now = forward;
+            workers = 0;
+            loop(work, this);
+            ++teams_of[size_t(workers)];
+        }
+    }
+
+    void compare() const {
+        const double eps = sizeof(S) == 8            ? 1e-11
+                           : sizeof(S) == 4          ? 2e-4
+                           : std::is_same_v<S, bf16> ? 0.1
+                                                     : 0.02;
+        const int64_t GH = gates_of(l.cell) * l.H;
+        check("y", l, wide(y), l.y, eps);
+        check("hn", l, wide(hn), l.hn, eps);
+        for (int d = 0; d < l.D; ++d) {
+            const auto& got = dir[d];
+            const auto& want = l.dir[d];
+            check("dgx", l, gather(got.dgx, GH, GH), want.dgx, eps);
+            if (is_gru(l.cell)) check("dgh", l, gather(got.dgh, GH, GH), want.dgh, eps);
+            if (l.projected()) check("dr", l, gather(got.dr, l.R, l.R), want.dr, eps);
+            check("dh0", l, gather(got.dh, l.R, ld_r), want.dh0, eps);
+            if (!is_lstm(l.cell)) continue;
+            check("cn", l, gather(got.c, l.H, ld_h), want.cn, eps);
+            check("dc0", l, gather(got.dc, l.H, ld_h), want.dc0, eps);
+        }
+    }
+};
+
+#include "teams.h"
+
+template <class F, class S>
+void every_team(const Layer& l) {
+    const int64_t panels =
+        cpu::PanelShape{l.H, int(gates_of(l.cell)), cpu::kernels<F, S>().W}.count();
+    const auto once = [&](const std::function<void(cpu::Work, void*)>& loop) {
+        Run<F, S> run(l);
+        run(loop);
+        run.compare();
+    };
+    once([&](cpu::Work work, void* context) { alone(l.seq.B, work, context); });
+    for (const auto& [directions, row_parts, unit_parts] :
+         {std::array{1, 2, 1}, {1, 3, 1}, {1, 1, 2}, {1, 1, 4}, {2, 1, 1}, {2, 1, 2}}) {
+        if (directions > l.D) continue;
+        once([&](cpu::Work work, void* context) {
+            team(l.seq.B, directions, row_parts, unit_parts, work, context);
+        });
+    }
+    for (const auto& pool : pools) {
+        // sizes from which divide_loop makes a team of rows, then of units
+        for (const int64_t weight_bytes : {int64_t(1000), int64_t(1) << 30}) {
+            const cpu::LoopSize size{l.D, l.seq.B, panels, weight_bytes, 1000, 1 << 20};
+            once([&](cpu::Work work, void* context) { cpu::run_loop(pool, size, work, context); });
+        }
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const bool quick = argc > 1 && std::string(argv[1]) == "quick";  // under an emulator
+    struct Size {
+        int64_t T, B, H, P;
+    };
+    const vector<Size> sizes = {
+        {1, 1, 1, 0}, {5, 7, 19, 0}, {4, 3, 70, 0}, {4, 13, 9, 0}, {5, 3, 21, 0}};
+    for (const auto& isa : cpu::available_isas()) {
+        cpu::force_isa(isa);
+        long before = checks;
+        for (int64_t cell = 0; cell < kCellCount; ++cell) {
+            for (size_t k = 0; k < sizes.size(); ++k) {
+                auto [T, B, H, P] = sizes[k];
+                if (k + 1 == sizes.size()) {
+                    if (!is_lstm(cell)) continue;
+                    P = 18;
+                }
+                if (quick && k == 2) continue;
+                for (const bool packed : {false, true}) {
+                    const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
+                    every_team<float, float>(l);
+                    if (k > 1 && cell > kRnnTanh)
+                        continue;  // the rest differ in loads and stores alone
+                    every_team<double, double>(l);
+                    every_team<float, bf16>(l);
+                    every_team<float, f16>(l);
+                }
+            }
+        }
+        std::printf("%s: %ld comparisons\n", isa.c_str(), checks - before);
+    }
+    std::printf("loops by size of team:");
+    for (size_t n = 1; n < teams_of.size(); ++n)
+        if (teams_of[n]) std::printf(" %zu: %ld", n, teams_of[n]);
+    std::printf("\n%d failures\n", failures);
+    return failures != 0;
+}

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The time loops alone (loops.cpp with csrc/cpu, no torch, no Python) under the address and undefined behaviour sanitizers
+# and under the thread sanitizer; then once with its barrier taken out, which the thread sanitizer must notice.
+# About two minutes on two cores. CXX, JOBS and OUT can be set; WITH_TORCH=1 also runs the loop tests of the op library
+# built with the address sanitizer (three minutes more; needs the Python environment that PYTHON names).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+CXX=${CXX:-g++}
+JOBS=${JOBS:-2}
+OUT=${OUT:-build/sanitize}
+FLAGS="-std=c++20 -O1 -g1 -ffp-contract=fast -fno-omit-frame-pointer -Wno-psabi"
+SOURCES="csrc/cpu/isa_avx512.cpp csrc/cpu/isa_avx2.cpp csrc/cpu/isa_generic.cpp csrc/cpu/dispatch.cpp csrc/cpu/team.cpp tests/cpp/loops.cpp"
+
+# build FOLDER FLAGS...: compiles and links FOLDER/loops
+build() {
+    local to=$OUT/$1
+    shift
+    mkdir -p "$to"
+    for source in $SOURCES; do
+        echo "$CXX $FLAGS $* -c $source -o $to/$(basename "$source" .cpp).o"
+    done | xargs -P "$JOBS" -I{} sh -c '{}'
+    $CXX "$@" "$to"/*.o -o "$to/loops" -pthread
+}
+
+rm -rf "$OUT"
+echo "== address and undefined behaviour"
+build address -fsanitize=address,undefined -fno-sanitize-recover=undefined
+"$OUT/address/loops"
+
+echo "== threads"
+build thread -fsanitize=thread
+TSAN_OPTIONS=halt_on_error=1 "$OUT/thread/loops" quick
+
+echo "== threads, the barrier taken out: a race must be found"
+mkdir -p "$OUT/broken"
+cp "$OUT"/thread/*.o "$OUT/broken"
+$CXX $FLAGS -fsanitize=thread -Dbarrier_wait=barrier_wait_of_team -c csrc/cpu/team.cpp -o "$OUT/broken/team.o"
+$CXX $FLAGS -fsanitize=thread -c tests/cpp/no_barrier.cpp -o "$OUT/broken/no_barrier.o"
+$CXX -fsanitize=thread "$OUT"/broken/*.o -o "$OUT/broken/loops" -pthread
+if TSAN_OPTIONS=halt_on_error=1 "$OUT/broken/loops" quick >"$OUT/broken/log" 2>&1; then
+    echo "the missing barrier was not noticed"
+    exit 1
+fi
+grep -m1 "WARNING: ThreadSanitizer: data race" "$OUT/broken/log"
+
+if [ -n "${WITH_TORCH:-}" ]; then
+    echo "== the op library under torch: address and undefined behaviour"
+    tests/cpp/sanitize_ops.sh
+fi
+echo "sanitizers: clean"
