@@ -238,11 +238,12 @@ void every_team(const Layer& l) {
         run.compare();
     };
     once([&](cpu::Work work, void* context) { alone(l.seq.B, work, context); });
-    for (const auto& [directions, row_parts, unit_parts] :
+    // directions, parts of the rows, parts of the units
+    for (const auto& parts :
          {std::array{1, 2, 1}, {1, 3, 1}, {1, 1, 2}, {1, 1, 4}, {2, 1, 1}, {2, 1, 2}}) {
-        if (directions > l.D) continue;
+        if (parts[0] > l.D) continue;
         once([&](cpu::Work work, void* context) {
-            team(l.seq.B, directions, row_parts, unit_parts, work, context);
+            team(l.seq.B, parts[0], parts[1], parts[2], work, context);
         });
     }
     for (const auto& pool : pools) {
