@@ -71,7 +71,7 @@ template <class Act, class V>
 FUSED_RNN_INLINE GruGrad<V> gru_step_grad(V r, V z, V n, V hn, V h_prev, V dh) {
     GruGrad<V> d;
     d.h_prev = dh * z;
-    d.n = (dh - d.h_prev) * Act::state_slope(n);
+    d.n = dh * Act::complement(z) * Act::state_slope(n);
     d.z = dh * (h_prev - n) * Act::gate_slope(z);
     d.r = d.n * hn * Act::gate_slope(r);
     d.hn = d.n * r;

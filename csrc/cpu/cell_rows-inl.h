@@ -4,7 +4,7 @@
 // Forward. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
-                             int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
+                                    int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
     constexpr int W = Simd<F>::W;
     const int64_t H = a.H, first = a.seq.row(t);
     // A row's last step in this direction writes its final state.
@@ -30,7 +30,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
 // not yet from y); previous state is the one of the step before in walking order, or the initial.
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
-                              int64_t u1, const F* dh, int64_t row, bool add_dy) {
+                                     int64_t u1, const F* dh, int64_t row, bool add_dy) {
     constexpr int W = Simd<F>::W;
     const int64_t first = a.seq.row(t);
     const int64_t before = a.reverse ? t + 1 : t - 1;
@@ -102,7 +102,7 @@ struct LstmRows {
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                               const F* hg, int64_t gate_stride, const F*) {
+                                      const F* hg, int64_t gate_stride, const F*) {
         const int64_t H = a.H;
         const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
         const F* bias = a.bias + u;
@@ -125,11 +125,11 @@ struct LstmRows {
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
-                                   int64_t u, int lanes, V dh) {
+                                          int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
         const S* s = a.saved + n * 5 * H + u;
-        const V c_prev = n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes)
-                                      : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
+        const V c_prev =
+            n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes) : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
         F* dc = a.dc + b * a.ld_c + u;
         const LstmGrad<V> d = lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
                                                      load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes),
@@ -150,16 +150,15 @@ struct GruRows {
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                               const F* hg, int64_t gate_stride, const F* h_prev) {
+                                      const F* hg, int64_t gate_stride, const F* h_prev) {
         const int64_t H = a.H;
         const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
         const F* bias = a.bias + u;
         V x[3];
         for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
         const V hn = load<F>(hg + 2 * gate_stride, lanes) + load<F>(a.bias_hn + u, lanes);
-        const GruStep<V> s =
-            gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2], hn,
-                             load<F>(h_prev + b * a.ld_h + u, lanes));
+        const GruStep<V> s = gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2],
+                                              hn, load<F>(h_prev + b * a.ld_h + u, lanes));
         if (a.saved) {
             S* to = a.saved + n * 5 * H + u;
             store(to, s.r, lanes);
@@ -173,13 +172,13 @@ struct GruRows {
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
-                                   int64_t u, int lanes, V dh) {
+                                          int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
         const S* s = a.saved + n * 5 * H + u;
         const V h_prev = n_before < 0 ? load<F>(a.h0 + b * a.ld_h0 + u, lanes)
                                       : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
-        const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
-                                                   load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes), h_prev, dh);
+        const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
+                                                   load<F>(s + 3 * H, lanes), h_prev, dh);
         store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.r, lanes);
@@ -198,8 +197,8 @@ struct RnnRows {
     using Act = ActT<F>;
 
     template <class S>
-    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes,
-                               const F* hg, int64_t, const F*) {
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* hg,
+                                      int64_t, const F*) {
         const V x = load<F>(a.gx + (n - a.gx_row) * a.ld_gx + u, lanes) + load<F>(a.bias + u, lanes);
         const V h = rnn_step<Act, V>(x + load<F>(hg, lanes));
         if (a.saved) store(a.saved + n * a.H + u, h, lanes);
@@ -208,36 +207,50 @@ struct RnnRows {
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, int64_t, int64_t u,
-                                   int lanes, V dh) {
+                                          int lanes, V dh) {
         const V h = load<F>(a.saved + n * a.H + u, lanes);
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh), lanes);
     }
 };
 
 // The one place where the cell is chosen; below it everything is compile time.
-#define FUSED_RNN_BY_CELL(CELL, CALL)                    \
-    switch (CELL) {                                      \
-        case kLstm: CALL((LstmRows<Standard, F>)); break; \
-        case kGru: CALL((GruRows<Standard, F>)); break;   \
-        case kRnnTanh: CALL((RnnRows<Standard, F>)); break; \
-        case kRnnRelu: CALL((RnnRows<Relu, F>)); break;   \
-        case kLstmLinear: CALL((LstmRows<Linear, F>)); break; \
-        case kGruLinear: CALL((GruRows<Linear, F>)); break; \
-        case kRnnLinear: CALL((RnnRows<Linear, F>)); break; \
+#define FUSED_RNN_BY_CELL(CELL, CALL)      \
+    switch (CELL) {                        \
+        case kLstm:                        \
+            CALL((LstmRows<Standard, F>)); \
+            break;                         \
+        case kGru:                         \
+            CALL((GruRows<Standard, F>));  \
+            break;                         \
+        case kRnnTanh:                     \
+            CALL((RnnRows<Standard, F>));  \
+            break;                         \
+        case kRnnRelu:                     \
+            CALL((RnnRows<Relu, F>));      \
+            break;                         \
+        case kLstmLinear:                  \
+            CALL((LstmRows<Linear, F>));   \
+            break;                         \
+        case kGruLinear:                   \
+            CALL((GruRows<Linear, F>));    \
+            break;                         \
+        case kRnnLinear:                   \
+            CALL((RnnRows<Linear, F>));    \
+            break;                         \
     }
 #define FUSED_RNN_UNWRAP(...) __VA_ARGS__
 
 template <class F, class S>
-void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
-                  const F* hg, int64_t row, int64_t gate_stride, int next) {
+void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
+                  int64_t row, int64_t gate_stride, int next) {
 #define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
     FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
 }
 
 template <class F, class S>
-void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
-                   const F* dh, int64_t row, bool add_dy) {
+void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
+                   int64_t row, bool add_dy) {
 #define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
     FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL

@@ -52,11 +52,13 @@ using TileFn = void (*)(const F*, int64_t, const F*, int64_t, F*, int64_t, bool)
 template <class F>
 TileFn<F> tile_fn(int rows, int vectors) {
 #define FUSED_RNN_TILE(M, NV) M <= tile_rows(NV) ? tile<F, (M <= tile_rows(NV) ? M : 1), NV> : nullptr
-#define FUSED_RNN_TILES(NV)                                                                      \
-    {FUSED_RNN_TILE(1, NV), FUSED_RNN_TILE(2, NV), FUSED_RNN_TILE(3, NV), FUSED_RNN_TILE(4, NV), \
-     FUSED_RNN_TILE(5, NV), FUSED_RNN_TILE(6, NV), FUSED_RNN_TILE(7, NV), FUSED_RNN_TILE(8, NV)}
-    static constexpr TileFn<F> table[kMaxVectors][kMaxTileRows] = {
-        FUSED_RNN_TILES(1), FUSED_RNN_TILES(2), FUSED_RNN_TILES(3), FUSED_RNN_TILES(4)};
+#define FUSED_RNN_TILES(NV)                                                                            \
+    {                                                                                                  \
+        FUSED_RNN_TILE(1, NV), FUSED_RNN_TILE(2, NV), FUSED_RNN_TILE(3, NV), FUSED_RNN_TILE(4, NV),    \
+            FUSED_RNN_TILE(5, NV), FUSED_RNN_TILE(6, NV), FUSED_RNN_TILE(7, NV), FUSED_RNN_TILE(8, NV) \
+    }
+    static constexpr TileFn<F> table[kMaxVectors][kMaxTileRows] = {FUSED_RNN_TILES(1), FUSED_RNN_TILES(2),
+                                                                   FUSED_RNN_TILES(3), FUSED_RNN_TILES(4)};
 #undef FUSED_RNN_TILES
 #undef FUSED_RNN_TILE
     return table[vectors - 1][rows - 1];
@@ -170,8 +172,8 @@ FUSED_RNN_INLINE F sum_lanes(Vec<F> v) {
 
 // c[m*ldc + n] (+)= sum_k a[m*lda + k] w[n*ldw + k]
 template <class F, class S>
-void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c,
-              int64_t ldc, bool accumulate) {
+void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+              bool accumulate) {
     constexpr int W = Simd<F>::W;
     constexpr int kRows = 4;
     for (int64_t n = 0; n < N; n += kRows) {
@@ -196,8 +198,8 @@ void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64
 
 // c[m*ldc + k] (+)= sum_n a[m*lda + n] w[n*ldw + k]
 template <class F, class S>
-void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c,
-              int64_t ldc, bool accumulate) {
+void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+              bool accumulate) {
     constexpr int W = Simd<F>::W;
     constexpr int kBlock = 4;
     for (int64_t m = 0; m < M; ++m) {
@@ -225,8 +227,8 @@ void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64
 
 // c[n*ldc + k] (+)= sum_m a[m*lda + n] x[m*ldx + k]: the weight gradient of a few rows
 template <class F>
-void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K, F* c,
-                int64_t ldc, bool accumulate) {
+void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K, F* c, int64_t ldc,
+                bool accumulate) {
     constexpr int W = Simd<F>::W;
     for (int64_t n = 0; n < N; ++n) {
         for (int64_t k = 0; k < K; k += W) {

@@ -5,7 +5,8 @@
 #include "kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
@@ -22,6 +23,6 @@ namespace fused_rnn::cpu::avx512 {
 
 namespace fused_rnn::cpu {
 const IsaTable avx512_table = {"avx512", &avx512::f32_kernels, &avx512::f64_kernels, &avx512::bf16_kernels,
-                              &avx512::f16_kernels};
+                               &avx512::f16_kernels};
 }  // namespace fused_rnn::cpu
 #endif  // __x86_64__

@@ -20,27 +20,21 @@ struct PanelShape {
     int gates;        // 1: plain
     int W;
     int64_t blocks() const { return (columns + W - 1) / W; }
-    int64_t count() const {
-        return gates > 1 ? blocks() : (blocks() + kMaxVectors - 1) / kMaxVectors;
-    }
+    int64_t count() const { return gates > 1 ? blocks() : (blocks() + kMaxVectors - 1) / kMaxVectors; }
     int vectors(int64_t p) const {
         if (gates > 1) return gates;
         const int64_t left = blocks() - p * kMaxVectors;
         return left < kMaxVectors ? static_cast<int>(left) : kMaxVectors;
     }
-    int64_t first_column(int64_t p) const {
-        return p * W * (gates > 1 ? 1 : kMaxVectors);
-    }
+    int64_t first_column(int64_t p) const { return p * W * (gates > 1 ? 1 : kMaxVectors); }
     // Where panel p begins, in elements, for K rows.
-    int64_t offset(int64_t p, int64_t K) const {
-        return p * W * (gates > 1 ? gates : kMaxVectors) * K;
-    }
+    int64_t offset(int64_t p, int64_t K) const { return p * W * (gates > 1 ? gates : kMaxVectors) * K; }
 };
 
 // Products of a few rows `a` with a row-major matrix `w`, see gemm-inl.h.
 template <class F, class S>
-using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K,
-                             F* c, int64_t ldc, bool accumulate);
+using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c,
+                             int64_t ldc, bool accumulate);
 template <class F, class S>
 using Pack = void (*)(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out);
 
@@ -56,8 +50,7 @@ struct Kernels {
                          const F* r, int64_t row, int next, int64_t final_from);
     void (*backward_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
                           const F* dh, int64_t row, bool add_dy);
-    void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0,
-                                 int64_t r1);
+    void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1);
     void (*unprojected_rows)(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;

@@ -248,6 +248,7 @@ struct Standard {
     using V = Vec<F>;
     static FUSED_RNN_INLINE V gate(V x) { return sigmoid<F>(x); }
     static FUSED_RNN_INLINE V state(V x) { return hyperbolic_tangent<F>(x); }
+    static FUSED_RNN_INLINE V complement(V z) { return F(1) - z; }
     static FUSED_RNN_INLINE V gate_slope(V s) { return s * (F(1) - s); }
     static FUSED_RNN_INLINE V state_slope(V t) { return F(1) - t * t; }
     static FUSED_RNN_INLINE V state_grad(V t, V dh) { return dh * state_slope(t); }
@@ -266,6 +267,7 @@ struct Linear {
     using V = Vec<F>;
     static FUSED_RNN_INLINE V gate(V x) { return x; }
     static FUSED_RNN_INLINE V state(V x) { return x; }
+    static FUSED_RNN_INLINE V complement(V z) { return F(1) - z; }
     static FUSED_RNN_INLINE V gate_slope(V) { return splat<V>(F(1)); }
     static FUSED_RNN_INLINE V state_slope(V) { return splat<V>(F(1)); }
     static FUSED_RNN_INLINE V state_grad(V, V dh) { return dh; }

@@ -37,10 +37,11 @@ struct Pool {
             const Body* body;
             int64_t n, parts;
         } context{&body, n, parts < n ? parts : n};
-        run(context.parts,
+        run(
+            context.parts,
             [](void* c, int64_t begin, int64_t end) {
                 const auto* ctx = static_cast<Context*>(c);
-                (*ctx->body)(ctx->n * begin / ctx->parts, ctx->n * end / ctx->parts);
+                (*ctx->body)(ctx->n* begin / ctx->parts, ctx->n * end / ctx->parts);
             },
             &context);
     }
@@ -57,10 +58,10 @@ struct LoopSize {
 };
 
 struct Division {
-    int threads;        // worth using, all directions together
-    int directions;     // run side by side
-    int row_parts;      // of the batch, in each direction
-    int unit_parts;     // of the units, in each row part; above 1 needs a barrier
+    int threads;     // worth using, all directions together
+    int directions;  // run side by side
+    int row_parts;   // of the batch, in each direction
+    int unit_parts;  // of the units, in each row part; above 1 needs a barrier
 };
 
 // Chooses for at most `threads`; plain arithmetic, no machine state.

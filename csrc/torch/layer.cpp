@@ -74,8 +74,7 @@ Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_
         }
         offsets_[T] = total;
         STD_TORCH_CHECK(total == N, op, ": batch_sizes add up to ", total, " rows, x has ", N);
-        STD_TORCH_CHECK(T == 0 || rows[0] == B, op, ": batch_sizes begin with ", T ? rows[0] : 0, ", h0 has batch ",
-                        B);
+        STD_TORCH_CHECK(T == 0 || rows[0] == B, op, ": batch_sizes begin with ", T ? rows[0] : 0, ", h0 has batch ", B);
         seq = {T, B, rows, offsets_.data()};
     } else {
         T = x.size(0);

@@ -46,7 +46,7 @@ struct Layer {
     // [t0, t1) pieces of time with about `rows` rows of x each.
     std::vector<int64_t> chunks(int64_t rows) const;
 
-   private:
+  private:
     std::vector<int64_t> offsets_;
     std::optional<Tensor> batch_sizes_;
 };
@@ -54,7 +54,7 @@ struct Layer {
 // Weights and other inputs in the compute type, contiguous: as they are, or converted once.
 template <class F, class S>
 class Compute {
-   public:
+  public:
     Compute() = default;
     // `rows` x `columns`
     Compute(const cpu::Kernels<F, S>& k, const Tensor& t, int64_t rows, int64_t columns) : kept_(laid_out(t)) {
@@ -68,7 +68,7 @@ class Compute {
     }
     const F* data() const { return data_; }
 
-   private:
+  private:
     std::optional<Tensor> kept_;
     Buffer<F> buffer_;
     const F* data_ = nullptr;
@@ -77,7 +77,7 @@ class Compute {
 // A row-major weight matrix [N,K] and its products with a few rows or many.
 template <class F, class S>
 class Weight {
-   public:
+  public:
     Weight() = default;
     Weight(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Tensor& w)
         : pool_(&pool), k_(&k), kept_(laid_out(w)), N_(w.size(0)), K_(w.size(1)) {}
@@ -99,7 +99,7 @@ class Weight {
         });
     }
 
-   private:
+  private:
     Matrix<const F> matrix() {
         if (!wide_) wide_.emplace(*k_, *kept_, N_, K_);
         return {wide_->data(), N_, K_, K_, 1};
@@ -117,7 +117,7 @@ class Weight {
 // The rows of steps [t0, t1) of x in the compute type, as one matrix.
 template <class F, class S>
 class InputRows {
-   public:
+  public:
     InputRows(const cpu::Kernels<F, S>& k, const Layer& layer) : k_(k), layer_(layer) {}
 
     Matrix<const F> rows(int64_t t0, int64_t t1) {
@@ -141,7 +141,7 @@ class InputRows {
         return {buffer_.data(), count, layer_.I, layer_.I, 1};
     }
 
-   private:
+  private:
     const cpu::Kernels<F, S>& k_;
     const Layer& layer_;
     Buffer<F> buffer_;
@@ -162,7 +162,7 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
 // (forward, h W^T), else columns of w (backward, dg W).
 template <class F, class S>
 class Packed {
-   public:
+  public:
     Packed() = default;
     Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Tensor& w, int64_t gates, bool transposed)
         : kept_(laid_out(w)) {
@@ -175,30 +175,60 @@ class Packed {
         const auto pack = transposed ? k.pack_transposed : k.pack_plain;
         // Below some 64 KiB a second thread costs more than it packs.
         const int64_t parts = rows * columns < (1 << 14) ? 1 : shape_.count();
-        pool.split(shape_.count(), parts, [&](int64_t p0, int64_t p1) {
-            pack(from, columns, K, shape_, p0, p1, buffer_.data());
-        });
+        pool.split(shape_.count(), parts,
+                   [&](int64_t p0, int64_t p1) { pack(from, columns, K, shape_, p0, p1, buffer_.data()); });
         panels_ = {buffer_.data(), K, shape_.columns, shape_.count()};
     }
     const Panels<F>& panels() const { return panels_; }
     int64_t bytes() const { return buffer_.count() * static_cast<int64_t>(sizeof(F)); }
 
-   private:
+  private:
     std::optional<Tensor> kept_;
     cpu::PanelShape shape_{};
     Buffer<F> buffer_;
     Panels<F> panels_{};
 };
 
+// A gradient that comes out in the storage type but is gathered in the compute type.
+template <class F, class S>
+class Result {
+  public:
+    Result() = default;
+    Result(std::initializer_list<int64_t> sizes, int64_t count) : tensor_(empty(sizes, scalar_type<S>())) {
+        if constexpr (!std::is_same_v<F, S>) buffer_ = Buffer<F>(count);
+        data_ = std::is_same_v<F, S> ? static_cast<F*>(tensor_->mutable_data_ptr()) : buffer_.data();
+        count_ = count;
+    }
+    explicit operator bool() const { return tensor_.has_value(); }
+    F* data() const { return data_; }
+    void zero() { std::fill_n(data_, count_, F(0)); }
+    Tensor finish(const cpu::Kernels<F, S>& k) {
+        if (!tensor_) return empty({0}, scalar_type<S>());
+        if constexpr (!std::is_same_v<F, S>) k.copy_out(data_, count_, 1, count_, mutable_data_of<S>(*tensor_), count_);
+        return *tensor_;
+    }
+
+  private:
+    std::optional<Tensor> tensor_;
+    Buffer<F> buffer_;
+    F* data_ = nullptr;
+    int64_t count_ = 0;
+};
+
 // Calls f.template operator()<F, S>() for the dtype.
 template <class Function>
 auto by_dtype(const char* op, ScalarType type, const Function& f) {
     switch (type) {
-        case ScalarType::Float: return f.template operator()<float, float>();
-        case ScalarType::Double: return f.template operator()<double, double>();
-        case ScalarType::BFloat16: return f.template operator()<float, bf16>();
-        case ScalarType::Half: return f.template operator()<float, f16>();
-        default: break;
+        case ScalarType::Float:
+            return f.template operator()<float, float>();
+        case ScalarType::Double:
+            return f.template operator()<double, double>();
+        case ScalarType::BFloat16:
+            return f.template operator()<float, bf16>();
+        case ScalarType::Half:
+            return f.template operator()<float, f16>();
+        default:
+            break;
     }
     STD_TORCH_CHECK(false, op, ": x must be float32, float64, bfloat16 or float16");
     __builtin_unreachable();

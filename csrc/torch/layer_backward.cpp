@@ -19,32 +19,6 @@ struct Gradients {
     const Tensor &y, &saved;
 };
 
-// A gradient that comes out in the storage type but is gathered in the compute type.
-template <class F, class S>
-class Result {
-   public:
-    Result() = default;
-    Result(std::initializer_list<int64_t> sizes, int64_t count) : tensor_(empty(sizes, scalar_type<S>())) {
-        if constexpr (!std::is_same_v<F, S>) buffer_ = Buffer<F>(count);
-        data_ = std::is_same_v<F, S> ? static_cast<F*>(tensor_->mutable_data_ptr()) : buffer_.data();
-        count_ = count;
-    }
-    explicit operator bool() const { return tensor_.has_value(); }
-    F* data() const { return data_; }
-    void zero() { std::fill_n(data_, count_, F(0)); }
-    Tensor finish(const cpu::Kernels<F, S>& k) {
-        if (!tensor_) return empty({0}, scalar_type<S>());
-        if constexpr (!std::is_same_v<F, S>) k.copy_out(data_, count_, 1, count_, mutable_data_of<S>(*tensor_), count_);
-        return *tensor_;
-    }
-
-   private:
-    std::optional<Tensor> tensor_;
-    Buffer<F> buffer_;
-    F* data_ = nullptr;
-    int64_t count_ = 0;
-};
-
 template <class F, class S>
 struct BackwardDirection {
     Buffer<F> dh, dc, h0, c0, dgx, dgh, dr, h_before, unprojected;
@@ -56,23 +30,29 @@ struct BackwardDirection {
 
 template <class F, class S>
 class BackwardPass {
-   public:
+  public:
     // `gates_only`: keep dg of the whole sequence, skip what would follow from it.
     BackwardPass(const Layer& layer, const LayerArgs& in, const Gradients& grads, int64_t needs, bool gates_only)
-        : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer), needs_(needs),
-          gates_only_(gates_only), saved_(laid_out(grads.saved)) {
+        : layer_(layer),
+          pool_(torch_pool()),
+          k_(cpu::kernels<F, S>()),
+          x_(k_, layer),
+          needs_(needs),
+          gates_only_(gates_only),
+          saved_(laid_out(grads.saved)) {
         direct_ = layer.T < kStepsWorthPacking || layer.N <= kFewRows;
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, grads);
         const int64_t per = layer.per_direction;
-        if (needs & kDx) dx_ = layer.packed ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I)
-                                            : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I);
+        if (needs & kDx)
+            dx_ = layer.packed ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I)
+                               : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I);
         for (int64_t k = 0; k < layer.D * per; ++k) {
             if (!(needs >> (kFirstWeight + k) & 1)) continue;
             const Tensor& w = in.weights[k];
-            dweights_[k] = w.dim() == 1 ? Result<F, S>({w.size(0)}, w.numel())
-                                        : Result<F, S>({w.size(0), w.size(1)}, w.numel());
+            dweights_[k] =
+                w.dim() == 1 ? Result<F, S>({w.size(0)}, w.numel()) : Result<F, S>({w.size(0), w.size(1)}, w.numel());
         }
     }
 
@@ -118,7 +98,7 @@ class BackwardPass {
     }
 
     // `columns` of every direction's rows, side by side: [N, D*columns].
-    Tensor all_rows(Buffer<F> BackwardDirection<F, S>::*rows, int64_t ld, int64_t from, int64_t columns) {
+    Tensor all_rows(Buffer<F> BackwardDirection<F, S>::* rows, int64_t ld, int64_t from, int64_t columns) {
         const Tensor out = empty({layer_.N, layer_.D * columns}, layer_.type);
         for (int64_t d = 0; d < layer_.D; ++d)
             k_.copy_out((dir_[d].*rows).data() + from, ld, layer_.N, columns, mutable_data_of<S>(out) + d * columns,
@@ -126,7 +106,7 @@ class BackwardPass {
         return out;
     }
 
-   private:
+  private:
     void prepare(int64_t d, const LayerArgs& in, const Gradients& grads) {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
@@ -315,7 +295,7 @@ class BackwardPass {
         return {to.h_before.data(), rows_[d], l.R, l.R, 1};
     }
 
-    Tensor state_gradient(bool needed, int64_t width, Buffer<F> BackwardDirection<F, S>::*carried) {
+    Tensor state_gradient(bool needed, int64_t width, Buffer<F> BackwardDirection<F, S>::* carried) {
         if (!needed) return empty({0}, layer_.type);
         const Tensor out = empty({layer_.D, layer_.B, width}, layer_.type);
         for (int64_t d = 0; d < layer_.D; ++d)
@@ -334,7 +314,7 @@ class BackwardPass {
     const Tensor saved_;
     std::optional<Tensor> y_, dy_;
     BackwardDirection<F, S> dir_[kMaxDirections];
-    int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};    // steps of the piece at hand
+    int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};     // steps of the piece at hand
     int64_t row_[kMaxDirections] = {}, rows_[kMaxDirections] = {};  // its first row and number of rows
     Result<F, S> dx_;
     Result<F, S> dweights_[kMaxDirections * 5];
@@ -380,9 +360,11 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
-    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
+                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
+                                                                        OptionalTensor c0, std::vector<Tensor> weights,
+                                                                        Tensor y, Tensor saved,
+                                                                        OptionalTensor batch_sizes, int64_t cell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved};

@@ -39,7 +39,7 @@ Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const Dir
 
 template <class F, class S>
 class ForwardPass {
-   public:
+  public:
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
         direct_ = layer.T < kStepsWorthPacking || layer.N <= kFewRows;
@@ -71,7 +71,7 @@ class ForwardPass {
         }
     }
 
-   private:
+  private:
     void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];

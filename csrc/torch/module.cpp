@@ -53,8 +53,8 @@ PYBIND11_MODULE(_C, m) {
           "that this machine cannot run.");
     m.def("used_threads", &hooks::used_threads,
           "Whether the calling thread has used torch's thread pool through an op; see ops.py on forking.");
-    m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"),
-          py::arg("weight_bytes"), py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
+    m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
+          py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
           "How a time loop of that size is shared among threads.");
     m.def("vector_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::sigmoid, x); });
     m.def("vector_sigmoid", [](const Array<double>& x) { return map<double>(&hooks::sigmoid, x); });

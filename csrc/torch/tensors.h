@@ -53,7 +53,7 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
     }
     AtenTensorHandle handle = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                    dtype_code(type), aoti_torch_device_type_cpu(), 0, &handle));
+                                                           dtype_code(type), aoti_torch_device_type_cpu(), 0, &handle));
     const Tensor tensor(handle);
     ask_for_huge_pages(tensor.mutable_data_ptr(), running * static_cast<int64_t>(tensor.element_size()));
     return tensor;
@@ -62,7 +62,7 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
 // Working memory from torch's allocator, so that memory profilers see it; 64-byte aligned.
 template <class F>
 class Buffer {
-   public:
+  public:
     Buffer() = default;
     explicit Buffer(int64_t count)
         : tensor_(empty({count}, sizeof(F) == 8 ? ScalarType::Double : ScalarType::Float)),
@@ -73,7 +73,7 @@ class Buffer {
     void zero() { std::fill_n(data_, count_, F(0)); }
     explicit operator bool() const { return data_ != nullptr; }
 
-   private:
+  private:
     std::optional<Tensor> tensor_;
     F* data_ = nullptr;
     int64_t count_ = 0;
@@ -124,8 +124,7 @@ inline void check_cpu(const char* op, const char* name, const Tensor& t, ScalarT
 inline cpu::Pool torch_pool() {
     const int threads = static_cast<int>(torch::stable::get_num_threads());
     if (threads > 1) hooks::note_threads();
-    return {threads,
-            [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
+    return {threads, [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
                 torch::stable::parallel_for(0, n, 1, [&](int64_t b, int64_t e) { body(context, b, e); });
             }};
 }
