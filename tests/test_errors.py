@@ -1,4 +1,4 @@
-"""Bad arguments are refused as torch refuses them, or better where its text says nothing, and before any kernel runs."""
+"""Bad arguments are refused as torch refuses them, or better where its text says nothing, before any kernel runs."""
 
 from __future__ import annotations
 
