@@ -2,9 +2,9 @@
 // an ISA namespace.
 //
 // A panel holds `vectors` SIMD vectors of columns for every k: [K][vectors][W]. A tile keeps
-// M rows x vectors accumulators in registers through the whole of K, each a single chain of fused
-// multiply-adds in the order of k; so an element's bits do not depend on how rows and panels were
-// shared out.
+// M rows x vectors accumulators in registers through a slab of K, each a single chain of fused
+// multiply-adds in the order of k, and adds slab to slab. Slabs follow from K and the panel's width
+// alone; so an element's bits do not depend on how rows and panels were shared out.
 
 #if FUSED_RNN_VECTOR_BYTES == 64
 constexpr int kAccumulators = 24;  // of 32 registers
@@ -16,18 +16,12 @@ constexpr int tile_rows(int vectors) {
     return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
 }
 
-// c[m][v*W..] = start + sum_k a[m*lda + k] * panel[k][v], where start is c itself if `resume`, else 0.
+// c[m][v*W..] (+)= sum_k a[m*lda + k] * panel[k][v]. What is there is added last: a chain that began with it would round
+// every small product to its size.
 template <class F, int M, int NV>
-void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool resume) {
+void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool accumulate) {
     constexpr int W = Simd<F>::W;
     Vec<F> acc[M][NV] = {};
-    if (resume) {
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[m][v] = load(c + m * ldc + v * W, W);
-        }
-    }
     for (int64_t k = 0; k < K; ++k) {
         Vec<F> b[NV];
 #pragma GCC unroll 4
@@ -42,7 +36,11 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) store(c + m * ldc + v * W, acc[m][v], W);
+        for (int v = 0; v < NV; ++v) {
+            F* out = c + m * ldc + v * W;
+            if (accumulate) acc[m][v] += load(out, W);
+            store(out, acc[m][v], W);
+        }
     }
 }
 
@@ -75,22 +73,22 @@ FUSED_RNN_INLINE int next_rows(int64_t left, int vectors) {
 // ---- panels -------------------------------------------------------------------------------------
 
 // Rows [0, rows) of c (+)= a times one panel, in register tiles. A slab of the panel that fits L1 serves
-// all rows before the next one is fetched; the chains of multiply-adds go on where they stopped.
+// all rows before the next one is fetched. Few rows keep to the slabs too, for the same bits.
 constexpr int64_t kSlabBytes = 24 << 10;
 constexpr int64_t kBlockRows = 96;  // of products, which must stay in cache from slab to slab
 
 template <class F>
 void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int vectors, int64_t K, F* c, int64_t ldc,
-                   bool resume) {
+                   bool accumulate) {
     constexpr int W = Simd<F>::W;
     const int64_t row_bytes = vectors * W * static_cast<int64_t>(sizeof(F));
-    const int64_t slab = rows > tile_rows(vectors) ? kSlabBytes / row_bytes : K;
+    const int64_t slab = kSlabBytes / row_bytes;
     for (int64_t k = 0; k < K; k += slab) {
         const int64_t depth = K - k < slab ? K - k : slab;
         for (int64_t r = 0; r < rows;) {
             const int height = next_rows(rows - r, vectors);
             tile_fn<F>(height, vectors)(a + r * lda + k, lda, panel + k * vectors * W, depth, c + r * ldc, ldc,
-                                        resume || k > 0);
+                                        accumulate || k > 0);
             r += height;
         }
     }
