@@ -23,20 +23,26 @@ void copy_out(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* 
     }
 }
 
-// sums[c] += sum_r a[r][c]. Blocks of rows are summed on their own first, which keeps the rounding
-// error of long sequences near that of a pairwise sum.
+// sums[c] += sum_r a[r][c]. Eight interleaved sums a block, joined pairwise: short chains of additions keep the
+// rounding error near that of a pairwise sum, and the adders busy.
 template <class F>
 void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums) {
     constexpr int W = Simd<F>::W;
-    constexpr int64_t kBlock = 64;
+    constexpr int kChains = 8;
+    constexpr int64_t kBlock = 16 * kChains;
     for (int64_t c = 0; c < columns; c += W) {
         const int n = columns - c < W ? static_cast<int>(columns - c) : W;
         Vec<F> total = {};
         for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
             const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
-            Vec<F> part = {};
-            for (int64_t r = r0; r < r1; ++r) part += load<F>(a + r * lda + c, n);
-            total += part;
+            Vec<F> part[kChains] = {};
+            int64_t r = r0;
+            for (; r + kChains <= r1; r += kChains)
+                for (int k = 0; k < kChains; ++k) part[k] += load<F>(a + (r + k) * lda + c, n);
+            for (int k = 0; r + k < r1; ++k) part[k] += load<F>(a + (r + k) * lda + c, n);
+            for (int step = kChains / 2; step > 0; step /= 2)
+                for (int k = 0; k < step; ++k) part[k] += part[k + step];
+            total += part[0];
         }
         store(sums + c, load<F>(sums + c, n) + total, n);
     }

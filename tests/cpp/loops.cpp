@@ -29,8 +29,7 @@ float widen(bf16 x) {
 }
 float widen(f16 x) {
     const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;
-    const float f =
-        exponent ? std::ldexp(1024.0f + mantissa, exponent - 25) : std::ldexp(float(mantissa), -24);
+    const float f = exponent ? std::ldexp(1024.0f + mantissa, exponent - 25) : std::ldexp(float(mantissa), -24);
     return x.bits >> 15 ? -f : f;
 }
 double widen(double x) { return x; }
@@ -41,8 +40,7 @@ vector<S> narrow(const vector<double>& from) {
     vector<F> wide(from.begin(), from.end());
     vector<S> to(from.size());
     if (!from.empty())
-        cpu::kernels<F, S>().copy_out(wide.data(), int64_t(wide.size()), 1, int64_t(wide.size()),
-                                      to.data(), 0);
+        cpu::kernels<F, S>().copy_out(wide.data(), int64_t(wide.size()), 1, int64_t(wide.size()), to.data(), 0);
     return to;
 }
 
@@ -69,8 +67,7 @@ vector<double> gather(const vector<F>& from, int64_t width, int64_t ld) {
     return to;
 }
 
-void check(const char* what, const Layer& l, const vector<double>& got, const vector<double>& want,
-           double tolerance) {
+void check(const char* what, const Layer& l, const vector<double>& got, const vector<double>& want, double tolerance) {
     ++checks;
     if (got.size() == want.size()) {
         double worst = 0;
@@ -83,31 +80,25 @@ void check(const char* what, const Layer& l, const vector<double>& got, const ve
     } else {
         std::printf("FAILED %s: %zu values, not %zu", what, got.size(), want.size());
     }
-    std::printf(" (%s, cell %d T %d B %d H %d R %d D %d%s)\n", cpu::isa_name().c_str(), int(l.cell),
-                int(l.seq.T), int(l.seq.B), int(l.H), int(l.R), int(l.D),
-                l.seq.batch_sizes ? " packed" : "");
+    std::printf(" (%s, cell %d T %d B %d H %d R %d D %d%s)\n", cpu::isa_name().c_str(), int(l.cell), int(l.seq.T),
+                int(l.seq.B), int(l.H), int(l.R), int(l.D), l.seq.batch_sizes ? " packed" : "");
     ++failures;
 }
 
 // One direction's buffers and arguments, as csrc/torch prepares them.
 template <class F, class S>
 struct Direction {
-    vector<F> gx, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr,
-        back_hh, back_hr;
+    vector<F> gx, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr, back_hh, back_hr;
     ForwardArgs<F, S> forward{};
     BackwardArgs<F, S> backward{};
 
-    Panels<F> pack(vector<F>& to, const vector<double>& w, int64_t rows, int64_t columns, int gates,
-                   bool transposed) {
+    Panels<F> pack(vector<F>& to, const vector<double>& w, int64_t rows, int64_t columns, int gates, bool transposed) {
         const auto& k = cpu::kernels<F, S>();
-        const cpu::PanelShape shape{transposed ? rows / gates : columns, transposed ? gates : 1,
-                                    k.W};
+        const cpu::PanelShape shape{transposed ? rows / gates : columns, transposed ? gates : 1, k.W};
         const int64_t K = transposed ? columns : rows;
-        to.assign(size_t(K * k.W * shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors)),
-                  F(NAN));
+        to.assign(size_t(K * k.W * shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors)), F(NAN));
         const vector<S> stored = narrow<F, S>(w);
-        (transposed ? k.pack_transposed : k.pack_plain)(stored.data(), columns, K, shape, 0,
-                                                        shape.count(), to.data());
+        (transposed ? k.pack_transposed : k.pack_plain)(stored.data(), columns, K, shape, 0, shape.count(), to.data());
         return {to.data(), K, shape.columns, shape.count()};
     }
 };
@@ -145,24 +136,18 @@ struct Run {
             to.dr.assign(size_t(N * l.R), F(NAN));
             const int gates = int(G);
             auto& f = to.forward;
-            f.seq = l.seq, f.cell = l.cell, f.H = l.H, f.R = l.R, f.reverse = d == 1,
-            f.projected = l.projected();
-            f.gx = to.gx.data(), f.ld_gx = G * l.H, f.bias = to.bias.data(),
-            f.bias_hn = to.bias.data() + G * l.H;
+            f.seq = l.seq, f.cell = l.cell, f.H = l.H, f.R = l.R, f.reverse = d == 1, f.projected = l.projected();
+            f.gx = to.gx.data(), f.ld_gx = G * l.H, f.bias = to.bias.data(), f.bias_hn = to.bias.data() + G * l.H;
             f.h[0] = to.h[0].data(), f.h[1] = to.h[1].data(), f.ld_h = ld_r;
             f.c = to.c.data(), f.ld_c = ld_h, f.h_full = to.h_full.data();
             f.y = y.data() + d * l.R, f.ld_y = l.D * l.R, f.hn = hn.data() + d * B * l.R;
             f.saved = saved.data() + d * N * saved_of(l.cell) * l.H;
             f.w_hh = to.pack(to.packed_hh, in.w_hh, G * l.H, l.R, gates, true);
             auto& b = to.backward;
-            b.seq = l.seq, b.cell = l.cell, b.H = l.H, b.R = l.R, b.reverse = d == 1,
-            b.projected = l.projected();
-            b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.saved = f.saved, b.h0 = to.h0.data(),
-            b.ld_h0 = ld_r;
-            b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r,
-            b.dc = to.dc.data();
-            b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx,
-            b.ld_dg = G * l.H;
+            b.seq = l.seq, b.cell = l.cell, b.H = l.H, b.R = l.R, b.reverse = d == 1, b.projected = l.projected();
+            b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.saved = f.saved, b.h0 = to.h0.data(), b.ld_h0 = ld_r;
+            b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r, b.dc = to.dc.data();
+            b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx, b.ld_dg = G * l.H;
             b.dr = to.dr.data(), b.ld_dr = l.R;
             b.w_hh = to.pack(to.back_hh, in.w_hh, G * l.H, l.R, gates, false);
             if (l.projected()) {
@@ -205,10 +190,7 @@ struct Run {
     }
 
     void compare() const {
-        const double eps = sizeof(S) == 8            ? 1e-11
-                           : sizeof(S) == 4          ? 2e-4
-                           : std::is_same_v<S, bf16> ? 0.1
-                                                     : 0.02;
+        const double eps = sizeof(S) == 8 ? 1e-11 : sizeof(S) == 4 ? 2e-4 : std::is_same_v<S, bf16> ? 0.1 : 0.02;
         const int64_t GH = gates_of(l.cell) * l.H;
         check("y", l, wide(y), l.y, eps);
         check("hn", l, wide(hn), l.hn, eps);
@@ -230,8 +212,7 @@ struct Run {
 
 template <class F, class S>
 void every_team(const Layer& l) {
-    const int64_t panels =
-        cpu::PanelShape{l.H, int(gates_of(l.cell)), cpu::kernels<F, S>().W}.count();
+    const int64_t panels = cpu::PanelShape{l.H, int(gates_of(l.cell)), cpu::kernels<F, S>().W}.count();
     const auto once = [&](const std::function<void(cpu::Work, void*)>& loop) {
         Run<F, S> run(l);
         run(loop);
@@ -239,12 +220,9 @@ void every_team(const Layer& l) {
     };
     once([&](cpu::Work work, void* context) { alone(l.seq.B, work, context); });
     // directions, parts of the rows, parts of the units
-    for (const auto& parts :
-         {std::array{1, 2, 1}, {1, 3, 1}, {1, 1, 2}, {1, 1, 4}, {2, 1, 1}, {2, 1, 2}}) {
+    for (const auto& parts : {std::array{1, 2, 1}, {1, 3, 1}, {1, 1, 2}, {1, 1, 4}, {2, 1, 1}, {2, 1, 2}}) {
         if (parts[0] > l.D) continue;
-        once([&](cpu::Work work, void* context) {
-            team(l.seq.B, parts[0], parts[1], parts[2], work, context);
-        });
+        once([&](cpu::Work work, void* context) { team(l.seq.B, parts[0], parts[1], parts[2], work, context); });
     }
     for (const auto& pool : pools) {
         // sizes from which divide_loop makes a team of rows, then of units
@@ -262,8 +240,7 @@ int main(int argc, char** argv) {
     struct Size {
         int64_t T, B, H, P;
     };
-    const vector<Size> sizes = {
-        {1, 1, 1, 0}, {5, 7, 19, 0}, {4, 3, 70, 0}, {4, 13, 9, 0}, {5, 3, 21, 0}};
+    const vector<Size> sizes = {{1, 1, 1, 0}, {5, 7, 19, 0}, {4, 3, 70, 0}, {4, 13, 9, 0}, {5, 3, 21, 0}};
     for (const auto& isa : cpu::available_isas()) {
         cpu::force_isa(isa);
         long before = checks;
@@ -278,8 +255,7 @@ int main(int argc, char** argv) {
                 for (const bool packed : {false, true}) {
                     const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
                     every_team<float, float>(l);
-                    if (k > 1 && cell > kRnnTanh)
-                        continue;  // the rest differ in loads and stores alone
+                    if (k > 1 && cell > kRnnTanh) continue;  // the rest differ in loads and stores alone
                     every_team<double, double>(l);
                     every_team<float, bf16>(l);
                     every_team<float, f16>(l);

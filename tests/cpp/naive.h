@@ -31,8 +31,7 @@ struct Layer {
     bool projected() const { return !dir[0].w_hr.empty(); }
     int64_t rows() const { return seq.row(seq.T - 1) + seq.rows(seq.T - 1); }
 
-    Layer(int64_t cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, bool packed,
-          unsigned seed)
+    Layer(int64_t cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, bool packed, unsigned seed)
         : cell(cell), H(H), R(P ? P : H), D(D), seq{T, B, nullptr, nullptr} {
         if (packed) {
             int64_t total = 0;
@@ -84,9 +83,7 @@ struct Layer {
         }
     }
 
-    double gate(double x) const {
-        return cell >= fused_rnn::kLstmLinear ? x : 1 / (1 + std::exp(-x));
-    }
+    double gate(double x) const { return cell >= fused_rnn::kLstmLinear ? x : 1 / (1 + std::exp(-x)); }
     double gate_slope(double s) const { return cell >= fused_rnn::kLstmLinear ? 1 : s * (1 - s); }
     double state(double x) const {
         if (cell >= fused_rnn::kLstmLinear) return x;
@@ -121,8 +118,7 @@ struct Layer {
                 for (int64_t g = 0; g < G; ++g) {
                     for (int64_t u = 0; u < H; ++u) {
                         double product = 0;
-                        for (int64_t r = 0; r < R; ++r)
-                            product += io.w_hh[(g * H + u) * R + r] * s.h_before[b * R + r];
+                        for (int64_t r = 0; r < R; ++r) product += io.w_hh[(g * H + u) * R + r] * s.h_before[b * R + r];
                         const double x = gx[g * H + u] + io.bias[g * H + u];
                         if (gru && g == 2) {
                             s.hidden_n[b * H + u] = product + io.bias[GH + u];
@@ -147,8 +143,7 @@ struct Layer {
                     double out = s.full[b * H + r % H];
                     if (projected()) {
                         out = 0;
-                        for (int64_t u = 0; u < H; ++u)
-                            out += io.w_hr[r * H + u] * s.full[b * H + u];
+                        for (int64_t u = 0; u < H; ++u) out += io.w_hr[r * H + u] * s.full[b * H + u];
                     }
                     h[b * R + r] = y[(seq.row(t) + b) * D * R + d * R + r] = out;
                 }
@@ -175,15 +170,12 @@ struct Layer {
             const Step& s = steps[static_cast<size_t>(t)];
             for (int64_t b = 0; b < seq.rows(t); ++b) {
                 const int64_t n = seq.row(t) + b;
-                double *dh = io.dh0.data() + b * R, *dgx = io.dgx.data() + n * GH,
-                       *dgh = io.dgh.data() + n * GH;
+                double *dh = io.dh0.data() + b * R, *dgx = io.dgx.data() + n * GH, *dgh = io.dgh.data() + n * GH;
                 const double* a = s.gates.data() + b * GH;
-                for (int64_t r = 0; r < R; ++r)
-                    io.dr[n * R + r] = dh[r] + dy[n * D * R + d * R + r];
+                for (int64_t r = 0; r < R; ++r) io.dr[n * R + r] = dh[r] + dy[n * D * R + d * R + r];
                 for (int64_t u = 0; u < H; ++u) {
                     dfull[u] = projected() ? 0 : io.dr[n * R + u];
-                    for (int64_t r = 0; projected() && r < R; ++r)
-                        dfull[u] += io.w_hr[r * H + u] * io.dr[n * R + r];
+                    for (int64_t r = 0; projected() && r < R; ++r) dfull[u] += io.w_hr[r * H + u] * io.dr[n * R + r];
                 }
                 for (int64_t r = 0; r < R; ++r) dh[r] = 0;
                 for (int64_t u = 0; u < H; ++u) {

@@ -1,21 +1,18 @@
 // Ways to run a time loop in several threads. Part of loops.cpp, inside its namespace.
 
 // One thread, all directions.
-void alone(int64_t rows, cpu::Work work, void* context) {
-    work(context, {-1, {0, rows, 0, 1, nullptr}});
-}
+void alone(int64_t rows, cpu::Work work, void* context) { work(context, {-1, {0, rows, 0, 1, nullptr}}); }
 
 // Exactly these parts, each in a thread of its own, whatever divide_loop would say.
-void team(int64_t rows, int directions, int row_parts, int unit_parts, cpu::Work work,
-          void* context) {
+void team(int64_t rows, int directions, int row_parts, int unit_parts, cpu::Work work, void* context) {
     std::deque<Barrier> barriers;
     vector<std::thread> threads;
     for (int group = 0; group < directions * row_parts; ++group) {
         barriers.emplace_back(unit_parts);
         const int part = group % row_parts;
         for (int unit = 0; unit < unit_parts; ++unit) {
-            const Slice slice{rows * part / row_parts, rows * (part + 1) / row_parts, unit,
-                              unit_parts, unit_parts > 1 ? &barriers.back() : nullptr};
+            const Slice slice{rows * part / row_parts, rows * (part + 1) / row_parts, unit, unit_parts,
+                              unit_parts > 1 ? &barriers.back() : nullptr};
             const int direction = directions > 1 ? group / row_parts : -1;
             threads.emplace_back([=] { work(context, {direction, slice}); });
         }
