@@ -158,70 +158,134 @@ void pack_plain(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0,
 
 // ---- products of a few rows with a row-major matrix: where packing would cost more than it saves ----
 
-template <class F>
-FUSED_RNN_INLINE F sum_lanes(Vec<F> v) {
-    constexpr int W = Simd<F>::W;
-    F s[W];
-    __builtin_memcpy(s, &v, sizeof(v));
-    for (int step = W / 2; step > 0; step /= 2)
-        for (int k = 0; k < step; ++k) s[k] += s[k + step];
-    return s[0];
+// Halves are added until one lane is left.
+template <class F, int Bytes>
+FUSED_RNN_INLINE F sum_halves(const F (&lanes)[Bytes / sizeof(F)]) {
+    typedef F Half __attribute__((vector_size(Bytes / 2)));
+    Half low, high;
+    __builtin_memcpy(&low, lanes, sizeof(low));
+    __builtin_memcpy(&high, lanes + Bytes / 2 / sizeof(F), sizeof(high));
+    low += high;
+    F sum[Bytes / 2 / sizeof(F)];
+    __builtin_memcpy(sum, &low, sizeof(low));
+    if constexpr (Bytes / 2 == sizeof(F)) {
+        return sum[0];
+    } else {
+        return sum_halves<F, Bytes / 2>(sum);
+    }
 }
 
-// c[m*ldc + n] (+)= sum_k a[m*lda + k] w[n*ldw + k]
-template <class F, class S>
-void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
-              bool accumulate) {
+template <class F>
+FUSED_RNN_INLINE F sum_lanes(Vec<F> v) {
+    F lanes[Simd<F>::W];
+    __builtin_memcpy(lanes, &v, sizeof(v));
+    return sum_halves<F, FUSED_RNN_VECTOR_BYTES>(lanes);
+}
+
+constexpr int kFewRows = 4;  // of `a`, which one pass over the weights serves
+
+template <class F, class S, int M>
+FUSED_RNN_INLINE void dot_few(const F* a, int64_t lda, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+                              bool accumulate) {
     constexpr int W = Simd<F>::W;
     constexpr int kRows = 4;
     for (int64_t n = 0; n < N; n += kRows) {
         const int rows = N - n < kRows ? static_cast<int>(N - n) : kRows;
-        for (int64_t m = 0; m < M; ++m) {
-            Vec<F> acc[kRows] = {};
-            for (int64_t k = 0; k < K; k += W) {
-                const int lanes = K - k < W ? static_cast<int>(K - k) : W;
-                const Vec<F> x = load<F>(a + m * lda + k, lanes);
-                // A missing row repeats the last one: no branch in the chain, never stored.
-                for (int i = 0; i < kRows; ++i)
-                    acc[i] += x * load<F>(w + (n + (i < rows ? i : rows - 1)) * ldw + k, lanes);
+        // A missing row repeats the last one: no branch in the chain, never stored.
+        const S* from[kRows];
+        for (int i = 0; i < kRows; ++i) from[i] = w + (n + (i < rows ? i : rows - 1)) * ldw;
+        Vec<F> acc[kRows][M] = {};
+        const auto step = [&](int64_t k, int lanes) __attribute__((always_inline)) {
+            Vec<F> x[M];
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) x[m] = load<F>(a + m * lda + k, lanes);
+#pragma GCC unroll 4
+            for (int i = 0; i < kRows; ++i) {
+                const Vec<F> weight = load<F>(from[i] + k, lanes);
+#pragma GCC unroll 4
+                for (int m = 0; m < M; ++m) acc[i][m] += x[m] * weight;
             }
-            for (int i = 0; i < rows; ++i) {
+        };
+        int64_t k = 0;
+        for (; k + W <= K; k += W) step(k, W);
+        if (k < K) step(k, static_cast<int>(K - k));
+        for (int i = 0; i < rows; ++i) {
+            for (int m = 0; m < M; ++m) {
                 F* out = c + m * ldc + n + i;
-                const F sum = sum_lanes<F>(acc[i]);
+                const F sum = sum_lanes<F>(acc[i][m]);
                 *out = accumulate ? *out + sum : sum;
             }
         }
     }
 }
 
-// c[m*ldc + k] (+)= sum_n a[m*lda + n] w[n*ldw + k]
-template <class F, class S>
-void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
-              bool accumulate) {
+template <class F, class S, int M>
+FUSED_RNN_INLINE void sum_few(const F* a, int64_t lda, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+                              bool accumulate) {
     constexpr int W = Simd<F>::W;
-    constexpr int kBlock = 4;
-    for (int64_t m = 0; m < M; ++m) {
-        for (int64_t k = 0; k < K; k += W * kBlock) {
-            Vec<F> acc[kBlock] = {};
-            int lanes[kBlock];
+    constexpr int kBlock = kAccumulators / kFewRows;
+    for (int64_t k = 0; k < K; k += W * kBlock) {
+        Vec<F> acc[kBlock][M] = {};
+        int lanes[kBlock];
+        for (int j = 0; j < kBlock; ++j) {
+            const int64_t left = K - k - j * W;
+            lanes[j] = left <= 0 ? 0 : left < W ? static_cast<int>(left) : W;
+        }
+        const bool whole = lanes[kBlock - 1] == W;
+        for (int64_t n = 0; n < N; ++n) {
+            const S* row = w + n * ldw + k;
+#pragma GCC unroll 8
             for (int j = 0; j < kBlock; ++j) {
-                const int64_t left = K - k - j * W;
-                lanes[j] = left <= 0 ? 0 : left < W ? static_cast<int>(left) : W;
+                if (!whole && !lanes[j]) continue;
+                const Vec<F> weight = load<F>(row + j * W, whole ? W : lanes[j]);
+#pragma GCC unroll 4
+                for (int m = 0; m < M; ++m) acc[j][m] += a[m * lda + n] * weight;
             }
-            for (int64_t n = 0; n < N; ++n) {
-                const F x = a[m * lda + n];
-                for (int j = 0; j < kBlock; ++j)
-                    if (lanes[j]) acc[j] += x * load<F>(w + n * ldw + k + j * W, lanes[j]);
-            }
-            for (int j = 0; j < kBlock; ++j) {
-                if (!lanes[j]) continue;
+        }
+        for (int j = 0; j < kBlock; ++j) {
+            for (int m = 0; m < M && lanes[j]; ++m) {
                 F* out = c + m * ldc + k + j * W;
-                if (accumulate) acc[j] += load<F>(out, lanes[j]);
-                store(out, acc[j], lanes[j]);
+                if (accumulate) acc[j][m] += load<F>(out, lanes[j]);
+                store(out, acc[j][m], lanes[j]);
             }
         }
     }
 }
+
+#define FUSED_RNN_BY_ROWS(FEW)                                              \
+    for (int64_t m = 0; m < M; m += kFewRows) {                             \
+        const F* from = a + m * lda;                                        \
+        F* to = c + m * ldc;                                                \
+        switch (M - m) {                                                    \
+            case 1:                                                         \
+                FEW<F, S, 1>(from, lda, w, ldw, N, K, to, ldc, accumulate); \
+                break;                                                      \
+            case 2:                                                         \
+                FEW<F, S, 2>(from, lda, w, ldw, N, K, to, ldc, accumulate); \
+                break;                                                      \
+            case 3:                                                         \
+                FEW<F, S, 3>(from, lda, w, ldw, N, K, to, ldc, accumulate); \
+                break;                                                      \
+            default:                                                        \
+                FEW<F, S, 4>(from, lda, w, ldw, N, K, to, ldc, accumulate); \
+                break;                                                      \
+        }                                                                   \
+    }
+
+// c[m*ldc + n] (+)= sum_k a[m*lda + k] w[n*ldw + k]
+template <class F, class S>
+void dot_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+              bool accumulate) {
+    FUSED_RNN_BY_ROWS(dot_few)
+}
+
+// c[m*ldc + k] (+)= sum_n a[m*lda + n] w[n*ldw + k]
+template <class F, class S>
+void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64_t N, int64_t K, F* c, int64_t ldc,
+              bool accumulate) {
+    FUSED_RNN_BY_ROWS(sum_few)
+}
+#undef FUSED_RNN_BY_ROWS
 
 // c[n*ldc + k] (+)= sum_m a[m*lda + n] x[m*ldx + k]: the weight gradient of a few rows
 template <class F>

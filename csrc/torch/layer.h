@@ -9,8 +9,10 @@ constexpr int64_t kMaxDirections = 2;
 // Up to this many rows (T*B) products are done row by row from the weights as they lie: packing
 // them, or a BLAS call, would cost more than the product.
 constexpr int64_t kFewRows = 4;
-// Fewer steps than this do not pay for packing the recurrent weights.
+// Packing the recurrent weights costs a few passes over them; a step of few rows is one pass anyway, and gains less.
 constexpr int64_t kStepsWorthPacking = 6;
+constexpr int64_t kStepsWorthPackingFewRows = 16;
+constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
 
 struct LayerArgs {
     const Tensor& x;
@@ -42,6 +44,12 @@ struct Layer {
     bool x_is_matrix() const { return packed || B == 1 || T == 1 || x_step == B * x_row; }
     // Between rows of x as one matrix of N rows.
     int64_t x_matrix_row() const { return N == 1 ? I : packed || B > 1 ? x_row : x_step; }
+
+    // Whether to walk time straight on the weights as they lie, unpacked.
+    bool direct() const {
+        const bool few = B <= kFewRows && G * H * R > kSmallWeights;
+        return N <= kFewRows || T < (few ? kStepsWorthPackingFewRows : kStepsWorthPacking);
+    }
 
     // [t0, t1) pieces of time with about `rows` rows of x each.
     std::vector<int64_t> chunks(int64_t rows) const;

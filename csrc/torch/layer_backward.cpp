@@ -40,7 +40,7 @@ class BackwardPass {
           needs_(needs),
           gates_only_(gates_only),
           saved_(laid_out(grads.saved)) {
-        direct_ = layer.T < kStepsWorthPacking || layer.N <= kFewRows;
+        direct_ = layer.direct();
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, grads);

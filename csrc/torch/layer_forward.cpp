@@ -42,7 +42,7 @@ class ForwardPass {
   public:
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
-        direct_ = layer.T < kStepsWorthPacking || layer.N <= kFewRows;
+        direct_ = layer.direct();
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 

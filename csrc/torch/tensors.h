@@ -31,12 +31,13 @@ inline int32_t dtype_code(ScalarType type) {
     return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 }
 
-// Fresh memory of many megabytes costs more in page faults than the kernels need to fill it; where the
-// system gives huge pages to those who ask (Linux's default), ask.
+// glibc gives blocks over 32 MB back to the system at every free, so at every call they are fresh again and cost more in
+// page faults than the kernels need to fill them. Where the system gives huge pages to those who ask (Linux's default),
+// ask for these. Smaller blocks are reused, and the zeroing of huge pages only flushes caches there (docs/performance.md).
 inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
     constexpr uintptr_t kHuge = 2 << 20;
-    if (bytes < static_cast<int64_t>(2 * kHuge)) return;
+    if (bytes <= 32 << 20) return;
     const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
     const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
     madvise(reinterpret_cast<void*>(from), end - from, MADV_HUGEPAGE);  // advice: a refusal changes nothing
