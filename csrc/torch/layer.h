@@ -160,7 +160,7 @@ template <class F, class S>
 Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t direction, int64_t B, int64_t width) {
     const int64_t ld = cpu::padded(width);
     Buffer<F> buffer(B * ld);
-    buffer.zero();
+    if (ld != width) buffer.zero();
     const Tensor rows = laid_out(state);
     k.copy_in(data_of<S>(rows) + direction * B * width, width, B, width, buffer.data(), ld);
     return buffer;

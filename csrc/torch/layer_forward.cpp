@@ -86,8 +86,9 @@ class ForwardPass {
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
-        // Both of the double buffer: rows of a packed sequence that begin late still find h0.
-        for (auto& h : to.h) h = state_buffer(k_, in.h0, d, l.B, l.R);
+        to.h[0] = state_buffer(k_, in.h0, d, l.B, l.R);
+        // Rows of a packed sequence that begin late must find h0 in either of the double buffer.
+        to.h[1] = l.packed ? state_buffer(k_, in.h0, d, l.B, l.R) : Buffer<F>(to.h[0].count());
         if (is_lstm(l.cell)) to.c = state_buffer(k_, *in.c0, d, l.B, l.H);
         if (l.projected) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
 
