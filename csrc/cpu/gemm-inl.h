@@ -95,22 +95,36 @@ void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int ve
 }
 
 // In-register W x W transposition by butterflies: x[i][j] becomes x[j][i]. The two shuffles of a
-// stage take, at lane k, one of x[i] or x[i + Step]; written as blends of a rotated copy so that the
-// compiler's generic shuffle (constant mask) does it on every target.
+// stage take, at lane k, one of x[i] or x[i + Step] (whose lanes count on from W); with constant
+// lanes the compiler's generic shuffle does it on every target.
+template <int W, int Step>
+constexpr int low_lane(int k) {
+    return k & Step ? W + k - Step : k;
+}
+template <int W, int Step>
+constexpr int high_lane(int k) {
+    return k & Step ? W + k : k + Step;
+}
+
+template <class V, class I, int Step, int... k>
+FUSED_RNN_INLINE void transpose_pair(V& x, V& y, LaneNumbers<int, k...>) {
+    constexpr int W = sizeof...(k);
+    const V a = x, b = y;
+#if defined(__clang__)
+    x = __builtin_shufflevector(a, b, low_lane<W, Step>(k)...);
+    y = __builtin_shufflevector(a, b, high_lane<W, Step>(k)...);
+#else
+    x = __builtin_shuffle(a, b, I{low_lane<W, Step>(k)...});
+    y = __builtin_shuffle(a, b, I{high_lane<W, Step>(k)...});
+#endif
+}
+
 template <class F, int Step>
 FUSED_RNN_INLINE void transpose_stage(Vec<F>* x) {
     constexpr int W = Simd<F>::W;
-    using I = typename Simd<F>::I;
-    I low, high;
-    for (int k = 0; k < W; ++k) {
-        low[k] = k & Step ? W + k - Step : k;
-        high[k] = k & Step ? W + k : k + Step;
-    }
     for (int i = 0; i < W; ++i) {
         if (i & Step) continue;
-        const Vec<F> a = x[i], b = x[i + Step];
-        x[i] = __builtin_shuffle(a, b, low);
-        x[i + Step] = __builtin_shuffle(a, b, high);
+        transpose_pair<Vec<F>, typename Simd<F>::I, Step>(x[i], x[i + Step], AllLanes<W>{});
     }
     if constexpr (Step * 2 < W) transpose_stage<F, Step * 2>(x);
 }

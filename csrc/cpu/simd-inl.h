@@ -30,6 +30,17 @@ struct Simd {
 template <class F>
 using Vec = typename Simd<F>::V;
 
+// The numbers 0 to W-1 as a type, for shuffles.
+template <class T, T...>
+struct LaneNumbers {};
+#if defined(__clang__)
+template <int W>
+using AllLanes = __make_integer_seq<LaneNumbers, int, W>;
+#else
+template <int W>
+using AllLanes = LaneNumbers<int, __integer_pack(W)...>;
+#endif
+
 typedef uint32_t U32 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 typedef uint16_t U16 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
 
@@ -105,10 +116,9 @@ template <class F>
 FUSED_RNN_INLINE Vec<F> load(const F* p, int n) {
     return load_lanes<Vec<F>>(p, n);
 }
-template <class F>
-FUSED_RNN_INLINE void store(F* p, Vec<F> v, int n) {
-    store_lanes(p, v, n);
-}
+// No template: for a narrow type it would ask for a vector of structs.
+FUSED_RNN_INLINE void store(float* p, Vec<float> v, int n) { store_lanes(p, v, n); }
+FUSED_RNN_INLINE void store(double* p, Vec<double> v, int n) { store_lanes(p, v, n); }
 
 template <class F>
 FUSED_RNN_INLINE Vec<float> load(const bf16* p, int n) {
