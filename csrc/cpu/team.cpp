@@ -39,7 +39,7 @@ constexpr int kClosed = 1 << 30;   // and the division is known
 constexpr int64_t kL2Bytes = 5 << 18;  // of 2 MB, what recurrent weights may fill
 constexpr int64_t kFlopsPerNs = 150;
 constexpr int64_t kBytesPerNs = 100;
-constexpr int64_t kWorthNs = 20000;    // a parallel region must save about this much
+constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much
 constexpr int64_t kBarrierNs = 1500;   // a step must cost more than this to share its units
 constexpr int64_t kRowsForReuse = 48;  // rows a core needs to hide weights that come from past L2
 

@@ -12,6 +12,7 @@ constexpr int64_t kFewRows = 4;
 // Packing the recurrent weights costs a few passes over them; a step of few rows is one pass anyway, and gains less.
 constexpr int64_t kStepsWorthPacking = 6;
 constexpr int64_t kStepsWorthPackingFewRows = 16;
+constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
 constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
 
 struct LayerArgs {
@@ -45,10 +46,14 @@ struct Layer {
     // Between rows of x as one matrix of N rows.
     int64_t x_matrix_row() const { return N == 1 ? I : packed || B > 1 ? x_row : x_step; }
 
+    // Of one direction: two for each weight and row, and what the cell costs beside them.
+    int64_t step_flops() const { return B * H * (2 * G * R + (projected ? 2 * R : 0) + kCellFlops * G); }
+
     // Whether to walk time straight on the weights as they lie, unpacked.
     bool direct() const {
-        const bool few = B <= kFewRows && G * H * R > kSmallWeights;
-        return N <= kFewRows || T < (few ? kStepsWorthPackingFewRows : kStepsWorthPacking);
+        if (N <= kFewRows) return true;
+        if (G * H * R <= kSmallWeights) return false;
+        return T < (B <= kFewRows ? kStepsWorthPackingFewRows : kStepsWorthPacking);
     }
 
     // [t0, t1) pieces of time with about `rows` rows of x each.

@@ -181,7 +181,7 @@ class BackwardPass {
                 dir_[0].packed_hh.panels().count,
                 dir_[0].packed_hh.bytes() + dir_[0].packed_hr.bytes(),
                 t1_[0] - t0_[0],
-                2 * l.B * l.H * (l.G * l.R + (l.projected ? l.R : 0))};
+                l.step_flops()};
     }
 
     static void team_work(void* context, const cpu::Share& share) {
