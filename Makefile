@@ -20,7 +20,12 @@ PYTEST_FLAGS ?=
 
 CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help venv build test bench tables lint format sanitize clean
+# Another torch, for `make compat`: the same binary must serve it. (Its build with CUDA takes gigabytes.)
+COMPAT ?= torch==2.10.0
+COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
+    tests/test_packed.py tests/test_errors.py
+
+.PHONY: help venv build test bench tables lint format sanitize compat clean
 help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
@@ -28,6 +33,7 @@ help:
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
+	@echo "make compat    run the core tests under COMPAT='torch==...' on the binary built under the pinned torch"
 	@echo "make clean     remove what was built;  make distclean  the virtual environment too"
 
 venv: $(VENV)/.ready
@@ -68,10 +74,15 @@ format: venv
 sanitize: $(if $(WITH_TORCH),venv)
 	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON="$(abspath $(PY))" WITH_TORCH=$(WITH_TORCH) bash tests/cpp/sanitize.sh
 
+compat: build
+	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
+	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest hypothesis numpy expecttest
+	.venv-compat/bin/python -m pytest $(PYTEST_FLAGS) $(COMPAT_TESTS)
+
 clean:
 	rm -rf build dist out *.egg-info fused_rnn/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-compat
