@@ -115,13 +115,13 @@ def test_error_beside_nn(lesser_isa, kind, dtype):
 SPLITS = {
     "rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72),
     "directions": Case(Cell.GRU, T=40, B=2, I=0, H=90, D=2),
-    "units": Case(Cell.LSTM, T=12, B=1, I=0, H=330),
-    "units, GRU": Case(Cell.GRU, T=12, B=3, I=0, H=310),
-    "units, RNN": Case(Cell.RNN_TANH, T=12, B=1, I=0, H=700),
-    "units, projection": Case(Cell.LSTM, T=12, B=2, I=0, H=400, P=150),
-    "units of both directions": Case(Cell.LSTM, T=12, B=1, I=0, H=330, D=2),
+    "units": Case(Cell.LSTM, T=20, B=1, I=0, H=330),
+    "units, GRU": Case(Cell.GRU, T=20, B=3, I=0, H=310),
+    "units, RNN": Case(Cell.RNN_TANH, T=20, B=1, I=0, H=700),
+    "units, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150),
+    "units of both directions": Case(Cell.LSTM, T=20, B=1, I=0, H=330, D=2),
     "packed rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True),
-    "packed units": Case(Cell.GRU, T=12, B=3, I=0, H=310, packed=True),
+    "packed units": Case(Cell.GRU, T=20, B=3, I=0, H=310, packed=True),
 }
 
 

@@ -30,7 +30,7 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
         for (int m = 0; m < M; ++m) {
             const Vec<F> am = splat<Vec<F>>(a[m * lda + k]);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[m][v] += am * b[v];
+            for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(am, b[v], acc[m][v]);
         }
     }
 #pragma GCC unroll 8
@@ -217,7 +217,7 @@ FUSED_RNN_INLINE void dot_few(const F* a, int64_t lda, const S* w, int64_t ldw, 
             for (int i = 0; i < kRows; ++i) {
                 const Vec<F> weight = load<F>(from[i] + k, lanes);
 #pragma GCC unroll 4
-                for (int m = 0; m < M; ++m) acc[i][m] += x[m] * weight;
+                for (int m = 0; m < M; ++m) acc[i][m] = multiply_add(x[m], weight, acc[i][m]);
             }
         };
         int64_t k = 0;
@@ -253,7 +253,7 @@ FUSED_RNN_INLINE void sum_few(const F* a, int64_t lda, const S* w, int64_t ldw, 
                 if (!whole && !lanes[j]) continue;
                 const Vec<F> weight = load<F>(row + j * W, whole ? W : lanes[j]);
 #pragma GCC unroll 4
-                for (int m = 0; m < M; ++m) acc[j][m] += a[m * lda + n] * weight;
+                for (int m = 0; m < M; ++m) acc[j][m] = multiply_add(splat<Vec<F>>(a[m * lda + n]), weight, acc[j][m]);
             }
         }
         for (int j = 0; j < kBlock; ++j) {
@@ -310,7 +310,8 @@ void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int
         for (int64_t k = 0; k < K; k += W) {
             const int lanes = K - k < W ? static_cast<int>(K - k) : W;
             Vec<F> acc = accumulate ? load<F>(c + n * ldc + k, lanes) : Vec<F>{};
-            for (int64_t m = 0; m < M; ++m) acc += a[m * lda + n] * load<F>(x + m * ldx + k, lanes);
+            for (int64_t m = 0; m < M; ++m)
+                acc = multiply_add(splat<Vec<F>>(a[m * lda + n]), load<F>(x + m * ldx + k, lanes), acc);
             store(c + n * ldc + k, acc, lanes);
         }
     }

@@ -26,8 +26,8 @@ constexpr Kernels<F, S> make_kernels() {
             dot_rows<F, S>,
             sum_rows<F, S>,
             outer_rows<F>,
-            copy_in<F, S>,
-            copy_out<F, S>,
+            copy_rows<F, S, F>,
+            copy_rows<F, F, S>,
             add_column_sums<F>,
             sigmoid_n<F>,
             tanh_n<F>};

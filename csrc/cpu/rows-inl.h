@@ -1,19 +1,9 @@
 // Small whole-row helpers: conversion between storage and compute types, column sums, and the
 // activations as tests see them. Included inside an ISA namespace.
 
-template <class F, class S>
-void copy_in(const S* from, int64_t ld_from, int64_t rows, int64_t columns, F* to, int64_t ld_to) {
-    constexpr int W = Simd<F>::W;
-    for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < columns; c += W) {
-            const int n = columns - c < W ? static_cast<int>(columns - c) : W;
-            store(to + r * ld_to + c, load<F>(from + r * ld_from + c, n), n);
-        }
-    }
-}
-
-template <class F, class S>
-void copy_out(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to) {
+// F is what values pass through: the compute type, of which From or To is the storage type.
+template <class F, class From, class To>
+void copy_rows(const From* from, int64_t ld_from, int64_t rows, int64_t columns, To* to, int64_t ld_to) {
     constexpr int W = Simd<F>::W;
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t c = 0; c < columns; c += W) {

@@ -46,8 +46,13 @@ struct Layer {
     // Between rows of x as one matrix of N rows.
     int64_t x_matrix_row() const { return N == 1 ? I : packed || B > 1 ? x_row : x_step; }
 
-    // Of one direction: two for each weight and row, and what the cell costs beside them.
-    int64_t step_flops() const { return B * H * (2 * G * R + (projected ? 2 * R : 0) + kCellFlops * G); }
+    // The size of `steps` steps of its time loop over these packed weights (one direction's).
+    template <class PackedWeights>
+    cpu::LoopSize loop_size(const PackedWeights& hh, const PackedWeights& hr, int64_t steps) const {
+        // Two for each weight and row, and what the cell costs beside them.
+        const int64_t flops = B * H * (2 * G * R + (projected ? 2 * R : 0) + kCellFlops * G);
+        return {D, B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops};
+    }
 
     // Whether to walk time straight on the weights as they lie, unpacked.
     bool direct() const {

@@ -71,7 +71,8 @@ class BackwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, loop_size(), team_work, this);
+                cpu::run_loop(pool_, layer_.loop_size(dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]), team_work,
+                              this);
             }
             if (gates_only_) continue;
             for (int64_t d = 0; d < layer_.D; ++d) {
@@ -172,16 +173,6 @@ class BackwardPass {
         to.args.dgh = is_gru(layer_.cell) ? to.dgh.data() : to.dgx.data();
         to.args.dr = to.dr.data();
         to.args.dg_row = row_[d];
-    }
-
-    cpu::LoopSize loop_size() const {
-        const Layer& l = layer_;
-        return {l.D,
-                l.B,
-                dir_[0].packed_hh.panels().count,
-                dir_[0].packed_hh.bytes() + dir_[0].packed_hr.bytes(),
-                t1_[0] - t0_[0],
-                l.step_flops()};
     }
 
     static void team_work(void* context, const cpu::Share& share) {

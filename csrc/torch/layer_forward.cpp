@@ -60,7 +60,8 @@ class ForwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, loop_size(), team_work, this);
+                cpu::run_loop(pool_, layer_.loop_size(dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]), team_work,
+                              this);
             }
         }
         if (is_lstm(layer_.cell)) {
@@ -122,16 +123,6 @@ class ForwardPass {
         to.args.gx = to.gx.data();
         to.args.gx_row = layer_.seq.row(t0_[d]);
         to.w_ih.dot(x.data, x.row, x.rows, to.gx.data(), to.args.ld_gx, false);
-    }
-
-    cpu::LoopSize loop_size() const {
-        const Layer& l = layer_;
-        return {l.D,
-                l.B,
-                dir_[0].packed_hh.panels().count,
-                dir_[0].packed_hh.bytes() + dir_[0].packed_hr.bytes(),
-                t1_[0] - t0_[0],
-                l.step_flops()};
     }
 
     static void team_work(void* context, const cpu::Share& share) {
