@@ -1,7 +1,7 @@
 """Trains a character model on the Python sources of the standard library, once with ``nn.LSTM`` and once with
 ``fused_rnn.LSTM``, from the same seed. Both must tell the same losses, step by step; only the time differs.
 
-    python examples/char_lm.py [--cell GRU] [--hidden 256] [--steps 100] [--out FOLDER]
+    python -m examples.char_lm [--cell GRU] [--hidden 256] [--steps 100] [--out FOLDER]
 """
 
 from __future__ import annotations
