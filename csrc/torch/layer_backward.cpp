@@ -21,7 +21,8 @@ struct Gradients {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, h0, c0, dgx, dgh, dr, h_before, unprojected;
+    Buffer<F> dh, dc, c0, dgx, dgh, dr, h_before, unprojected;
+    Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     BackwardArgs<F, S> args{};
@@ -122,7 +123,7 @@ class BackwardPass {
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, false);
         }
         to.dh = gradient_buffer(grads.dhn, d, l.R);
-        to.h0 = state_buffer(k_, in.h0, d, l.B, l.R);
+        to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
         if (is_lstm(l.cell)) {
             to.dc = gradient_buffer(grads.dcn, d, l.H);
             to.c0 = state_buffer(k_, *in.c0, d, l.B, l.H);
@@ -136,8 +137,8 @@ class BackwardPass {
         a.dy = dy_ ? data_of<S>(*dy_) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
         a.saved = data_of<S>(saved_) + d * l.N * l.S * l.H;
-        a.h0 = to.h0.data();
-        a.ld_h0 = cpu::padded(l.R);
+        a.h0 = to.h0.data() + d * l.B * l.R;
+        a.ld_h0 = l.R;
         a.c0 = to.c0.data();
         a.ld_c = cpu::padded(l.H);
         a.dh = to.dh.data();
@@ -273,6 +274,7 @@ class BackwardPass {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
         const BackwardArgs<F, S>& a = to.args;
+        if (l.T == 1) return {a.h0, l.B, l.R, l.R, 1};
         grow(to.h_before, rows_[d] * l.R);
         const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved + (l.S - 1) * l.H;
         const int64_t ld = is_lstm(l.cell) ? l.D * l.R : l.S * l.H;

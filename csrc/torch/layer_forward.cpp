@@ -15,6 +15,7 @@ constexpr int64_t kChunkRows = 256;
 template <class F, class S>
 struct ForwardDirection {
     Buffer<F> h[2], c, h_full, bias, gx;
+    Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     ForwardArgs<F, S> args{};
@@ -87,9 +88,18 @@ class ForwardPass {
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
-        to.h[0] = state_buffer(k_, in.h0, d, l.B, l.R);
-        // Rows of a packed sequence that begin late must find h0 in either of the double buffer.
-        to.h[1] = l.packed ? state_buffer(k_, in.h0, d, l.B, l.R) : Buffer<F>(to.h[0].count());
+        if (l.T == 1) {  // h0 is only read
+            to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
+            a.ld_h = l.R;
+            a.h[0] = const_cast<F*>(to.h0.data()) + d * l.B * l.R;
+            to.h[1] = Buffer<F>(l.B * l.R);
+        } else {
+            a.ld_h = cpu::padded(l.R);
+            to.h[0] = state_buffer(k_, in.h0, d, l.B, l.R);
+            a.h[0] = to.h[0].data();
+            // Rows of a packed sequence that begin late must find h0 in either of the double buffer.
+            to.h[1] = l.packed ? state_buffer(k_, in.h0, d, l.B, l.R) : Buffer<F>(to.h[0].count());
+        }
         if (is_lstm(l.cell)) to.c = state_buffer(k_, *in.c0, d, l.B, l.H);
         if (l.projected) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
 
@@ -102,9 +112,7 @@ class ForwardPass {
         a.ld_gx = l.G * l.H;
         a.bias = to.bias.data();
         a.bias_hn = to.bias.data() + l.G * l.H + 2 * l.H;  // read by the GRU only
-        a.h[0] = to.h[0].data();
         a.h[1] = to.h[1].data();
-        a.ld_h = cpu::padded(l.R);
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = to.h_full.data();
