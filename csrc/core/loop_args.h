@@ -81,6 +81,11 @@ struct ForwardArgs {
     S* hn;     // [B, R]
     Panels<F> w_hh;
     Panels<F> w_hr;
+
+    // Which of the double buffer step t writes: the parity of walked steps of the whole sequence, so that pieces join.
+    int next(int64_t t) const { return static_cast<int>((reverse ? seq.T - 1 - t : t) + 1) & 1; }
+    // Rows from here on take their last step in this direction at t, and write their final state.
+    int64_t final_from(int64_t t) const { return reverse ? (t == 0 ? 0 : seq.B) : seq.rows(t + 1); }
 };
 
 // One direction of one layer, backward, same steps walked the other way.

@@ -7,8 +7,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
                                     int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
     constexpr int W = Simd<F>::W;
     const int64_t H = a.H, first = a.seq.row(t);
-    // A row's last step in this direction writes its final state.
-    const int64_t final_from = a.reverse ? (t == 0 ? 0 : a.seq.B) : a.seq.rows(t + 1);
+    const int64_t final_from = a.final_from(t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
         for (int64_t u = u0; u < u1; u += W) {

@@ -36,8 +36,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
-        // Parity counts walked steps of the whole sequence, so that chunks join up.
-        const int next = static_cast<int>((a.reverse ? a.seq.T - 1 - t : t) + 1) & 1;
+        const int next = a.next(t);
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
         const F* h = a.h[1 - next];
 
@@ -56,7 +55,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         if (slice.barrier) barrier_wait(slice.barrier);
         if (!a.projected) continue;
 
-        const int64_t final_from = a.reverse ? (t == 0 ? 0 : a.seq.B) : a.seq.rows(t + 1);
+        const int64_t final_from = a.final_from(t);
         for (int64_t p = r_panels.begin; p < r_panels.end; ++p) {
             const int vectors = r_shape.vectors(p);
             const int64_t first = r_shape.first_column(p);

@@ -150,7 +150,7 @@ class ForwardPass {
         F* hg = products_.data();
         for (int64_t step = t0_[d]; step < t1_[d]; ++step) {
             const int64_t t = a.reverse ? t0_[d] + t1_[d] - 1 - step : step;
-            const int next = static_cast<int>((a.reverse ? l.T - 1 - t : t) + 1) & 1;
+            const int next = a.next(t);
             const int64_t rows = l.seq.rows(t);
             to.w_hh.dot(a.h[1 - next], a.ld_h, rows, hg, GH, false);
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
@@ -158,7 +158,7 @@ class ForwardPass {
             });
             if (!l.projected) continue;
             to.w_hr.dot(a.h_full, a.ld_c, rows, hg, l.R, false);
-            const int64_t final_from = a.reverse ? (t == 0 ? 0 : l.B) : l.seq.rows(t + 1);
+            const int64_t final_from = a.final_from(t);
             k_.project_rows(a, t, 0, rows, 0, l.R, hg, l.R, next, final_from);
         }
     }
