@@ -207,9 +207,10 @@ def test_each_need_alone(kind, T):
         assert all(g.shape == (0,) for other, g in got.items() if other != name)
 
 
-@pytest.mark.parametrize("absent", [{"dy"}, {"dhn"}, {"dcn"}, {"dy", "dhn"}, {"dhn", "dcn"}, {"dy", "dcn"}], ids=str)
+@pytest.mark.parametrize("absent", ["dy", "dhn", "dcn", "dy dhn", "dhn dcn", "dy dcn"])
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 def test_absent_gradients_are_zero(kind, absent):
+    absent = absent.split()
     for T in (2, 8):
         problem = make(replace(kind, T=T))
         y, _, _, saved = forward(problem)
