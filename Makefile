@@ -26,7 +26,7 @@ COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
     tests/test_packed.py
 
-.PHONY: help venv build test bench tables lint format sanitize compat clean
+.PHONY: help venv build test bench tables lint format sanitize compat cuda-check clean
 help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
@@ -35,6 +35,7 @@ help:
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
 	@echo "make compat    run the core tests under COMPAT='torch==...' on the binary built under the pinned torch"
+	@echo "make cuda-check  compile the CUDA sources and tell registers and spills; needs nvcc, no GPU and no torch"
 	@echo "make clean     remove what was built;  make distclean  the virtual environment too"
 
 venv: $(VENV)/.ready
@@ -79,6 +80,9 @@ compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest hypothesis numpy expecttest
 	.venv-compat/bin/python -m pytest $(PYTEST_FLAGS) $(COMPAT_TESTS)
+
+cuda-check:
+	$(PYTHON) tests/cpp/cuda_check.py
 
 clean:
 	rm -rf build dist out *.egg-info fused_rnn/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
