@@ -8,6 +8,7 @@ later); `_C_cuda.so`, their CUDA kernels, of the same kind; and `_C`, the pybind
   MAX_JOBS               compilers at a time; default: processors + 2
 """
 
+import logging
 import os
 import platform
 import re
@@ -97,12 +98,18 @@ def no_cuda(toolkit: Path | None) -> str:
         return f"torch {torch.__version__} is a build without CUDA"
     if not toolkit:
         return "no nvcc was found: put it into PATH, or set CUDA_HOME to the folder that has bin/nvcc"
+    if not architectures(toolkit):
+        return "TORCH_CUDA_ARCH_LIST names no architecture from 8.0 on"
     return ""
 
 
 def architectures(toolkit: Path) -> str:
-    """Machine code for Ampere, which also runs on 8.6 to 8.9, and Hopper; for what is newer, where this nvcc
-    knows it, else the driver compiles the PTX."""
+    """As TORCH_CUDA_ARCH_LIST has them, from 8.0 on: bf16 on tensor cores and asynchronous copies began there. By
+    default machine code for Ampere, which also runs on 8.6 to 8.9, and Hopper, and for what is newer where this nvcc
+    knows it; else the driver compiles the PTX."""
+    asked = re.split(r"[; ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; "))
+    if asked != [""]:
+        return ";".join(name for name in asked if not re.match(r"[1-7]\.", name))
     known = subprocess.run([toolkit / "bin/nvcc", "--list-gpu-code"], capture_output=True, text=True).stdout.split()
     newer = [name for name, code in (("10.0", "sm_100"), ("12.0", "sm_120")) if code in known]
     return ";".join(["8.0+PTX", "9.0a", *newer])
@@ -123,7 +130,9 @@ class Build(BuildExtension):
 
     def run(self) -> None:
         if WITHOUT_CUDA:
-            self.announce(f"fused_rnn: without CUDA kernels: {WITHOUT_CUDA}", level=2)
+            self.announce(f"fused_rnn: without CUDA kernels: {WITHOUT_CUDA}", level=logging.INFO)
+        if os.environ.get("FUSED_RNN_CUDA") == "0":  # nor with those of an earlier build
+            Path(self.get_ext_fullpath("fused_rnn._C_cuda")).unlink(missing_ok=True)
         super().run()
 
     def get_ext_filename(self, name: str) -> str:
@@ -147,7 +156,7 @@ class Build(BuildExtension):
 
 def cuda(toolkit: Path) -> Extension:
     # As torch reads them, and where it has no GPU to ask.
-    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or architectures(toolkit)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures(toolkit)
     cpp_extension.CUDA_HOME = str(toolkit)
     includes = [f"-isystem{path}" for path in include_paths("cuda") if path not in include_paths()]
     return Extension(
