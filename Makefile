@@ -18,7 +18,7 @@ BENCH ?= --quick --out out
 TESTS ?= tests
 PYTEST_FLAGS ?=
 
-CPP := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Another torch, for `make compat`: the same binary must serve it. (Its build with CUDA takes gigabytes.) Error texts
 # are those of the pinned torch, so test_errors.py is not among these.
