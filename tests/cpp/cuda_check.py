@@ -166,27 +166,32 @@ def together(names: list[str]) -> str:
     return f"{base}{inner}" + (f"  x{len(each)}" if len(each) > 1 else "")
 
 
+def in_memory(name: str, usage: Usage) -> bool:
+    return not usage.clean and not any(re.search(pattern, name) for pattern in MAY_SPILL)
+
+
 def table(result: Compiled, names: dict[str, str]) -> list[str]:
-    """One line for kernels of one template whose figures agree for every architecture."""
+    """One line for kernels of one template whose figures agree for every architecture; a ! before what must not be."""
     figures: dict[str, dict[str, Usage]] = defaultdict(dict)
     for (mangled, architecture), usage in result.kernels.items():
         figures[names[mangled]][architecture] = usage
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for name, of in figures.items():
-        groups[arguments(name)[0], tuple(of[a].row() if a in of else "" for a in ARCHITECTURES)].append(name)
+        mark = "!" if any(in_memory(name, usage) for usage in of.values()) else " "
+        rows = tuple(of[a].row() if a in of else "" for a in ARCHITECTURES)
+        groups[arguments(name)[0], mark, rows].append(name)
     return [
-        " |".join(f"{row:>{WIDTH}}" for row in rows) + "  " + together(members)
-        for (_, rows), members in sorted(groups.items(), key=lambda item: sorted(item[1]))
+        mark + " |".join(f"{row:>{WIDTH}}" for row in rows) + "  " + together(members)
+        for (_, mark, rows), members in sorted(groups.items(), key=lambda item: sorted(item[1]))
     ]
 
 
 def complaints(result: Compiled, names: dict[str, str]) -> list[str]:
     told = [f"{'FAILED' if result.failed else 'WARNING'}: {complaint}" for complaint in result.complaints]
-    for (mangled, architecture), use in result.kernels.items():
-        name = names[mangled]
-        if not use.clean and not any(re.search(pattern, name) for pattern in MAY_SPILL):
-            figures = f"{use.stack} bytes of stack, {use.stores} stored, {use.loads} loaded"
-            told.append(f"IN MEMORY: {name} for {architecture}: {figures}")
+    for architecture in ARCHITECTURES:
+        count = sum(in_memory(names[name], use) for (name, a), use in result.kernels.items() if a == architecture)
+        if count:
+            told.append(f"IN MEMORY: {count} kernels for {architecture} have a stack frame or spill registers")
     return told
 
 
@@ -215,7 +220,7 @@ def main() -> int:
 
     print("Registers, and bytes of static shared memory, stack and spills.")
     heads = (f"{architecture} regs    smem  stack  spill st/ld" for architecture in ARCHITECTURES)
-    print(" |".join(f"{head:>{WIDTH}}" for head in heads) + "  kernel")
+    print(" " + " |".join(f"{head:>{WIDTH}}" for head in heads) + "  kernel")
     told = 0
     for result in results:
         shown = result.source.relative_to(ROOT) if result.source.is_relative_to(ROOT) else result.source
