@@ -165,7 +165,7 @@ def cuda(toolkit: Path) -> Extension:
         library_dirs=library_paths(),
         # Not CUDAExtension: it links libraries that torch's wheel does not bring.
         libraries=["torch", "torch_cpu", "torch_cuda"],
-        extra_compile_args={"cxx": [*FLAGS, *includes, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": [*FLAGS, *includes], "nvcc": NVCC_FLAGS},
         # Nothing may be left undefined: torch.ops.load_library would find out at the user's.
         extra_link_args=[*LINK, cuda_runtime(toolkit), "-Wl,-soname,_C_cuda.so", *([] if LINK else ["-Wl,-z,defs"])],
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
