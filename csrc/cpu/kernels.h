@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../core/loop_args.h"
+#include "loop_args.h"
 
 namespace fused_rnn::cpu {
 

@@ -11,7 +11,7 @@
 
 #include "kernels.h"
 
-namespace fused_rnn {
+namespace fused_rnn::cpu {
 
 struct alignas(64) Barrier {
     explicit Barrier(int members) : members(members) {}
@@ -19,8 +19,6 @@ struct alignas(64) Barrier {
     std::atomic<int> arrived{0};
     std::atomic<int> epoch{0};
 };
-
-namespace cpu {
 
 // The thread pool of whoever calls: run(n, body, context) splits [0, n) over its threads, a call of
 // body per contiguous part, as at::parallel_for does.
@@ -77,5 +75,4 @@ struct Share {
 using Work = void (*)(void* context, const Share& share);
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context);
 
-}  // namespace cpu
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

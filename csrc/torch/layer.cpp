@@ -5,9 +5,9 @@
 namespace fused_rnn {
 namespace {
 
-const Tensor* checked(const char* op, const char* name, const Tensor& t, ScalarType type,
+const Tensor* checked(const char* op, const char* name, const Tensor& t, const Tensor& x,
                       std::initializer_list<int64_t> sizes) {
-    check_cpu(op, name, t, type);
+    check_same(op, name, t, x);
     check_shape(op, name, t, sizes);
     return &t;
 }
@@ -17,8 +17,7 @@ const Tensor* checked(const char* op, const char* name, const Tensor& t, ScalarT
 Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x) {
     STD_TORCH_CHECK(cell >= 0 && cell < kCellCount, op, ": unknown cell ", cell);
     type = x.scalar_type();
-    check_cpu(op, "x", x, type);
-    check_cpu(op, "h0", a.h0, type);
+    check_same(op, "h0", a.h0, x);
     STD_TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x must be [T,B,I] or, with batch_sizes, [N,I], got ",
                     shape_text(x));
     STD_TORCH_CHECK(a.h0.dim() == 3, op, ": h0 must be [D,B,R], got ", shape_text(a.h0));
@@ -43,17 +42,17 @@ Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_
     for (int64_t d = 0; d < D; ++d) {
         const Tensor* w = a.weights.data() + d * per_direction;
         DirectionWeights& to = weights[d];
-        to.w_ih = checked(op, "w_ih", w[0], type, {G * H, I});
-        to.w_hh = checked(op, "w_hh", w[1], type, {G * H, R});
+        to.w_ih = checked(op, "w_ih", w[0], x, {G * H, I});
+        to.w_hh = checked(op, "w_hh", w[1], x, {G * H, R});
         if (biased) {
-            to.b_ih = checked(op, "b_ih", w[2], type, {G * H});
-            to.b_hh = checked(op, "b_hh", w[3], type, {G * H});
+            to.b_ih = checked(op, "b_ih", w[2], x, {G * H});
+            to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
-        if (projected) to.w_hr = checked(op, "w_hr", w[per_direction - 1], type, {R, H});
+        if (projected) to.w_hr = checked(op, "w_hr", w[per_direction - 1], x, {R, H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");
-        checked(op, "c0", *a.c0, type, {D, B, H});
+        checked(op, "c0", *a.c0, x, {D, B, H});
     }
 
     if (packed) {
@@ -104,6 +103,24 @@ std::vector<int64_t> Layer::chunks(int64_t rows) const {
         if (t == T - 1 || done * pieces >= N * static_cast<int64_t>(bounds.size())) bounds.push_back(t + 1);
     }
     return bounds;
+}
+
+void check_gradients(const char* op, const Layer& l, const Gradients& g) {
+    const auto check = [&](const char* name, const OptionalTensor& t, std::initializer_list<int64_t> sizes) {
+        if (!t) return;
+        check_same(op, name, *t, l.x);
+        check_shape(op, name, *t, sizes);
+    };
+    if (l.packed) {
+        check("dy", g.dy, {l.N, l.D * l.R});
+        if (is_lstm(l.cell)) check("y", g.y, {l.N, l.D * l.R});
+    } else {
+        check("dy", g.dy, {l.T, l.B, l.D * l.R});
+        if (is_lstm(l.cell)) check("y", g.y, {l.T, l.B, l.D * l.R});
+    }
+    check("dhn", g.dhn, {l.D, l.B, l.R});
+    if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
+    check("saved", g.saved, {l.D, l.N, l.S * l.H});
 }
 
 }  // namespace fused_rnn

@@ -12,6 +12,11 @@
 #include "../../csrc/cpu/team.h"
 
 using namespace fused_rnn;
+using fused_rnn::cpu::BackwardArgs;
+using fused_rnn::cpu::Barrier;
+using fused_rnn::cpu::ForwardArgs;
+using fused_rnn::cpu::Panels;
+using fused_rnn::cpu::Slice;
 using naive::Layer;
 using std::vector;
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/core/loop_args.h"
+#include "../../csrc/cpu/loop_args.h"
 
 namespace naive {
 

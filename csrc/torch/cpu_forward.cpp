@@ -1,7 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T as one product, then the time loop over it.
 #include <algorithm>
 
-#include "layer.h"
+#include "cpu_layer.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -18,7 +18,7 @@ struct ForwardDirection {
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
-    ForwardArgs<F, S> args{};
+    cpu::ForwardArgs<F, S> args{};
 };
 
 // What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn.
@@ -43,7 +43,7 @@ class ForwardPass {
   public:
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
-        direct_ = layer.direct();
+        direct_ = walks_unpacked(layer);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
@@ -61,8 +61,8 @@ class ForwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, layer_.loop_size(dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]), team_work,
-                              this);
+                cpu::run_loop(pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]),
+                              team_work, this);
             }
         }
         if (is_lstm(layer_.cell)) {
@@ -77,7 +77,7 @@ class ForwardPass {
     void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];
-        ForwardArgs<F, S>& a = to.args;
+        cpu::ForwardArgs<F, S>& a = to.args;
         const DirectionWeights& w = l.weights[d];
         to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
         if (direct_) {
@@ -144,7 +144,7 @@ class ForwardPass {
     void direct_loop(int64_t d) {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];
-        const ForwardArgs<F, S>& a = to.args;
+        const cpu::ForwardArgs<F, S>& a = to.args;
         const int64_t GH = l.G * l.H;
         if (!products_) products_ = Buffer<F>(l.B * std::max(GH, l.R));
         F* hg = products_.data();
@@ -185,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
                      is_lstm(cell) ? empty({l.D, l.B, l.H}, l.type) : empty({0}, l.type),
                      save ? empty({l.D, l.N, l.S * l.H}, l.type) : empty({0}, l.type)};
     if (l.N > 0) {
-        by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
+        cpu_by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
     }
     return {out.y, out.hn, out.cn, out.saved};
 }

@@ -1,50 +1,9 @@
-// What one time loop needs to know, as plain data: raw pointers, sizes, strides in elements.
-// Shared by every instruction set; no torch, no intrinsics, no std templates.
+// What one time loop on the CPU needs to know, as plain data: raw pointers, sizes, strides in elements. Shared by every
+// instruction set; no torch, no intrinsics, no std templates.
 #pragma once
-#include <cstdint>
+#include "../core/sequence.h"
 
-namespace fused_rnn {
-
-// Storage-only types: kernels compute in float and convert at loads and stores.
-struct bf16 {
-    uint16_t bits;
-};
-struct f16 {
-    uint16_t bits;
-};
-
-// Numbers are part of the op contract (docs/design.md); the linear forms exist for exact tests.
-enum Cell : int64_t {
-    kLstm = 0,
-    kGru = 1,
-    kRnnTanh = 2,
-    kRnnRelu = 3,
-    kLstmLinear = 4,
-    kGruLinear = 5,
-    kRnnLinear = 6,
-    kCellCount = 7,
-};
-
-constexpr bool is_lstm(int64_t cell) { return cell == kLstm || cell == kLstmLinear; }
-constexpr bool is_gru(int64_t cell) { return cell == kGru || cell == kGruLinear; }
-constexpr int64_t gates_of(int64_t cell) { return is_lstm(cell) ? 4 : is_gru(cell) ? 3 : 1; }
-// Vectors of H kept for the backward, per row: LSTM i f g o c; GRU r z n (W_hn h + b_hn) h; RNN h.
-constexpr int64_t saved_of(int64_t cell) { return is_lstm(cell) || is_gru(cell) ? 5 : 1; }
-
-// T steps of at most B rows. Packed: step t has batch_sizes[t] rows, beginning at row offsets[t];
-// padded (null): every step has B rows.
-struct Sequence {
-    int64_t T;
-    int64_t B;
-    const int64_t* batch_sizes;
-    const int64_t* offsets;
-
-    int64_t rows(int64_t t) const {
-        if (t < 0 || t >= T) return 0;
-        return batch_sizes ? batch_sizes[t] : B;
-    }
-    int64_t row(int64_t t) const { return offsets ? offsets[t] : t * B; }
-};
+namespace fused_rnn::cpu {
 
 // A matrix repacked for the register tiles: panels of `vectors` SIMD vectors of columns, K rows each.
 template <class F>
@@ -126,4 +85,4 @@ struct Slice {
     Barrier* barrier;
 };
 
-}  // namespace fused_rnn
+}  // namespace fused_rnn::cpu

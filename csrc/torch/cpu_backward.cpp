@@ -3,7 +3,7 @@
 //   dx = dg W_ih,  dW_ih = dg^T x,  dW_hh = dg^T h_before,  db = sum of dg,  dW_hr = dr^T (o tanh c)
 #include <algorithm>
 
-#include "layer.h"
+#include "cpu_layer.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -12,20 +12,13 @@ namespace {
 constexpr int64_t kChunkBytes = 4 << 20;
 constexpr int64_t kChunkRows = 1024;
 
-enum Needs : int64_t { kDx = 1, kDh0 = 2, kDc0 = 4, kFirstWeight = 3 };
-
-struct Gradients {
-    const OptionalTensor &dy, &dhn, &dcn;
-    const Tensor &y, &saved;
-};
-
 template <class F, class S>
 struct BackwardDirection {
     Buffer<F> dh, dc, c0, dgx, dgh, dr, h_before, unprojected;
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
-    BackwardArgs<F, S> args{};
+    cpu::BackwardArgs<F, S> args{};
     bool weights_begun = false;
 };
 
@@ -41,7 +34,7 @@ class BackwardPass {
           needs_(needs),
           gates_only_(gates_only),
           saved_(laid_out(grads.saved)) {
-        direct_ = layer.direct();
+        direct_ = walks_unpacked(layer);
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, grads);
@@ -72,8 +65,8 @@ class BackwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, layer_.loop_size(dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]), team_work,
-                              this);
+                cpu::run_loop(pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]),
+                              team_work, this);
             }
             if (gates_only_) continue;
             for (int64_t d = 0; d < layer_.D; ++d) {
@@ -112,7 +105,7 @@ class BackwardPass {
     void prepare(int64_t d, const LayerArgs& in, const Gradients& grads) {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
-        BackwardArgs<F, S>& a = to.args;
+        cpu::BackwardArgs<F, S>& a = to.args;
         const DirectionWeights& w = l.weights[d];
         if (needs_ & kDx) to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
         if (direct_) {
@@ -187,7 +180,7 @@ class BackwardPass {
     void direct_loop(int64_t d) {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
-        const BackwardArgs<F, S>& a = to.args;
+        const cpu::BackwardArgs<F, S>& a = to.args;
         for (int64_t step = t0_[d]; step < t1_[d]; ++step) {
             const int64_t t = a.reverse ? step : t0_[d] + t1_[d] - 1 - step;
             const int64_t rows = l.seq.rows(t), first = l.seq.row(t) - row_[d];
@@ -273,7 +266,7 @@ class BackwardPass {
     Matrix<const F> rows_before(int64_t d) {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
-        const BackwardArgs<F, S>& a = to.args;
+        const cpu::BackwardArgs<F, S>& a = to.args;
         if (l.T == 1) return {a.h0, l.B, l.R, l.R, 1};
         grow(to.h_before, rows_[d] * l.R);
         const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved + (l.S - 1) * l.H;
@@ -316,24 +309,6 @@ class BackwardPass {
     Buffer<F> products_;
 };
 
-void check_gradients(const char* op, const Layer& l, const Gradients& g) {
-    const auto check = [&](const char* name, const OptionalTensor& t, std::initializer_list<int64_t> sizes) {
-        if (!t) return;
-        check_cpu(op, name, *t, l.type);
-        check_shape(op, name, *t, sizes);
-    };
-    if (l.packed) {
-        check("dy", g.dy, {l.N, l.D * l.R});
-        if (is_lstm(l.cell)) check("y", g.y, {l.N, l.D * l.R});
-    } else {
-        check("dy", g.dy, {l.T, l.B, l.D * l.R});
-        if (is_lstm(l.cell)) check("y", g.y, {l.T, l.B, l.D * l.R});
-    }
-    check("dhn", g.dhn, {l.D, l.B, l.R});
-    if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
-    check("saved", g.saved, {l.D, l.N, l.S * l.H});
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
@@ -344,7 +319,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward", l, grads);
     if (!is_lstm(cell)) needs &= ~int64_t(kDc0);
-    return by_dtype("layer_backward", l.type, [&]<class F, class S>() {
+    return cpu_by_dtype("layer_backward", l.type, [&]<class F, class S>() {
         BackwardPass<F, S> pass(l, in, grads, needs, false);
         if (l.N > 0) {
             pass.run();
@@ -365,7 +340,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(Optional
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward_gates", l, grads);
     const int64_t needs = kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0);
-    return by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {
+    return cpu_by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {
         using Direction = BackwardDirection<F, S>;
         BackwardPass<F, S> pass(l, in, grads, needs, true);
         if (l.N > 0) pass.run();

@@ -1,0 +1,274 @@
+// A layer on the CPU: working memory, products through the BLAS that torch itself uses, weights as the loops want them.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+
+#include "../cpu/dispatch.h"
+#include "../cpu/hooks.h"
+#include "../cpu/team.h"
+#include "layer.h"
+
+namespace fused_rnn {
+
+// Up to this many rows (T*B) products are done row by row from the weights as they lie: packing
+// them, or a BLAS call, would cost more than the product.
+constexpr int64_t kFewRows = 4;
+// Packing the recurrent weights costs a few passes over them; a step of few rows is one pass anyway, and gains less.
+constexpr int64_t kStepsWorthPacking = 6;
+constexpr int64_t kStepsWorthPackingFewRows = 16;
+constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
+constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
+
+// glibc gives blocks over 32 MB back to the system at every free, so at every call they are fresh again and cost more in
+// page faults than the kernels need to fill them. Where the system gives huge pages to those who ask (Linux's default),
+// ask for these. Smaller blocks are reused, and the zeroing of huge pages only flushes caches there (docs/performance.md).
+inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+    constexpr uintptr_t kHuge = 2 << 20;
+    if (bytes <= 32 << 20) return;
+    const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
+    madvise(reinterpret_cast<void*>(from), end - from, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
+}
+
+// A new contiguous tensor on the CPU.
+inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
+    const Tensor tensor = empty_at({aoti_torch_device_type_cpu(), 0}, sizes, type);
+    ask_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+    return tensor;
+}
+
+// Working memory from torch's allocator, so that memory profilers see it; 64-byte aligned.
+template <class F>
+class Buffer {
+  public:
+    Buffer() = default;
+    explicit Buffer(int64_t count)
+        : tensor_(empty({count}, sizeof(F) == 8 ? ScalarType::Double : ScalarType::Float)),
+          data_(static_cast<F*>(tensor_->mutable_data_ptr())),
+          count_(count) {}
+    F* data() const { return data_; }
+    int64_t count() const { return count_; }
+    void zero() { std::fill_n(data_, count_, F(0)); }
+    explicit operator bool() const { return data_ != nullptr; }
+
+  private:
+    std::optional<Tensor> tensor_;
+    F* data_ = nullptr;
+    int64_t count_ = 0;
+};
+
+// torch's own thread pool, as the kernels want it.
+inline cpu::Pool torch_pool() {
+    const int threads = static_cast<int>(torch::stable::get_num_threads());
+    if (threads > 1) hooks::note_threads();
+    return {threads, [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
+                torch::stable::parallel_for(0, n, 1, [&](int64_t b, int64_t e) { body(context, b, e); });
+            }};
+}
+
+// c (+)= a b
+template <class F>
+void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate) {
+    if (!c.rows || !c.columns) return;
+    const Tensor out = c.tensor(), left = a.tensor(), right = b.tensor();
+    if (accumulate) {
+        STABLE_TORCH_ERROR_CODE_CHECK(
+            aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), 1.0, 1.0));
+    } else {
+        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
+    }
+}
+
+// The size of `steps` steps of a layer's time loop over these packed weights (one direction's).
+template <class PackedWeights>
+cpu::LoopSize loop_size(const Layer& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps) {
+    // Two for each weight and row, and what the cell costs beside them.
+    const int64_t flops = l.B * l.H * (2 * l.G * l.R + (l.projected ? 2 * l.R : 0) + kCellFlops * l.G);
+    return {l.D, l.B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops};
+}
+
+// Whether to walk time straight on the weights as they lie, unpacked.
+inline bool walks_unpacked(const Layer& l) {
+    if (l.N <= kFewRows) return true;
+    if (l.G * l.H * l.R <= kSmallWeights) return false;
+    return l.T < (l.B <= kFewRows ? kStepsWorthPackingFewRows : kStepsWorthPacking);
+}
+
+// Weights and other inputs in the compute type, contiguous: as they are, or converted once.
+template <class F, class S>
+class Compute {
+  public:
+    Compute() = default;
+    // `rows` x `columns`
+    Compute(const cpu::Kernels<F, S>& k, const Tensor& t, int64_t rows, int64_t columns) : kept_(laid_out(t)) {
+        if constexpr (std::is_same_v<F, S>) {
+            data_ = data_of<F>(*kept_);
+        } else {
+            buffer_ = Buffer<F>(rows * columns);
+            k.copy_in(data_of<S>(*kept_), columns, rows, columns, buffer_.data(), columns);
+            data_ = buffer_.data();
+        }
+    }
+    const F* data() const { return data_; }
+
+  private:
+    std::optional<Tensor> kept_;
+    Buffer<F> buffer_;
+    const F* data_ = nullptr;
+};
+
+// A row-major weight matrix [N,K] and its products with a few rows or many.
+template <class F, class S>
+class Weight {
+  public:
+    Weight() = default;
+    Weight(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Tensor& w)
+        : pool_(&pool), k_(&k), kept_(laid_out(w)), N_(w.size(0)), K_(w.size(1)) {}
+
+    // c [M,N] (+)= a w^T
+    void dot(const F* a, int64_t lda, int64_t M, F* c, int64_t ldc, bool accumulate) {
+        if (M > kFewRows) return multiply<F>({c, M, N_, ldc, 1}, {a, M, K_, lda, 1}, matrix().transposed(), accumulate);
+        const S* w = data_of<S>(*kept_);
+        pool_->split(N_, parts(), [&](int64_t n0, int64_t n1) {
+            k_->dot_rows(a, lda, M, w + n0 * K_, K_, n1 - n0, K_, c + n0, ldc, accumulate);
+        });
+    }
+    // c [M,K] (+)= a w
+    void sum(const F* a, int64_t lda, int64_t M, F* c, int64_t ldc, bool accumulate) {
+        if (M > kFewRows) return multiply<F>({c, M, K_, ldc, 1}, {a, M, N_, lda, 1}, matrix(), accumulate);
+        const S* w = data_of<S>(*kept_);
+        pool_->split(K_, parts(), [&](int64_t k0, int64_t k1) {
+            k_->sum_rows(a, lda, M, w + k0, K_, N_, k1 - k0, c + k0, ldc, accumulate);
+        });
+    }
+
+  private:
+    Matrix<const F> matrix() {
+        if (!wide_) wide_.emplace(*k_, *kept_, N_, K_);
+        return {wide_->data(), N_, K_, K_, 1};
+    }
+    // A second thread pays for itself from some 256 KiB of weights.
+    int64_t parts() const { return N_ * K_ < (1 << 16) ? 1 : 1 << 10; }
+
+    const cpu::Pool* pool_ = nullptr;
+    const cpu::Kernels<F, S>* k_ = nullptr;
+    std::optional<Tensor> kept_;
+    int64_t N_ = 0, K_ = 0;
+    std::optional<Compute<F, S>> wide_;
+};
+
+// The rows of steps [t0, t1) of x in the compute type, as one matrix.
+template <class F, class S>
+class InputRows {
+  public:
+    InputRows(const cpu::Kernels<F, S>& k, const Layer& layer) : k_(k), layer_(layer) {}
+
+    Matrix<const F> rows(int64_t t0, int64_t t1) {
+        const int64_t first = layer_.seq.row(t0);
+        const int64_t count = layer_.seq.row(t1 - 1) + layer_.seq.rows(t1 - 1) - first;
+        const S* x = data_of<S>(layer_.x);
+        if constexpr (std::is_same_v<F, S>) {
+            if (layer_.x_is_matrix()) {
+                const int64_t row = layer_.x_matrix_row();
+                return {x + first * row, count, layer_.I, row, 1};
+            }
+        }
+        if (buffer_.count() < count * layer_.I) buffer_ = Buffer<F>(count * layer_.I);
+        F* to = buffer_.data();
+        for (int64_t t = t0; t < t1; ++t) {
+            const int64_t rows = layer_.seq.rows(t);
+            const S* from = layer_.packed ? x + layer_.seq.row(t) * layer_.x_row : x + t * layer_.x_step;
+            k_.copy_in(from, layer_.x_row, rows, layer_.I, to, layer_.I);
+            to += rows * layer_.I;
+        }
+        return {buffer_.data(), count, layer_.I, layer_.I, 1};
+    }
+
+  private:
+    const cpu::Kernels<F, S>& k_;
+    const Layer& layer_;
+    Buffer<F> buffer_;
+};
+
+// A state [D,B,width] in the compute type, one padded buffer a direction.
+template <class F, class S>
+Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t direction, int64_t B, int64_t width) {
+    const int64_t ld = cpu::padded(width);
+    Buffer<F> buffer(B * ld);
+    if (ld != width) buffer.zero();
+    const Tensor rows = laid_out(state);
+    k.copy_in(data_of<S>(rows) + direction * B * width, width, B, width, buffer.data(), ld);
+    return buffer;
+}
+
+// Recurrent weights packed for the register tiles. `transposed`: columns of the panels are rows of w
+// (forward, h W^T), else columns of w (backward, dg W).
+template <class F, class S>
+class Packed {
+  public:
+    Packed() = default;
+    Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Tensor& w, int64_t gates, bool transposed)
+        : kept_(laid_out(w)) {
+        const int64_t rows = w.size(0), columns = w.size(1);
+        const int64_t K = transposed ? columns : rows;
+        shape_ = {transposed ? rows / gates : columns, transposed ? static_cast<int>(gates) : 1, k.W};
+        const int64_t vectors = shape_.gates > 1 ? shape_.gates * shape_.count() : cpu::kMaxVectors * shape_.count();
+        buffer_ = Buffer<F>(K * vectors * k.W);
+        const S* from = data_of<S>(*kept_);
+        const auto pack = transposed ? k.pack_transposed : k.pack_plain;
+        // Below some 64 KiB a second thread costs more than it packs.
+        const int64_t parts = rows * columns < (1 << 14) ? 1 : shape_.count();
+        pool.split(shape_.count(), parts,
+                   [&](int64_t p0, int64_t p1) { pack(from, columns, K, shape_, p0, p1, buffer_.data()); });
+        panels_ = {buffer_.data(), K, shape_.columns, shape_.count()};
+    }
+    const cpu::Panels<F>& panels() const { return panels_; }
+    int64_t bytes() const { return buffer_.count() * static_cast<int64_t>(sizeof(F)); }
+
+  private:
+    std::optional<Tensor> kept_;
+    cpu::PanelShape shape_{};
+    Buffer<F> buffer_;
+    cpu::Panels<F> panels_{};
+};
+
+// A gradient that comes out in the storage type but is gathered in the compute type.
+template <class F, class S>
+class Result {
+  public:
+    Result() = default;
+    Result(std::initializer_list<int64_t> sizes, int64_t count) : tensor_(empty(sizes, scalar_type<S>())) {
+        if constexpr (!std::is_same_v<F, S>) buffer_ = Buffer<F>(count);
+        data_ = std::is_same_v<F, S> ? static_cast<F*>(tensor_->mutable_data_ptr()) : buffer_.data();
+        count_ = count;
+    }
+    explicit operator bool() const { return tensor_.has_value(); }
+    F* data() const { return data_; }
+    void zero() { std::fill_n(data_, count_, F(0)); }
+    Tensor finish(const cpu::Kernels<F, S>& k) {
+        if (!tensor_) return empty({0}, scalar_type<S>());
+        if constexpr (!std::is_same_v<F, S>) k.copy_out(data_, count_, 1, count_, mutable_data_of<S>(*tensor_), count_);
+        return *tensor_;
+    }
+
+  private:
+    std::optional<Tensor> tensor_;
+    Buffer<F> buffer_;
+    F* data_ = nullptr;
+    int64_t count_ = 0;
+};
+
+// by_dtype, with the type it computes in before the type it stores.
+template <class Function>
+auto cpu_by_dtype(const char* op, ScalarType type, const Function& f) {
+    return by_dtype(op, type, [&]<class S>() { return f.template operator()<ComputeType<S>, S>(); });
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,17 @@
+// The schemas of the ops, under whatever library name declares them (docs/design.md says what they mean).
+#pragma once
+
+namespace fused_rnn {
+
+constexpr const char* kSchemas[] = {
+    "layer_forward(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, bool save)"
+    " -> (Tensor y, Tensor hn, Tensor cn, Tensor saved)",
+    "layer_backward(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights,"
+    " Tensor y, Tensor saved, Tensor? batch_sizes, int cell, int needs)"
+    " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
+    "layer_backward_gates(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0,"
+    " Tensor[] weights, Tensor y, Tensor saved, Tensor? batch_sizes, int cell)"
+    " -> (Tensor dh0, Tensor dc0, Tensor dgx, Tensor dgh, Tensor dr)",
+};
+
+}  // namespace fused_rnn
