@@ -1,0 +1,7 @@
+#include "kernels.cuh"
+
+namespace fused_rnn::cuda {
+template void forward<float>(const ForwardArgs<float>&, const Plan&, Stream);
+template void gather_before<float>(const BeforeArgs<float>&, Stream);
+template void unprojected_rows<float>(const UnprojectedArgs<float>&, Stream);
+}  // namespace fused_rnn::cuda

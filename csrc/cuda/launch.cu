@@ -1,0 +1,49 @@
+// What a GPU can do, and the kernel that has no storage type.
+#include <map>
+#include <mutex>
+
+#include "device.cuh"
+#include "gpu_launch.h"
+#include "limits.h"
+
+namespace fused_rnn::cuda {
+namespace {
+
+DeviceLimits query(int device) {
+    const auto attribute = [device](cudaDeviceAttr which) {
+        int value = 0;
+        check(cudaDeviceGetAttribute(&value, which, device), "asking the device");
+        return value;
+    };
+    return {attribute(cudaDevAttrMultiProcessorCount),
+            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+            attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+            attribute(cudaDevAttrMaxThreadsPerMultiProcessor),
+            attribute(cudaDevAttrMaxRegistersPerMultiprocessor),
+            attribute(cudaDevAttrCooperativeLaunch) != 0};
+}
+
+__global__ void write_steps_kernel(const __grid_constant__ Runs runs, int64_t* batch_sizes, int64_t* offsets) {
+    write_steps(Gpu{}, runs, batch_sizes, offsets);
+}
+
+}  // namespace
+
+DeviceLimits device_limits() {
+    static std::mutex mutex;
+    static std::map<int, DeviceLimits> known;
+    int device = 0;
+    check(cudaGetDevice(&device), "asking for the current device");
+    const std::lock_guard<std::mutex> lock(mutex);
+    auto found = known.find(device);
+    if (found == known.end()) found = known.emplace(device, query(device)).first;
+    return lowered(found->second);
+}
+
+void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Stream stream) {
+    write_steps_kernel<<<std::max(runs.count, 1), 256, 0, static_cast<cudaStream_t>(stream)>>>(runs, batch_sizes,
+                                                                                               offsets);
+    check(cudaGetLastError(), "launching a kernel over steps");
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,27 @@
+// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu and inst_*.cu; tests implement it for
+// the host (tests/simt). Errors are thrown as std::runtime_error.
+#pragma once
+#include <vector>
+
+#include "plan.h"
+#include "rows.h"
+
+namespace fused_rnn::cuda {
+
+using Stream = void*;  // a cudaStream_t
+
+// Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS ("sms=4,shared=49152,cooperative=0"):
+// tests reach every way of a loop by it.
+DeviceLimits device_limits();
+
+template <class S>
+void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
+template <class S>
+void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
+template <class S>
+void gather_before(const BeforeArgs<S>& args, Stream stream);
+template <class S>
+void unprojected_rows(const UnprojectedArgs<S>& args, Stream stream);
+void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Stream stream);
+
+}  // namespace fused_rnn::cuda

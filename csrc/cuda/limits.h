@@ -1,0 +1,11 @@
+// FUSED_RNN_CUDA_LIMITS: lowers what a device is taken to have, so that tests reach every way of a loop on one machine.
+#pragma once
+#include "plan.h"
+
+namespace fused_rnn::cuda {
+
+// Reads the variable at each call; "sms=4,shared=49152,cooperative=0", each part optional. Throws std::runtime_error for a
+// text it does not understand.
+DeviceLimits lowered(DeviceLimits limits);
+
+}  // namespace fused_rnn::cuda

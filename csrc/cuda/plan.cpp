@@ -1,0 +1,147 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "tiles.h"
+
+namespace fused_rnn::cuda {
+namespace {
+
+struct TileShape {
+    TileKind kind;
+    int rows, units, team, step;
+    double rate;  // multiply-adds a clock of a whole SM at work on it
+};
+
+template <class Tile>
+constexpr TileShape shape_of(TileKind kind, double rate) {
+    return {kind, Tile::kRows, Tile::kUnits, Tile::kTeam, Tile::kStep, rate};
+}
+
+// Rates are guesses until a GPU has told (docs/performance.md): what the tiles' loads from shared memory leave of the
+// peak. They only choose among plans that are all right.
+TileShape tile_shape(const LoopShape& s) {
+    if (s.B <= 2) {
+        return s.element_size == 8   ? shape_of<FewTile<double, 1>>(TileKind::kFew, 16)
+               : s.element_size == 4 ? shape_of<FewTile<float, 1>>(TileKind::kFew, 32)
+                                     : shape_of<FewTile<bf16, 1>>(TileKind::kFew, 32);
+    }
+    if (s.half) return shape_of<MmaTile<bf16, 1>>(TileKind::kTensor, 500);
+    return s.element_size == 8 ? shape_of<BatchTile<double, 1>>(TileKind::kBatch, 16)
+                               : shape_of<BatchTile<float, 1>>(TileKind::kBatch, 40);
+}
+
+constexpr double kBarrierClocks = 2500;  // of a barrier between blocks
+constexpr double kTileClocks = 1200;     // of staging, two syncs and the cell, for each tile
+constexpr int kMaxChunk = 256;
+
+// One product of a step.
+struct Phase {
+    int64_t K, columns;
+    int gates;
+};
+
+struct Candidate {
+    Plan plan;
+    double clocks;
+};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int row_bytes(int64_t elements, int element_size) {
+    return static_cast<int>(round_up(elements * element_size, 128) + 16);
+}
+
+// `parts` blocks of `teams` teams for each slice of the batch.
+bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& tile, const Phase* phases, int count,
+              int teams, int parts, Candidate& best) {
+    const int64_t units = static_cast<int64_t>(teams) * tile.units;
+    const int gates = phases[0].gates;
+    int64_t K = 0;
+    for (int i = 0; i < count; ++i) K = std::max(K, phases[i].K);
+
+    Plan p{};
+    p.tile = static_cast<int>(tile.kind);
+    p.threads = teams * tile.team;
+    p.grid.parts = parts;
+    p.grid.teams = teams;
+    p.grid.chunk = static_cast<int>(std::min<int64_t>(round_up(K, tile.step), std::max(kMaxChunk, tile.step)));
+
+    // Shared memory: the operand twice (two chunks in flight), and the weights either twice or all of this block's.
+    const int pointers = kRowPointers * 8;
+    const int64_t tiles_each = divide_up(divide_up(phases[0].columns, units), parts);
+    const int64_t weights = tiles_each * units * gates * row_bytes(round_up(phases[0].K, tile.step), s.element_size);
+    const auto shared = [&](bool resident) {
+        const int64_t chunk = row_bytes(p.grid.chunk, s.element_size);
+        return pointers + 2 * tile.rows * chunk + (resident ? weights : 2 * units * gates * chunk);
+    };
+    p.grid.resident = count == 1 && shared(true) <= limits.shared_per_block;
+    while (!p.grid.resident && shared(false) > limits.shared_per_block && p.grid.chunk > tile.step)
+        p.grid.chunk = static_cast<int>(round_up(p.grid.chunk / 2, tile.step));
+    if (shared(p.grid.resident) > limits.shared_per_block) return false;
+    p.shared_bytes = static_cast<int>(shared(p.grid.resident));
+
+    // How many such blocks are on the device at once.
+    const int64_t fit =
+        std::min<int64_t>({limits.shared_per_sm / (p.shared_bytes + 1024), limits.threads_per_sm / p.threads,
+                           limits.registers_per_sm / (kMaxRegisters * p.threads)});
+    const int64_t together = limits.sms * std::max<int64_t>(fit, 1);
+    const int64_t row_tiles = std::max<int64_t>(1, divide_up(s.B, tile.rows));
+    const int64_t most = std::max<int64_t>(1, together / (s.D * parts));
+    const int64_t tiles_a_slice = divide_up(row_tiles, std::min(row_tiles, most));
+    p.grid.slices = static_cast<int>(divide_up(row_tiles, tiles_a_slice));
+    p.grid.slice_rows = tiles_a_slice * tile.rows;
+    p.blocks = static_cast<int>(s.D * p.grid.slices * parts);
+
+    const bool alone = parts == 1 || (s.T == 1 && count == 1 && !s.backward);
+    if (!alone && p.blocks > together) return false;
+    p.mode = alone ? Mode::kAlone : limits.cooperative ? Mode::kCooperative : Mode::kSteps;
+    p.grid.meets = p.mode == Mode::kCooperative;
+
+    double clocks = 0;
+    const double waves = std::max(1.0, static_cast<double>(divide_up(p.blocks, together)));
+    const double per_sm = std::max(1.0, static_cast<double>(divide_up(p.blocks, limits.sms)));
+    for (int i = 0; i < count; ++i) {
+        const double tiles = static_cast<double>(tiles_a_slice * divide_up(divide_up(phases[i].columns, units), parts));
+        const double adds = static_cast<double>(tile.rows * units * phases[i].gates) * static_cast<double>(phases[i].K);
+        clocks +=
+            tiles * (kTileClocks + adds * std::min(per_sm, static_cast<double>(std::max<int64_t>(fit, 1))) / tile.rate);
+        if (!p.grid.resident) clocks += tiles * kTileClocks * static_cast<double>(divide_up(phases[i].K, p.grid.chunk));
+        if (!alone) clocks += kBarrierClocks;
+    }
+    clocks *= waves;
+    if (clocks < best.clocks) best = {p, clocks};
+    return true;
+}
+
+}  // namespace
+
+Plan plan(const LoopShape& s, const DeviceLimits& limits) {
+    const TileShape tile = tile_shape(s);
+    const int64_t R = s.P ? s.P : s.H;
+    const int G = static_cast<int>(gates_of(s.cell));
+    const Phase forward[2] = {{R, s.H, G}, {s.H, s.P, 1}};
+    const Phase backward[2] = {{G * s.H, R, 1}, {R, s.H, 1}};
+    const Phase* phases = s.backward ? backward : forward;
+    const int count = s.P ? 2 : 1;
+    const int64_t columns = std::max(s.H, R);
+
+    Candidate best{{}, std::numeric_limits<double>::infinity()};
+    for (int teams = 1; teams * tile.team <= kMaxThreads; teams *= 2) {
+        const int64_t tiles = divide_up(columns, static_cast<int64_t>(teams) * tile.units);
+        for (int64_t each = 1; each <= tiles; each *= 2)  // tiles of a block
+            consider(s, limits, tile, phases, count, teams, static_cast<int>(divide_up(tiles, each)), best);
+        consider(s, limits, tile, phases, count, teams, 1, best);
+        if (static_cast<int64_t>(teams) * tile.units >= columns) break;
+    }
+    if (best.plan.blocks == 0)
+        throw std::runtime_error("fused_rnn: not enough shared memory on this device for any tile");
+    for (int i = 0; i < count; ++i) best.plan.grid.phases |= 1 << i;
+    best.plan.grid.first = 0;
+    best.plan.grid.last = s.backward ? s.T + 1 : s.T;
+    return best.plan;
+}
+
+}  // namespace fused_rnn::cuda

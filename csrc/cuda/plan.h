@@ -1,0 +1,74 @@
+// Which tile, how many blocks and how much shared memory a time loop takes: plain C++, from sizes and what the device
+// can do. Tested without a GPU.
+#pragma once
+#include <cstdint>
+
+#include "args.h"
+
+namespace fused_rnn::cuda {
+
+// What a launch may use. `FUSED_RNN_CUDA_LIMITS` lowers it (launch.h).
+struct DeviceLimits {
+    int sms;
+    int shared_per_block;  // bytes, what a block may opt in to
+    int shared_per_sm;
+    int threads_per_sm;
+    int registers_per_sm;
+    bool cooperative;  // blocks may wait for each other
+};
+
+struct LoopShape {
+    int64_t cell;
+    bool backward;
+    int64_t T, B, D, H;
+    int64_t P;         // projected size, or 0
+    int element_size;  // of the storage type
+    bool half;         // f16 or bf16: tensor cores multiply it
+};
+
+enum class Mode : int {
+    kAlone = 0,        // blocks that share nothing: one plain launch
+    kCooperative = 1,  // groups of blocks meet at a barrier once a product, one cooperative launch
+    kSteps = 2,        // one launch a product
+};
+
+struct Plan {
+    int tile;  // TileKind
+    Mode mode;
+    Grid grid;
+    int threads, blocks, shared_bytes;
+};
+
+Plan plan(const LoopShape& shape, const DeviceLimits& limits);
+
+// The grids of a loop of T steps cut into launches, each of which ends where its blocks would have to meet.
+template <class Launch>
+void each_step(Grid grid, int64_t T, const Launch& launch) {
+    const int64_t end = grid.last;
+    const int phases = grid.phases;
+    grid.meets = false;
+    for (int64_t step = grid.first; step < end; ++step) {
+        grid.first = step;
+        grid.last = step + 1;
+        for (int phase = 1; phase <= phases; phase <<= 1) {
+            if (phase > 1 && step == T) break;  // dh0 is one product
+            grid.phases = phase;
+            launch(grid);
+        }
+    }
+}
+
+// Rows in shared memory: whole lines of all 32 banks and 16 bytes, so that eight neighbouring rows meet in no bank.
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+template <class S>
+constexpr int padded_row(int64_t elements) {
+    return static_cast<int>((round_up(elements * static_cast<int64_t>(sizeof(S)), 128) + 16) /
+                            static_cast<int64_t>(sizeof(S)));
+}
+constexpr int kRowPointers = 16;  // of 8 bytes, before the tiles in shared memory: the rows of the operand at hand
+
+// What kernels are compiled for: the blocks that a plan counts on must fit together.
+constexpr int kMaxThreads = 256;
+constexpr int kMaxRegisters = 168;
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,243 @@
+// The backward ops on an accelerator: the time loop of all directions gives dg, the gradients of the gate pre-activations,
+// of the whole sequence; what is not sequential follows as products:
+//   dx = dg W_ih,  dW_ih = dg^T x,  dW_hh = dg^T h_before,  db = sum of dg,  dW_hr = dr^T (o tanh c)
+#include "cuda_layer.h"
+
+namespace fused_rnn::cuda {
+namespace {
+
+template <class S>
+class BackwardCall {
+    using F = ComputeType<S>;
+
+  public:
+    BackwardCall(const LayerCall<S>& call, const LayerArgs& in, const Gradients& grads, int64_t needs)
+        : call_(call), l(call.l), in_(in), needs_(needs), h0_(laid_out(in.h0)), saved_(laid_out(grads.saved)) {
+        if (is_lstm(l.cell)) y_ = laid_out(grads.y);
+        for (int64_t d = 0; d < l.D; ++d) {
+            dg_.push_back(call.empty({l.N, width()}));
+            if (l.projected) dr_.push_back(call.empty({l.N, l.R}));
+        }
+        dh0_ = needs & kDh0 ? call.empty({l.D, l.B, l.R}) : call.nothing();
+        dc0_ = is_lstm(l.cell) ? call.empty({l.D, l.B, l.H}) : call.nothing();
+        if (l.N > 0) run_loop(grads);
+    }
+
+    Tensor dh0() const { return *dh0_; }
+    Tensor dc0() const { return needs_ & kDc0 ? *dc0_ : call_.nothing(); }
+
+    Tensor dx() const {
+        if (!(needs_ & kDx)) return call_.nothing();
+        const Tensor dx = l.packed ? call_.empty({l.N, l.I}) : call_.empty({l.T, l.B, l.I});
+        const Tensor rows = matrix(mutable_data_of<S>(dx), l.N, l.I, l.I).tensor(call_.place);
+        for (int64_t d = 0; d < l.D && l.N > 0; ++d) {
+            const Tensor w_ih = laid_out(*l.weights[d].w_ih);
+            const Tensor w = matrix(data_of<S>(w_ih), l.G * l.H, l.I, l.I).tensor(call_.place);
+            (d == 0 ? multiply : add_multiply)(rows, gates(d, 0, l.G * l.H).tensor(call_.place), w);
+        }
+        return dx;
+    }
+
+    std::vector<Tensor> dweights() const {
+        std::vector<Tensor> out;
+        for (int64_t d = 0; d < l.D; ++d) {
+            const bool biased = l.per_direction >= 4;
+            const std::optional<Tensor> before = wants(d, 1) ? std::optional(rows_before(d)) : std::nullopt;
+            out.push_back(wants(d, 0) ? weight_gradient(d, l.I, call_.x_rows(), false) : call_.nothing());
+            out.push_back(before ? weight_gradient(d, l.R, matrix_of(*before, l.R), true) : call_.nothing());
+            if (biased) {
+                const bool either = wants(d, 2) || wants(d, 3);
+                const std::optional<Tensor> sums = either ? std::optional(column_sums(d)) : std::nullopt;
+                out.push_back(wants(d, 2) ? bias_gradient(*sums, false) : call_.nothing());
+                out.push_back(wants(d, 3) ? bias_gradient(*sums, true) : call_.nothing());
+            }
+            if (l.projected) out.push_back(wants(d, l.per_direction - 1) ? projection_gradient(d) : call_.nothing());
+        }
+        return out;
+    }
+
+    // Columns of every direction's gates, side by side: [N, D*count].
+    Tensor all_gates(int64_t from, int64_t count) const {
+        return side_by_side(count, [&](int64_t d) { return gates(d, from, count); });
+    }
+    Tensor all_dr() const {
+        return side_by_side(l.R, [&](int64_t d) { return matrix(data_of<S>(dr_[d]), l.N, l.R, l.R); });
+    }
+
+  private:
+    static Matrix<const S> matrix(const S* data, int64_t rows, int64_t columns, int64_t row) {
+        return {data, rows, columns, row, 1};
+    }
+    Tensor matrix_of(const Tensor& rows, int64_t columns) const {
+        return matrix(data_of<S>(rows), l.N, columns, columns).tensor(call_.place);
+    }
+    int64_t width() const { return gradient_blocks(l.cell) * l.H; }
+    bool wants(int64_t d, int64_t k) const { return needs_ >> (kFirstWeight + d * l.per_direction + k) & 1; }
+    Matrix<const S> gates(int64_t d, int64_t from, int64_t count) const {
+        return matrix(data_of<S>(dg_[d]) + from, l.N, count, width());
+    }
+
+    void run_loop(const Gradients& grads) {
+        BackwardArgs<S> a{};
+        std::vector<Tensor> kept;
+        kept.reserve(16);
+        const auto keep = [&](const Tensor& t) { return data_of<S>(kept.emplace_back(laid_out(t))); };
+        const auto keep_transposed = [&](const Tensor& w) { return keep(torch::stable::transpose(w, 0, 1)); };
+        a.seq = call_.sequence();
+        a.cell = l.cell;
+        a.D = l.D;
+        a.N = l.N;
+        a.H = l.H;
+        a.R = l.R;
+        a.projected = l.projected;
+        a.needs_dh0 = needs_ & kDh0;
+        a.h0 = data_of<S>(h0_);
+        a.saved = data_of<S>(saved_);
+        if (grads.dy) a.dy = keep(*grads.dy);
+        if (grads.dhn) a.dhn = keep(*grads.dhn);
+        if (is_lstm(l.cell)) {
+            a.c0 = keep(*in_.c0);
+            a.dc0 = mutable_data_of<S>(*dc0_);
+            if (grads.dcn) a.dcn = keep(*grads.dcn);
+        }
+        if (is_lstm(l.cell) || is_gru(l.cell)) {
+            const Tensor& carry = kept.emplace_back(call_.empty_wide({l.D, l.B, l.H}));
+            a.carry = mutable_data_of<F>(carry);
+        }
+        if (a.needs_dh0) a.dh0 = mutable_data_of<S>(*dh0_);
+        a.first_copies16 = in_pieces<S>(l.H);
+        a.second_copies16 = in_pieces<S>(l.R);
+        for (int64_t d = 0; d < l.D; ++d) {
+            a.w_hh_t[d] = keep_transposed(*l.weights[d].w_hh);
+            a.dg[d] = mutable_data_of<S>(dg_[d]);
+            a.first_copies16 = a.first_copies16 && in_pieces(a.w_hh_t[d]);
+            if (!l.projected) continue;
+            a.w_hr_t[d] = keep_transposed(*l.weights[d].w_hr);
+            a.dr[d] = mutable_data_of<S>(dr_[d]);
+            a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr_t[d]);
+        }
+        call_.run_loop(a, true, backward<S>);
+    }
+
+    // h of the step before (in walking order), for every row.
+    Tensor rows_before(int64_t d) const {
+        const Tensor to = call_.empty({l.N, l.R});
+        if (l.N == 0) return to;
+        BeforeArgs<S> a{};
+        a.seq = call_.sequence();
+        a.d = d;
+        a.D = l.D;
+        a.N = l.N;
+        a.R = l.R;
+        a.h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : data_of<S>(saved_) + d * l.N * l.S * l.H + (l.S - 1) * l.H;
+        a.ld = is_lstm(l.cell) ? l.D * l.R : l.S * l.H;
+        a.h0 = data_of<S>(h0_);
+        a.to = mutable_data_of<S>(to);
+        gather_before(a, call_.device.stream());
+        return to;
+    }
+
+    // out = left^T right over all rows; no rows, no gradient.
+    void products_over_rows(const Tensor& out, const Matrix<const S>& left, const Tensor& right) const {
+        if (l.N == 0) {
+            STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(out.get()));
+        } else {
+            multiply(out, left.transposed().tensor(call_.place), right);
+        }
+    }
+
+    // dg^T rows [G*H, columns]; `hidden`: of the hidden side, which for a GRU's n lies apart.
+    Tensor weight_gradient(int64_t d, int64_t columns, const Tensor& rows, bool hidden) const {
+        const int64_t GH = l.G * l.H, together = hidden && is_gru(l.cell) ? 2 * l.H : GH;
+        const Tensor out = call_.empty({GH, columns});
+        S* to = mutable_data_of<S>(out);
+        products_over_rows(matrix(to, together, columns, columns).tensor(call_.place), gates(d, 0, together), rows);
+        if (together < GH)
+            products_over_rows(matrix(to + together * columns, l.H, columns, columns).tensor(call_.place),
+                               gates(d, 3 * l.H, l.H), rows);
+        return out;
+    }
+
+    Tensor projection_gradient(int64_t d) const {
+        const Tensor out = call_.empty({l.R, l.H}), unprojected = call_.empty({l.N, l.H});
+        if (l.N > 0) {
+            const UnprojectedArgs<S> a{l.N, l.H, l.cell == kLstmLinear, data_of<S>(saved_) + d * l.N * l.S * l.H,
+                                       mutable_data_of<S>(unprojected)};
+            unprojected_rows(a, call_.device.stream());
+        }
+        products_over_rows(out, matrix(data_of<S>(dr_[d]), l.N, l.R, l.R), matrix_of(unprojected, l.H));
+        return out;
+    }
+
+    // Of dg, in its own order: the same sums serve both biases.
+    Tensor column_sums(int64_t d) const {
+        const int64_t dims[1] = {0};
+        return torch::stable::sum(dg_[d], torch::headeronly::IntHeaderOnlyArrayRef(dims, 1), false, l.type);
+    }
+    Tensor bias_gradient(Tensor sums, bool hidden) const {
+        const int64_t GH = l.G * l.H;
+        Tensor out = call_.empty({GH});
+        if (!hidden || !is_gru(l.cell)) {
+            torch::stable::copy_(out, torch::stable::narrow(sums, 0, 0, GH));
+        } else {
+            Tensor both = torch::stable::narrow(out, 0, 0, 2 * l.H), n = torch::stable::narrow(out, 0, 2 * l.H, l.H);
+            torch::stable::copy_(both, torch::stable::narrow(sums, 0, 0, 2 * l.H));
+            torch::stable::copy_(n, torch::stable::narrow(sums, 0, 3 * l.H, l.H));
+        }
+        return out;
+    }
+
+    template <class Rows>
+    Tensor side_by_side(int64_t count, const Rows& rows) const {
+        const Tensor out = call_.empty({l.N, l.D * count});
+        for (int64_t d = 0; d < l.D && l.N > 0; ++d) {
+            Tensor to = matrix(mutable_data_of<S>(out) + d * count, l.N, count, l.D * count).tensor(call_.place);
+            torch::stable::copy_(to, rows(d).tensor(call_.place));
+        }
+        return out;
+    }
+
+    const LayerCall<S>& call_;
+    const Layer& l;
+    const LayerArgs& in_;
+    const int64_t needs_;
+    const Tensor h0_, saved_;
+    std::optional<Tensor> y_, dh0_, dc0_;
+    std::vector<Tensor> dg_, dr_;
+};
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+    const Layer l("layer_backward", in);
+    const Gradients grads{dy, dhn, dcn, y, saved};
+    check_gradients("layer_backward", l, grads);
+    return by_dtype("layer_backward", l.type, [&]<class S>() {
+        const LayerCall<S> call(l);
+        const BackwardCall<S> pass(call, in, grads, is_lstm(cell) ? needs : needs & ~int64_t(kDc0));
+        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights());
+    });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
+                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
+                                                                        OptionalTensor c0, std::vector<Tensor> weights,
+                                                                        Tensor y, Tensor saved,
+                                                                        OptionalTensor batch_sizes, int64_t cell) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+    const Layer l("layer_backward_gates", in);
+    const Gradients grads{dy, dhn, dcn, y, saved};
+    check_gradients("layer_backward_gates", l, grads);
+    return by_dtype("layer_backward_gates", l.type, [&]<class S>() {
+        const LayerCall<S> call(l);
+        const BackwardCall<S> pass(call, in, grads, kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0));
+        return std::tuple(pass.dh0(), pass.dc0(), pass.all_gates(0, l.G * l.H),
+                          is_gru(cell) ? pass.all_gates(3 * l.H, l.H) : call.nothing(),
+                          l.projected ? pass.all_dr() : call.nothing());
+    });
+}
+
+}  // namespace fused_rnn::cuda

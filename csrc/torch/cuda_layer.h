@@ -1,0 +1,101 @@
+// A layer on an accelerator: its tensors as the kernels want them, and its time loop planned and launched.
+#pragma once
+#include "accelerator.h"
+#include "layer.h"
+#include "ops.h"
+
+namespace fused_rnn::cuda {
+
+// One call of an op. Everything is queued on torch's current stream, nothing waits for the device.
+template <class S>
+class LayerCall {
+  public:
+    using F = ComputeType<S>;
+
+    explicit LayerCall(const Layer& layer) : l(layer), place(place_of(layer.x)), device(place) {
+        if (l.packed) write_out_steps();
+    }
+
+    const Layer& l;
+    const Place place;
+    const OnDevice device;
+
+    Tensor empty(std::initializer_list<int64_t> sizes) const { return empty_at(place, sizes, l.type); }
+    Tensor empty_wide(std::initializer_list<int64_t> sizes) const { return empty_at(place, sizes, scalar_type<F>()); }
+    Tensor nothing() const { return empty({0}); }
+
+    // With step sizes and offsets on the device.
+    Sequence sequence() const {
+        if (!steps_) return l.seq;
+        const int64_t* steps = data_of<int64_t>(*steps_);
+        return {l.T, l.B, steps, steps + l.T};
+    }
+
+    // x as a matrix of N rows.
+    Tensor x_rows() const {
+        if (l.x_is_matrix()) return Matrix<const S>{data_of<S>(l.x), l.N, l.I, l.x_matrix_row(), 1}.tensor(place);
+        const Tensor rows = laid_out(l.x);
+        x_copy_ = rows;
+        return Matrix<const S>{data_of<S>(rows), l.N, l.I, l.I, 1}.tensor(place);
+    }
+
+    template <class Args, class Launch>
+    void run_loop(Args& args, bool backward, const Launch& launch) const {
+        const LoopShape shape{
+            l.cell, backward, l.T, l.B, l.D, l.H, l.projected ? l.R : 0, static_cast<int>(sizeof(S)), sizeof(S) == 2};
+        const Plan p = plan(shape, device_limits());
+        std::optional<Tensor> arrivals;
+        if (p.grid.meets) {
+            arrivals = empty_at(place, {l.D * p.grid.slices}, ScalarType::Int);
+            STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(arrivals->get()));
+            args.arrivals = mutable_data_of<unsigned>(*arrivals);
+        }
+        launch(args, p, device.stream());
+    }
+
+  private:
+    // Of a packed sequence, as runs of steps with the same number of rows.
+    void write_out_steps() {
+        steps_ = empty_at(place, {2, l.T}, ScalarType::Long);
+        int64_t* batch_sizes = mutable_data_of<int64_t>(*steps_);
+        Runs runs{};
+        for (int64_t t = 0; t < l.T;) {
+            int64_t end = t + 1;
+            while (end < l.T && l.seq.rows(end) == l.seq.rows(t)) ++end;
+            runs.at[runs.count++] = {t, end, l.seq.rows(t), l.seq.row(t)};
+            t = end;
+            if (runs.count == Runs::kCapacity || t == l.T) {
+                write_steps(runs, batch_sizes, batch_sizes + l.T, device.stream());
+                runs.count = 0;
+            }
+        }
+    }
+
+    std::optional<Tensor> steps_;
+    mutable std::optional<Tensor> x_copy_;
+};
+
+// Whether `count` elements of S are whole 16-byte pieces, and p the beginning of one.
+template <class S>
+bool in_pieces(int64_t count) {
+    return count * static_cast<int64_t>(sizeof(S)) % kVectorBytes == 0;
+}
+template <class S>
+bool in_pieces(const S* p) {
+    return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0;
+}
+
+// The three ops on an accelerator; arguments and results as on the CPU (ops.h).
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
+                                                         std::vector<Tensor> weights, OptionalTensor batch_sizes,
+                                                         int64_t cell, bool save);
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
+                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
+                                                                        OptionalTensor c0, std::vector<Tensor> weights,
+                                                                        Tensor y, Tensor saved,
+                                                                        OptionalTensor batch_sizes, int64_t cell);
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,43 @@
+// launch.h for the host: the same plans and kernels, on a pretended device of three small multiprocessors.
+#pragma once
+#include "../../csrc/cuda/launch.h"
+#include "../../csrc/cuda/limits.h"
+#include "../../csrc/cuda/select.h"
+#include "host_device.h"
+
+namespace fused_rnn::cuda {
+
+inline DeviceLimits host_limits() { return lowered({3, 48 << 10, 100 << 10, 1024, 1 << 16, true}); }
+
+template <class Scheduler, class Args, class Kernel>
+void launch_loop_on_host(const Args& args, const Plan& plan, const Kernel& kernel) {
+    const auto once = [&](const Grid& grid) {
+        run_on_host<Scheduler>(plan.blocks, plan.threads, plan.shared_bytes,
+                               [&](const HostDevice<Scheduler>& device) { kernel(device, grid); });
+    };
+    if (plan.mode == Mode::kSteps) {
+        each_step(plan.grid, args.seq.T, once);
+    } else {
+        once(plan.grid);
+    }
+}
+
+template <class Scheduler, class S>
+void forward_on_host(const ForwardArgs<S>& args, const Plan& plan) {
+    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+        launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
+            forward_loop<typename decltype(math)::Forward, decltype(choice)::template Tile>(device, args, grid);
+        });
+    });
+}
+
+template <class Scheduler, class S>
+void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
+    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+        launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
+            backward_loop<typename decltype(math)::Backward, decltype(choice)::template Tile>(device, args, grid);
+        });
+    });
+}
+
+}  // namespace fused_rnn::cuda
