@@ -5,7 +5,8 @@ cannot carry a top-level folder.
 
 | module | knows |
 |---|---|
-| ``cases`` | what is measured: cell, mode, dtype, shape, and the sets behind ``--quick`` and ``--grid`` |
+| ``cases``, ``cuda_cases`` | what is measured: cell, mode, dtype, shape; the sets behind ``--quick`` and ``--grid`` |
+| ``precision`` | in which precision f32 products are computed on CUDA |
 | ``providers`` | who is measured: a registry of name -> builder |
 | ``ort`` | the weights of a torch module as an ONNX graph under ONNX Runtime |
 | ``gate`` | whether a result is right; a wrong one is never timed |
@@ -13,6 +14,7 @@ cannot carry a top-level folder.
 | ``memory`` | peak memory of one call, in a process of its own |
 | ``limits`` | what the machine could do: formulas for flops and bytes, measured rates |
 | ``header`` | where and with what it was measured |
-| ``report``, ``tables``, ``plot`` | the same results for a terminal, for documents and as a picture |
+| ``report``, ``tables``, ``cuda_tables``, ``plot`` | the same results for a terminal, for documents and as a picture |
+| ``output`` | the files of a run |
 | ``run`` | the command itself |
 """

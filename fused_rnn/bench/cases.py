@@ -11,7 +11,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 CELLS = ("LSTM", "GRU", "RNN")
 MODES = ("infer", "train")
-DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
+# tf32 is f32 whose products are rounded to TF32, on CUDA only; f32 then means products in full f32 (precision.py).
+DTYPES = {
+    "f32": torch.float32,
+    "tf32": torch.float32,
+    "f64": torch.float64,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,24 +112,25 @@ class Case:
 
     def reference(self) -> nn.RNNBase:
         """The ``nn`` module of this case, with weights that are the same at every call."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if self.device == "cpu" else [torch.cuda.current_device()]):
             torch.manual_seed(5)
-            module: nn.RNNBase = getattr(nn, self.cell.split("_")[0])(**self.arguments())
-        return module.to(self.device, DTYPES[self.dtype])
+            with torch.device(self.device):  # where it is used: for large weights the CPU would take most of the time
+                module: nn.RNNBase = getattr(nn, self.cell.split("_")[0])(**self.arguments())
+        return module.to(DTYPES[self.dtype])
 
     def inputs(self) -> tuple[Tensor | PackedSequence, Tensor]:
         """The input, and the gradient that comes back to the output: of ``y``, or of ``y.data`` when packed."""
         shape = self.shape
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator(self.device).manual_seed(7)
         dtype = DTYPES[self.dtype]
-        padded = torch.randn(shape.T, shape.B, shape.I, generator=generator)
+        padded = torch.randn(shape.T, shape.B, shape.I, generator=generator, device=self.device)
         rows = sum(shape.lengths())
         sizes = (rows,) if shape.packed else (shape.T, shape.B)
-        dy = torch.randn(*sizes, shape.directions * shape.H, generator=generator)
+        dy = torch.randn(*sizes, shape.directions * shape.H, generator=generator, device=self.device)
         if not shape.packed:
-            return padded.to(self.device, dtype), dy.to(self.device, dtype)
+            return padded.to(dtype), dy.to(dtype)
         x = pack_padded_sequence(padded, torch.tensor(shape.lengths()))
-        return x._replace(data=x.data.to(self.device, dtype)), dy.to(self.device, dtype)
+        return x._replace(data=x.data.to(dtype)), dy.to(dtype)
 
 
 def shapes(*texts: str) -> list[Shape]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from . import precision
+
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -41,7 +43,8 @@ def built() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the checkout this runs from, with ``+`` when its sources were changed since; else of the build."""
+    """Of the checkout this runs from, with ``+`` when its sources were changed since; of a copy without its history,
+    what ``FUSED_RNN_COMMIT`` says; else of the build."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -57,7 +60,7 @@ def commit() -> str | None:
             return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         pass
-    return built().get("commit")
+    return os.environ.get("FUSED_RNN_COMMIT") or built().get("commit")
 
 
 def library(name: str, pattern: str) -> str | None:
@@ -65,21 +68,51 @@ def library(name: str, pattern: str) -> str | None:
     return found.group(1) if found else None
 
 
-def precision(device: str) -> str:
-    """How f32 products are really computed."""
-    matmul = torch.get_float32_matmul_precision()
-    if device != "cuda":
-        return f"f32 products in full f32 (float32_matmul_precision {matmul!r})"
-    rnn = getattr(torch.backends.cudnn, "rnn", None)
-    mode = getattr(rnn, "fp32_precision", None) or ("tf32" if torch.backends.cudnn.allow_tf32 else "ieee")
-    said = "nn.* f32 on CUDA computes in TF32, torch's default" if mode == "tf32" else f"nn.* f32 on CUDA: {mode}"
-    return f"{said} (cudnn.rnn.fp32_precision {mode!r}, float32_matmul_precision {matmul!r})"
+def driver() -> str | None:
+    """NVIDIA's version of the driver (torch knows only the CUDA version that it serves)."""
+    asked = ["nvidia-smi", "--id=0", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+        if said.returncode == 0 and said.stdout.strip():
+            return said.stdout.split()[0]
+        found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text())
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.group(0) if found else None
+
+
+def cudnn() -> str | None:
+    number = torch.backends.cudnn.version()  # 9.10.2 is 91002, 8.9.7 is 8907
+    if number is None:
+        return None
+    major = 10_000 if number >= 90_000 else 1_000
+    return f"{number // major}.{number % major // 100}.{number % 100}"
+
+
+def gpu() -> dict[str, Any]:
+    chip = torch.cuda.get_device_properties(0)
+    return {
+        "device": chip.name,
+        "capability": f"{chip.major}.{chip.minor}",
+        "multiprocessors": chip.multi_processor_count,
+        "device GB": round(chip.total_memory / 1e9),
+        "driver": driver(),
+        "CUDA": torch.version.cuda,
+        "cuDNN": cudnn(),
+    }
+
+
+def file_name(facts: dict[str, Any]) -> str:
+    """For files: device and commit, such as h200-1a2b3c4 or cpu-2core-1a2b3c4."""
+    device = f"cpu {facts['threads']}core" if facts["device"] == "cpu" else facts["device"].lower()
+    words = re.sub(r"[^a-z0-9]+", "-", device.removeprefix("nvidia ")).strip("-")
+    return f"{words}-{(facts['commit'] or 'unknown').replace('+', '-changed')}"
 
 
 def header(device: str) -> dict[str, Any]:
     ours = built()
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(0) if device == "cuda" else "cpu",
+        "device": "cpu",
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -94,24 +127,24 @@ def header(device: str) -> dict[str, Any]:
         "compiler": ours.get("compiler"),
         "built with torch": ours.get("torch"),
         "onnxruntime": version("onnxruntime"),
-        "precision": precision(device),
+        "precision": precision.told(device),
         "load": round(os.getloadavg()[0], 1),  # of the last minute, before the measuring
     }
-    if device == "cuda":
-        facts["CUDA"], facts["cuDNN"] = torch.version.cuda, torch.backends.cudnn.version()
-    return facts
+    return {**facts, **gpu()} if device == "cuda" else facts
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
     """For a terminal, several facts a line."""
+    chip = ("device", "capability", "multiprocessors", "device GB", "driver", "CUDA", "cuDNN")
+    host = ("cpu", "threads", "system")
     rows = [
-        ("device", "cpu", "threads", "system"),
-        ("torch", "oneDNN", "MKL", "CUDA", "cuDNN", "torch ISA", "onnxruntime", "python"),
+        *([("device", *host)] if facts["device"] == "cpu" else [chip, host]),
+        ("torch", "oneDNN", "MKL", "torch ISA", "onnxruntime", "python"),
         ("fused_rnn", "commit", "ISA", "compiler", "built with torch"),
         ("precision",),
     ]
     said = ([f"{name} {facts[name]}" for name in row if facts.get(name) is not None] for row in rows)
     text = ["  ".join(words) for words in said if words]
-    if facts["load"] > 0.7:
+    if facts["load"] > (0.7 if facts["device"] == "cpu" else (os.cpu_count() or 1) / 2):
         text.append(f"WARNING: other work was running (load {facts['load']}); expect noise, not figures")
     return text

@@ -10,7 +10,9 @@ under such a malloc would not be what a user sees.
 
 Weights and inputs are there before and do not count; outputs, gradients and everything saved between forward and
 backward do. Buffers that a library keeps from the first call on are in ``kept`` instead. The system counts in steps of
-up to some hundred KB: below a megabyte take the numbers as "little". On CUDA torch's own counter is used.
+up to some hundred KB: below a megabyte take the numbers as "little".
+
+On CUDA torch's allocator counts, in the benchmark's own process: cuDNN's work space and ours come from it too.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def reset_peak() -> None:
 
 
 def peak_of(call: Call, device: str) -> dict[str, float]:
-    """Peak and kept memory of a call in MB; run it in the process that ``Meter`` starts."""
+    """Peak and kept memory of a call in MB; on CPU, run it in the process that ``Meter`` starts."""
     if device == "cuda":
         call()
         call.release()
@@ -60,7 +62,9 @@ def peak_of(call: Call, device: str) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
         call()
         torch.cuda.synchronize()
-        return {"peak_mb": (torch.cuda.max_memory_allocated() - before) / MB}
+        peak = torch.cuda.max_memory_allocated() - before
+        call.release()
+        return {"peak_mb": peak / MB}
     start = resident("VmRSS")
     call()
     call.release()
@@ -88,7 +92,7 @@ def serve() -> None:
 
 
 class Meter:
-    """Starts the measuring process when first asked, and again should a case have killed it."""
+    """Starts the measuring process when first asked, and again should a case have killed it. CPU cases only."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .cases import Case
 
@@ -106,10 +107,52 @@ def _nn(case: Case, reference: nn.RNNBase) -> Call:
 @register("fused")
 def _fused(case: Case, reference: nn.RNNBase) -> Call:
     ours = importlib.import_module("fused_rnn")
-    module = getattr(ours, case.cell.split("_")[0])(**case.arguments())
-    module = module.to(case.device, reference.weight_ih_l0.dtype)
+    like = {"device": reference.weight_ih_l0.device, "dtype": reference.weight_ih_l0.dtype}
+    module = getattr(ours, case.cell.split("_")[0])(**case.arguments(), **like)
     module.load_state_dict(reference.state_dict())
-    return ModuleCall(module, case)
+    call = ModuleCall(module, case)
+    if case.device != "cpu" and not ours_ran(call):
+        raise Unsupported("no kernel of ours: the call went to torch's own functions")
+    return call
+
+
+class OpsSeen(TorchDispatchMode):
+    """The namespaces of the ops that a program calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.namespaces: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.namespaces.add(func.namespace)
+        return func(*args, **(kwargs or {}))
+
+
+def ours_ran(call: Call) -> bool:
+    """Whether a call reaches our ops. Where there is no kernel our modules run ``nn.*``'s own functions: right, and
+    nothing to be timed as ours."""
+    with OpsSeen() as seen:
+        call()
+    call.release()
+    return "fused_rnn" in seen.namespaces
+
+
+@register("native")
+def _native(case: Case, reference: nn.RNNBase) -> Call:
+    if case.device == "cpu":
+        raise Unsupported("nn.* without cuDNN: on CUDA only")
+    return WithoutCudnn(reference, case)
+
+
+class WithoutCudnn(ModuleCall):
+    """``nn.*`` on torch's own kernels, a few launches a step: the way out for double backward and the like."""
+
+    def __call__(self) -> Any:
+        before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+        try:
+            return super().__call__()
+        finally:
+            torch.backends.cudnn.enabled = before
 
 
 class LoopRNN(nn.Module):
@@ -167,7 +210,7 @@ class LoopRNN(nn.Module):
 
 @register("loop")
 def _loop(case: Case, reference: nn.RNNBase) -> Call:
-    return ModuleCall(LoopRNN(reference).to(case.device), case)
+    return ModuleCall(LoopRNN(reference), case)
 
 
 @register("compiled")
@@ -175,7 +218,7 @@ def _compiled(case: Case, reference: nn.RNNBase) -> Call:
     """The same loop under ``torch.compile``: unrolled over T, so its first call takes minutes at T of 100."""
     if case.shape.packed:
         raise Unsupported("pack_padded_sequence does not compile")
-    loop = LoopRNN(reference).to(case.device)
+    loop = LoopRNN(reference)
     torch._dynamo.reset()
     loop.compile(dynamic=False)
     return ModuleCall(loop, case)

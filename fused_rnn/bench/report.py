@@ -10,7 +10,8 @@ from .cases import Case
 from .limits import Machine, work
 from .timing import Sample, quantiles
 
-SCHEMA = 1  # of the JSON file
+SCHEMA = 2  # of the JSON file; 1 had neither `precision` nor `host_us`
+Results = dict[str, Any]  # such a file
 
 
 @dataclasses.dataclass
@@ -21,6 +22,7 @@ class Row:
     provider: str
     status: str = "ok"
     reason: str = ""
+    precision: str = ""  # of the products, as it was in force
     error: float | None = None  # relative, against float64
     ms: float | None = None  # median of the blocks
     ms_low: float | None = None  # 20th and 80th percentile
@@ -29,6 +31,7 @@ class Row:
     ratio: float | None = None  # the baseline's time over this one's: above 1 is faster
     ratio_low: float | None = None
     ratio_high: float | None = None
+    host_us: float | None = None  # until a call returns, on an idle device (CUDA)
     first_ms: float | None = None  # the very first call
     calls: int | None = None  # in a block
     rounds: int | None = None
@@ -48,6 +51,7 @@ class Row:
         low, high = quantiles(sample.blocks)
         self.ms_low, self.ms_high = low * 1e3, high * 1e3
         self.us_per_step = sample.median * 1e6 / self.case.shape.T
+        self.host_us = None if sample.host_s is None else sample.host_s * 1e6
         self.first_ms, self.calls = sample.first_s * 1e3, sample.calls
         self.rounds = len(sample.blocks)
         if baseline is not None:
@@ -68,6 +72,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - magnitude)}f}"
 
 
+def markdown(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """A table whose first ``left`` columns are text, the others numbers."""
+    ruler = ["---" if column < left else "---:" for column in range(len(head))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ruler, *rows])
+
+
 COLUMNS = (
     ("case", 42),
     ("provider", -12),
@@ -78,6 +88,8 @@ COLUMNS = (
     ("spread", 13),
     ("peak MB", 8),
     ("limit", 6),
+    ("precision", 10),
+    ("host us", 8),
 )
 
 
@@ -92,12 +104,13 @@ def cells(row: Row) -> list[str]:
         f"{row.ratio_low:.2f}..{row.ratio_high:.2f}" if row.ratio_low and row.ratio_high else "",
         "" if row.peak_mb is None else f"{row.peak_mb:.1f}",
         "" if row.share is None else f"{row.share:.0%}",
+        *([row.precision, number(row.host_us)] if row.case.device == "cuda" else []),
     ]
 
 
-def line(row: Row | None) -> str:
-    """A row for a terminal; None gives the heading."""
-    texts = [name for name, _ in COLUMNS] if row is None else cells(row)
+def line(row: Row | None, cuda: bool = False) -> str:
+    """A row for a terminal; None gives the heading, with the columns of CUDA or without."""
+    texts = [name for name, _ in COLUMNS[: None if cuda else -2]] if row is None else cells(row)
     if row is not None and row.status != "ok":
         texts = [*texts[:2], f"{row.status}: {row.reason}"]
     padded = []

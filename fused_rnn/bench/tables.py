@@ -2,33 +2,26 @@
 
     <!-- bench:summary begin -->  ...  <!-- bench:summary end -->
 
-What stands between the two is replaced, everything else is left alone.
+What stands between the two is replaced, everything else is left alone. Results of a CUDA device fill places of their
+own, ``cuda-summary`` and ``cuda-full``, and leave those of the CPU as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from .report import number
-
-Results = dict[str, Any]
+from . import cuda_tables
+from .report import Results, markdown, number
 
 
 def origin(document: Results) -> str:
     facts = document["header"]
-    where = facts["cpu"] if facts["device"] == "cpu" else facts["device"]
-    words = [f"{where}, {facts['threads']} threads", f"torch {facts['torch']}"]
+    words = [f"{facts['cpu']}, {facts['threads']} threads", f"torch {facts['torch']}"]
     words += [f"fused_rnn {facts['commit']}"] if facts.get("commit") else []
     words += [f"ISA {facts['ISA']}"] if facts.get("ISA") else []
     words += [f"ONNX Runtime {facts['onnxruntime']}"] if facts.get("onnxruntime") else []
     return f"Measured {document['date']} on {'; '.join(words)}; {document['settings']['rounds']} rounds."
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    ruler = ["---" if column == 0 else "---:" for column in range(len(head))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ruler, *rows])
 
 
 def summary(document: Results) -> str:
@@ -84,12 +77,18 @@ def full(document: Results) -> str:
     return origin(document) + reached + "\n\n" + markdown(head, rows)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"summary": summary, "full": full}
+Tables = dict[str, Callable[[Results], str]]
+TABLES: Tables = {"summary": summary, "full": full}
+CUDA_TABLES: Tables = {"cuda-summary": cuda_tables.summary, "cuda-full": cuda_tables.full}
+
+
+def tables_of(document: Results) -> Tables:
+    return TABLES if document["header"]["device"] == "cpu" else CUDA_TABLES
 
 
 def fill(text: str, document: Results) -> str:
-    """``text`` with every marked place filled."""
-    for name, build in TABLES.items():
+    """``text`` with every marked place of the document's device filled."""
+    for name, build in tables_of(document).items():
         begin, end = f"<!-- bench:{name} begin -->", f"<!-- bench:{name} end -->"
         table = f"{begin}\n\n{build(document)}\n\n{end}"
         head, found, rest = text.partition(begin)

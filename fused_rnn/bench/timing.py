@@ -5,6 +5,9 @@ from the next library. So before each block there is a gap long enough for them 
 wakes the block's own threads. A block is as many calls as fill the target time. Rounds alternate, each in the reverse
 order of the one before, so that a drift of the machine's speed meets all providers alike. Reported are the median of a
 provider's blocks, and as ratio the median of the baseline's over it; their spread comes from single rounds.
+
+On CUDA a block lies between two events and needs no gap: nothing of the last one runs on once the device is idle. What
+the host pays for a call is measured apart, as the time from an idle device until the call returns.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ class Settings:
     block_s: float = 0.02
     gap_s: float = 0.08
     device: str = "cpu"
+    host_calls: int = 3  # CUDA
     deadline: float | None = None  # time.monotonic() after which no further round begins
 
 
@@ -34,6 +38,7 @@ class Sample:
     first_s: float  # the very first call: loading, compiling, tuning
     calls: int  # in a block
     blocks: list[float] = dataclasses.field(default_factory=list)
+    host_s: float | None = None  # until a call returns, on CUDA
 
     @property
     def median(self) -> float:
@@ -64,6 +69,18 @@ def block(call: Callable[[], object], calls: int, device: str) -> float:
     return time.perf_counter() - begin
 
 
+def until_it_returns(call: Callable[[], object], calls: int) -> float:
+    """Median seconds for which a call keeps the host, the device being idle when it begins."""
+    found = []
+    for _ in range(calls):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - begin)
+    torch.cuda.synchronize()
+    return statistics.median(found)
+
+
 def calls_for(call: Callable[[], object], settings: Settings) -> int:
     """How many calls fill a block, found by doubling: a single call is too short to be measured alone."""
     calls = 1
@@ -82,6 +99,8 @@ def measure(
     for name, call in providers.items():
         first = block(call, 1, settings.device)
         samples[name] = Sample(first, calls_for(call, settings))
+        if settings.device == "cuda":
+            samples[name].host_s = until_it_returns(call, settings.host_calls)
     order = list(providers)
     collecting = gc.isenabled()
     gc.collect()
