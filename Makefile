@@ -26,10 +26,11 @@ COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
     tests/test_packed.py
 
-.PHONY: help venv build test bench tables lint format sanitize compat cuda-check clean
+.PHONY: help venv build test bench gpu tables lint format sanitize compat cuda-check clean
 help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
+	@echo "make gpu       on a machine with a CUDA device: build, suite, sanitizers, benchmark (benchmarks/gpu.sh)"
 	@echo "make tables    fill the tables of README.md and docs/performance.md from RESULTS=file.json"
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
@@ -57,6 +58,10 @@ test: build
 
 bench: build
 	$(PY) -m benchmarks $(BENCH)
+
+# With the python and nvcc that are there: it makes no environment and installs nothing.
+gpu:
+	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
 tables: venv
 	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md
