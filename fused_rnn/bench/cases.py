@@ -129,7 +129,7 @@ class Case:
         dy = torch.randn(*sizes, shape.directions * shape.H, generator=generator, device=self.device)
         if not shape.packed:
             return padded.to(dtype), dy.to(dtype)
-        x = pack_padded_sequence(padded, torch.tensor(shape.lengths()))
+        x = pack_padded_sequence(padded, torch.tensor(shape.lengths(), device="cpu"))
         return x._replace(data=x.data.to(dtype)), dy.to(dtype)
 
 
