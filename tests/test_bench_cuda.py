@@ -82,6 +82,7 @@ def test_precision_is_set_stated_and_put_back():
             torch.get_float32_matmul_precision(),
             cudnn.allow_tf32,
             torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cuda.matmul.fp32_precision,
         )
 
     before = switches()
@@ -89,7 +90,7 @@ def test_precision_is_set_stated_and_put_back():
         with precision.in_force(dtype, "cuda"):
             assert precision.stated(dtype, "cuda") == mode
             # The older switches raise where the two kinds disagree; torch itself and other libraries still read them.
-            assert switches()[2:] == (mode == "tf32", mode == "tf32")
+            assert switches()[2:4] == (mode == "tf32", mode == "tf32")
         assert switches() == before
     for dtype, device in (("bf16", "cuda"), ("f32", "cpu")):
         with precision.in_force(dtype, device):

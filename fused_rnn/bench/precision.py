@@ -8,6 +8,7 @@ both at 'tf32', so that neither side gets away with fewer bits than the other.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,16 +19,32 @@ cuda: Any = torch.backends.cuda
 MODES = {"f32": "ieee", "tf32": "tf32"}
 
 
-def now() -> tuple[str, str, bool, str]:
-    return cudnn.rnn.fp32_precision, cudnn.conv.fp32_precision, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    """The older ones (`allow_tf32`, `float32_matmul_precision`) along with the newer, and convolutions too: torch
+    raises at whoever reads an older one that does not agree with all the newer."""
 
+    recurrent: str
+    convolution: str
+    allow: bool
+    products: str
+    older_products: str
 
-def switch(recurrent: str, convolution: str, allow: bool, products: str) -> None:
-    """The older switches (`allow_tf32` and `float32_matmul_precision`) along with the newer, and for convolutions too:
-    torch raises at whoever reads an older one that does not agree with all the newer."""
-    cudnn.allow_tf32 = allow
-    cudnn.rnn.fp32_precision, cudnn.conv.fp32_precision = recurrent, convolution
-    torch.set_float32_matmul_precision(products)
+    @classmethod
+    def now(cls) -> Switches:
+        recurrent, convolution = cudnn.rnn.fp32_precision, cudnn.conv.fp32_precision
+        older = torch.get_float32_matmul_precision()
+        return cls(recurrent, convolution, cudnn.allow_tf32, cuda.matmul.fp32_precision, older)
+
+    @classmethod
+    def of(cls, mode: str) -> Switches:
+        return cls(mode, mode, mode == "tf32", mode, "high" if mode == "tf32" else "highest")
+
+    def set(self) -> None:
+        cudnn.allow_tf32 = self.allow
+        cudnn.rnn.fp32_precision, cudnn.conv.fp32_precision = self.recurrent, self.convolution
+        torch.set_float32_matmul_precision(self.older_products)
+        cuda.matmul.fp32_precision = self.products
 
 
 @contextlib.contextmanager
@@ -37,12 +54,12 @@ def in_force(dtype: str, device: str) -> Iterator[None]:
     if device != "cuda" or mode is None:
         yield
         return
-    before = now()
+    before = Switches.now()
     try:
-        switch(mode, mode, mode == "tf32", "high" if mode == "tf32" else "highest")
+        Switches.of(mode).set()
         yield
     finally:
-        switch(*before)
+        before.set()
 
 
 def stated(dtype: str, device: str) -> str:
