@@ -1,12 +1,34 @@
-"""What every test starts from: the same random numbers, and no more threads than its worker has cores."""
+"""What every test starts from: its device, the same random numbers, and no more threads than its worker has cores."""
 
 import os
 
+import devices
 import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="the device that the suite runs on: cpu (default) or cuda")
+
+
+def pytest_configure(config):
+    name = config.getoption("--device")
+    try:
+        devices.use(name)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise pytest.UsageError(f"--device={name}: {str(error).splitlines()[0]}") from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    cpu_only = item.get_closest_marker("cpu_only")
+    if cpu_only is not None and not devices.on_cpu():
+        pytest.skip(*cpu_only.args)
+    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(autouse=True)

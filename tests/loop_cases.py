@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from devices import device
 from torch import Tensor
 
 from fused_rnn import ops, reference
@@ -41,7 +42,7 @@ class Case:
         if not self.packed:
             return None
         lengths = [max(1, self.T - (b * self.T) // max(self.B, 1)) for b in range(self.B)]
-        return torch.tensor([sum(length > t for length in lengths) for t in range(self.T)])
+        return torch.tensor([sum(length > t for length in lengths) for t in range(self.T)], device="cpu")
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,25 @@ class Problem:
         named |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
         return {k: v for k, v in named.items() if v is not None}
 
-    def to(self, dtype: torch.dtype) -> Problem:
+    def to(self, *where: torch.dtype | torch.device) -> Problem:
+        """Another dtype or device, for all but the lengths."""
+
         def cast(t: Tensor | None) -> Tensor | None:
-            return t if t is None else t.to(dtype)
+            return t if t is None else t.to(*where)
 
         return replace(
             self,
-            weights=[w.to(dtype) for w in self.weights],
+            weights=[w.to(*where) for w in self.weights],
             **{k: cast(getattr(self, k)) for k in ("x", "h0", "c0", "dy", "dhn", "dcn")},
         )
 
 
 def random_values(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu") * scale
 
 
 def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=random_values) -> Problem:
-    """`values(generator, *shape, scale=)` supplies the numbers; torch's own scale, 1/sqrt(H), for weights."""
+    """`values(generator, *shape, scale=)` supplies the numbers, on the CPU; weights have torch's scale, 1/sqrt(H)."""
     generator = torch.Generator().manual_seed(seed)
     G, R, scale = case.cell.gates, case.R, case.H**-0.5
     sizes = case.batch_sizes()
@@ -102,7 +105,7 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         dhn=values(generator, case.D, case.B, R),
         dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
     )
-    return problem.to(dtype)
+    return problem.to(device(), dtype)
 
 
 def all_needs(problem: Problem) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from devices import native_loops, on_cpu
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_rnn
 
@@ -70,10 +73,11 @@ def run(module: nn.Module, input: Any, hx: Any, seed: int | None = None) -> list
     wanted = leaves(input, hx, list(module.parameters()))
     if not wanted:
         return outputs
-    loss = torch.zeros((), dtype=outputs[0].dtype)
+    loss = outputs[0].new_zeros(())
     for i, output in enumerate(outputs):
-        weighting = torch.linspace(-1, 1 + i, max(output.numel(), 1), dtype=torch.float64)[: output.numel()]
-        loss = loss + (output * weighting.view(output.shape).to(output.dtype)).sum()
+        # on its device: the default one is the main thread's alone
+        weighting = torch.linspace(-1, 1 + i, max(output.numel(), 1), dtype=torch.float64, device=output.device)
+        loss = loss + (output * weighting[: output.numel()].view(output.shape).to(output.dtype)).sum()
     return [*outputs, *torch.autograd.grad(loss, wanted, allow_unused=True)]
 
 
@@ -86,14 +90,31 @@ def largest_of(tensors: list[torch.Tensor]) -> float:
     return max((t.abs().max().item() for t in tensors if t is not None and t.numel()), default=0.0)
 
 
+class _MasksOf(TorchDispatchMode):
+    """Dropout in f64 by the masks of another dtype: a GPU's depend on how many elements a thread takes at once."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is not torch.ops.aten.native_dropout.default:
+            return func(*args, **(kwargs or {}))
+        input, p, training = args
+        mask = func(input.to(self.dtype), p, training)[1]
+        return input * mask / (1 - p), mask
+
+
 def agree(theirs: nn.Module, ours: nn.Module, input: Any, hx: Any = None, seed: int | None = None) -> None:
     """f64: within 1e-10 of the largest value. Others: against f64, at most twice torch's own error."""
-    expected, got = run(theirs, input, hx, seed), run(ours, input, hx, seed)
-    dtype = expected[0].dtype
-    truth = expected
-    if dtype != torch.float64:
-        exact = copy.deepcopy(theirs).double()
-        truth = run(exact, cast(input, torch.float64), cast(hx, torch.float64), seed)
+    got = run(ours, input, hx, seed)
+    dtype = got[0].dtype
+    with native_loops():
+        truth = expected = run(theirs, input, hx, seed)
+        if dtype != torch.float64:
+            exact = copy.deepcopy(theirs).double()
+            with nullcontext() if on_cpu() else _MasksOf(dtype):
+                truth = run(exact, cast(input, torch.float64), cast(hx, torch.float64), seed)
     assert len(expected) == len(got)
     count = len(got) - len(leaves(input, hx, list(ours.parameters())))
     largest = [largest_of(truth[:count]), largest_of(truth[count:])]

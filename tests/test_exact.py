@@ -1,4 +1,5 @@
-"""Linear cells on small integers: exact, so the same bits on every instruction set and in every dtype as in numpy."""
+"""Linear cells on small integers: exact, so the same bits as in numpy, on every device and instruction set and in every
+dtype."""
 
 import functools
 import itertools
@@ -6,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from devices import device, isas
 from loop_cases import LINEAR, Case, assert_same, make, run
 
 from fused_rnn import _C
@@ -24,7 +26,7 @@ def by_numpy(problem):
     In doubles, which are as good as integers while they stay below 2^53.
     """
     p = problem
-    integer = lambda t: None if t is None else t.double().numpy()  # noqa: E731
+    integer = lambda t: None if t is None else t.double().cpu().numpy()  # noqa: E731
     x, h0, c0, dy, dhn, dcn = map(integer, (p.x, p.h0, p.c0, p.dy, p.dhn, p.dcn))
     weights = [integer(w) for w in p.weights]
     D, per = len(h0), len(weights) // len(h0)
@@ -112,7 +114,7 @@ WHOLE = {torch.float64: 2**53, torch.float32: 2**24, torch.float16: 2**11, torch
 def integers(generator, *shape, scale=1.0, fan_in):
     """-1, 0 and 1; in a row of a weight matrix `fan_in` that are not 0 on the average, or linear gates explode."""
     p = fan_in / shape[-1] / 2 if len(shape) == 2 and scale < 1.0 else min(fan_in, 1.0) / 5
-    draw = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    draw = torch.rand(*shape, generator=generator, dtype=torch.float64, device="cpu")
     return (draw < p).double() - (draw > 1 - p).double()
 
 
@@ -131,7 +133,7 @@ def solved(case, dtype):
 @pytest.mark.parametrize("case", EXACT, ids=str)
 def test_integers_are_exact(case, dtype):
     problem, want = solved(case, dtype)
-    want = {k: torch.from_numpy(v).to(dtype) for k, v in want.items()}
-    for isa in _C.cpu_isas():
+    want = {k: torch.from_numpy(v).to(device(), dtype) for k, v in want.items()}
+    for isa in isas():
         _C.force_isa(isa)
         assert_same(run(problem), want, rtol=0, atol=0)

@@ -4,6 +4,8 @@ import runpy
 
 import pytest
 
+pytestmark = pytest.mark.cpu_only("the examples train on the CPU")
+
 
 @pytest.fixture
 def char_lm(request):

@@ -19,6 +19,8 @@ from loop_cases import (
 from fused_rnn import _C
 from fused_rnn.reference import Cell
 
+pytestmark = pytest.mark.cpu_only("instruction sets and threads are the CPU's")
+
 ISAS = _C.cpu_isas()
 
 

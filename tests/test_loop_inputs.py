@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import device
 from loop_cases import CELLS, Case, assert_same, backward, expected, forward, make, run
 from torch._C import DispatchKey, DispatchKeySet
 
@@ -72,7 +73,7 @@ PACKED = replace(LSTM, packed=True)
 
 
 def sizes(*values):
-    return torch.tensor(values)
+    return torch.tensor(values, device="cpu")
 
 
 def change_weight(i, function):
@@ -187,17 +188,18 @@ def test_gradient_checks(what, op):
 
 @pytest.mark.parametrize("name", ["x", "h0", "c0", "w_ih", "batch_sizes"])
 def test_other_devices_are_refused(name):
-    # straight to the CPU kernel: a meta tensor would else be answered by the fake one
+    # straight to the device's kernel: a meta tensor would else be answered by the fake one
     p = make(PACKED)
     p = (
         change_weight(0, lambda w: w.to("meta"))(p)
         if name == "w_ih"
         else replace(p, **{name: getattr(p, name).to("meta")})
     )
-    text = "1-D int64 tensor on the CPU" if name == "batch_sizes" else f"{name} must be a CPU tensor"
+    text = "1-D int64 tensor on the CPU" if name == "batch_sizes" else "must be (on the device of x|a CPU tensor)"
     op = torch.ops.fused_rnn.layer_forward.default
+    key = DispatchKeySet(getattr(DispatchKey, device().type.upper()))
     with pytest.raises(RuntimeError, match=f"layer_forward: .*{text}"):
-        op.redispatch(DispatchKeySet(DispatchKey.CPU), p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), True)
+        op.redispatch(key, p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), True)
 
 
 def test_a_layer_of_one_step_of_no_rows_still_gives_every_gradient():

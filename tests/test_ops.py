@@ -111,7 +111,7 @@ def test_fake_kernels_guard_on_no_size(packed):
 
 
 def test_rows_of_a_packed_sequence():
-    rows = ops.packed_rows(torch.tensor([5, 3, 1]))
+    rows = ops.packed_rows(torch.tensor([5, 3, 1], device="cpu"))
     assert (rows, type(rows)) == (5, int)
 
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from fused_rnn import _C
 
+pytestmark = pytest.mark.cpu_only("threads are the CPU's")
+
 FIELDS = ("directions", "rows", "panels", "weight_bytes", "steps", "flops_per_step")
 
 

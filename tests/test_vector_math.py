@@ -1,8 +1,9 @@
-"""The vector sigmoid and tanh, and conversion from and to bf16 and f16, on every instruction set."""
+"""The CPU's vector sigmoid and tanh, and conversion from and to bf16 and f16, on every instruction set and device."""
 
 import numpy as np
 import pytest
 import torch
+from devices import device, isas
 
 from fused_rnn import _C, ops
 from fused_rnn.reference import Cell
@@ -13,7 +14,10 @@ WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 TINY = {np.float32: np.float32(2.0**-126), np.float64: np.float64(2.0**-1022)}
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
+VECTOR = pytest.mark.cpu_only("vectors are the CPU's")
+
+
+@pytest.fixture(params=isas(), autouse=True)
 def isa(request):
     _C.force_isa(request.param)
     yield request.param
@@ -38,6 +42,7 @@ def sweep(dtype):
     return x[np.isfinite(x)]
 
 
+@VECTOR
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 def test_error_in_ulp(name, dtype):
@@ -57,6 +62,7 @@ def test_error_in_ulp(name, dtype):
     assert (np.abs(got) <= 1).all()
 
 
+@VECTOR
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 def test_special_values(dtype):
     tiny = np.nextafter(dtype(0), dtype(1))
@@ -72,6 +78,7 @@ def test_special_values(dtype):
         assert np.isnan(_C.vector_tanh(np.full(17, nan, dtype))).all()
 
 
+@VECTOR
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 def test_a_value_does_not_depend_on_its_lane_or_the_length(name, dtype):
@@ -121,9 +128,9 @@ def stored(first: torch.Tensor, second: torch.Tensor, factor: float = 1.0) -> to
 def test_rounds_to_nearest_even(dtype):
     mantissa = {torch.bfloat16: 7, torch.float16: 10}[dtype]
     generator = torch.Generator().manual_seed(0)
-    base = torch.cat([torch.rand(400, generator=generator) * 4 - 2, torch.tensor([1.0, 1.5, -1.0, 3.0, 255.0, 1024.0])])
-    base = base.to(dtype)
-    step = torch.from_numpy(np.spacing(base.float().numpy())) * 2 ** (23 - mantissa)
+    drawn = (torch.rand(400, generator=generator, device="cpu") * 4 - 2).to(device())
+    base = torch.cat([drawn, torch.tensor([1.0, 1.5, -1.0, 3.0, 255.0, 1024.0])]).to(dtype)
+    step = torch.from_numpy(np.spacing(base.float().numpy(force=True))).to(device()) * 2 ** (23 - mantissa)
     # Halfway between neighbours, and a little beside it: sums that f32 holds exactly.
     for fraction in (0.5, -0.5, 0.25, -0.25, 0.5 + 2.0**-5, 0.5 - 2.0**-5, 0.75):
         offset = (step * fraction).to(dtype)
