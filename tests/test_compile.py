@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from devices import pack_sequence
 from layer_cases import KINDS, assert_close, make_layer, scalar
 from torch._dynamo.utils import counters
 from torch.export import Dim, export
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fused_rnn
 from fused_rnn import autograd

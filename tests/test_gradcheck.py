@@ -179,7 +179,12 @@ class TestMemory:
         leaves = layer.leaves()
         wanted = torch.autograd.grad(scalar(layer.theirs)(*leaves), leaves)
         packed = []
-        with saved_tensors_hooks(lambda t: packed.append(t) or t.numpy(force=True), torch.from_numpy):
+
+        def pack(tensor):
+            packed.append(tensor)
+            return tensor.numpy(force=True), tensor.device
+
+        with saved_tensors_hooks(pack, lambda kept: torch.from_numpy(kept[0]).to(kept[1])):
             loss = scalar(layer.ours)(*leaves)
         assert_close(torch.autograd.grad(loss, leaves), wanted)
         # x, states, lengths, saved, weights; an LSTM also y; sin() of each output its argument

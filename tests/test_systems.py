@@ -14,10 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from devices import device, on_cpu
 from pairs import CELLS, KINDS, cast, pair, run
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.cpp_extension import CUDA_HOME
 
 import fused_rnn
 
@@ -47,6 +49,7 @@ def test_one_module_in_many_threads(kind, change):
     assert not failures, failures[0]
 
 
+@pytest.mark.cpu_only("CUDA does not work in a forked child")
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_a_forked_child(kind):
     """Nothing but the modules may start threads here: torch's own do not survive a fork, so all other work is small."""
@@ -106,6 +109,7 @@ def worker(rank, way, path, x, before, after):
     dist.destroy_process_group()
 
 
+@pytest.mark.cpu_only("one GPU does not make a process group of two")
 @pytest.mark.parametrize("way", ["ddp", "fully_shard"])
 def test_two_processes_train_to_the_weights_of_one(way, tmp_path):
     torch.manual_seed(0)
@@ -119,12 +123,12 @@ def test_two_processes_train_to_the_weights_of_one(way, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("given", [False, True])
 def test_autocast(kind, dtype, given):
-    """The dtypes are torch's: bf16, but f32 from a GRU that was given f32."""
+    """The dtypes are torch's: bf16, but on the CPU f32 from a GRU that was given f32."""
     theirs, ours = pair(kind, 3, 4)
     x = torch.randn(5, 3) if kind in CELLS else torch.randn(5, 2, 3)
     h = torch.randn(5, 4) if kind in CELLS else torch.randn(1, 2, 4)
     hx = None if not given else (h, h) if "LSTM" in kind else h
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device().type, torch.bfloat16):
         expected, got = run(theirs, x.to(dtype), hx), run(ours, x.to(dtype), hx)
     assert [t.dtype for t in got] == [t.dtype for t in expected]
     exact = run(ours.double(), cast(x.to(dtype), torch.float64), cast(hx, torch.float64))
@@ -134,7 +138,8 @@ def test_autocast(kind, dtype, given):
 
 def test_autocast_of_another_device_changes_nothing():
     _, ours = pair("LSTM", 3, 4)
-    with torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext():
+    other = "cuda" if on_cpu() else "cpu"
+    with torch.autocast(other, torch.bfloat16) if other == "cpu" or torch.cuda.is_available() else nullcontext():
         assert ours(torch.randn(2, 1, 3))[0].dtype == torch.float32
 
 
@@ -178,6 +183,7 @@ def test_export_with_dynamic_time_and_batch(kind, strict):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not on_cpu() and CUDA_HOME is None, reason="for a GPU it needs the CUDA toolkit")
 def test_aot_inductor(tmp_path):
     _, ours = pair("GRU", 3, 4)
     model = Outputs(ours).eval()
