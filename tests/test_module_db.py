@@ -7,18 +7,23 @@ import warnings
 
 import pytest
 import torch
+from devices import device, native_loops
 from pairs import flat
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.testing._internal.common_modules import module_db
 
 import fused_rnn
+
+with pytest.MonkeyPatch.context() as patch:
+    # At its import it forbids every test of this process to set a flag of `torch.backends`.
+    patch.setattr(torch.backends, "disable_global_flags", lambda: None)
+    from torch.testing._internal.common_modules import module_db
 
 NAMES = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
 ENTRIES = {
     entry.module_cls.__name__: entry for entry in module_db if entry.module_cls in [getattr(nn, n) for n in NAMES]
 }
-KEYWORDS = {"device": "cpu", "dtype": torch.float64}
+KEYWORDS = {"device": device(), "dtype": torch.float64}
 
 
 @pytest.fixture(params=NAMES)
@@ -65,7 +70,8 @@ def strided(tensor):
 def test_forward(entry, training):
     for theirs, ours, given in samples(entry, training):
         torch.manual_seed(0)
-        expected = theirs(*given.args, **given.kwargs)
+        with native_loops():
+            expected = theirs(*given.args, **given.kwargs)
         torch.manual_seed(0)
         close(ours(*given.args, **given.kwargs), expected)
 
