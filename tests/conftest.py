@@ -1,6 +1,7 @@
 """What every test starts from: its device, the same random numbers, and no more threads than its worker has cores."""
 
 import os
+from contextlib import nullcontext
 
 import devices
 import pytest
@@ -29,6 +30,13 @@ def pytest_runtest_setup(item):
         pytest.skip(*cpu_only.args)
     if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu(request):
+    """Where a test is marked so, whatever the suite runs on."""
+    with torch.device("cuda") if request.node.get_closest_marker("cuda") else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -41,9 +41,9 @@ def flat(result: Any) -> list[torch.Tensor]:
     return [tensor for part in result for tensor in flat(part)]
 
 
-def cast(value: Any, dtype: torch.dtype) -> Any:
-    """Tensors, in whatever they are packed, in another dtype; leaves that keep their ``requires_grad``, and one tensor
-    at two places stays one."""
+def cast(value: Any, to: torch.dtype | torch.device) -> Any:
+    """Tensors, in whatever they are packed, in another dtype or on another device; leaves that keep their
+    ``requires_grad``, and one tensor at two places stays one."""
     memo: dict[torch.Tensor, torch.Tensor] = {}
 
     def convert(value: Any) -> Any:
@@ -51,10 +51,11 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
             return None
         if isinstance(value, torch.Tensor):
             if value not in memo:
-                memo[value] = value.detach().to(dtype).requires_grad_(value.requires_grad)
+                memo[value] = value.detach().to(to).requires_grad_(value.requires_grad)
             return memo[value]
         if isinstance(value, PackedSequence):
-            return PackedSequence(convert(value.data), *value[1:])
+            data = convert(value.data)
+            return PackedSequence(data, value.batch_sizes, *(i if i is None else i.to(data.device) for i in value[2:]))
         return type(value)(convert(part) for part in value)
 
     return convert(value)

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 import fused_rnn
 
+pytest.importorskip("expecttest", reason="torch's test helpers import it")
 with pytest.MonkeyPatch.context() as patch:
     # At its import it forbids every test of this process to set a flag of `torch.backends`.
     patch.setattr(torch.backends, "disable_global_flags", lambda: None)
