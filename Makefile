@@ -26,7 +26,7 @@ COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
     tests/test_packed.py
 
-.PHONY: help venv build test bench gpu tables lint format sanitize compat cuda-check clean
+.PHONY: help venv build test bench gpu tables lint format sanitize simt compat cuda-check clean
 help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
@@ -35,6 +35,7 @@ help:
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
+	@echo "make simt      run the CUDA kernels on the host, where there is no GPU"
 	@echo "make compat    run the core tests under COMPAT='torch==...' on the binary built under the pinned torch"
 	@echo "make cuda-check  compile the CUDA sources and tell registers and spills; needs nvcc, no GPU and no torch"
 	@echo "make clean     remove what was built;  make distclean  the virtual environment too"
@@ -80,6 +81,15 @@ format: venv
 # The loops alone, without torch or Python; `make sanitize WITH_TORCH=1` adds the op library, and needs the environment.
 sanitize: $(if $(WITH_TORCH),venv)
 	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON="$(abspath $(PY))" WITH_TORCH=$(WITH_TORCH) bash tests/cpp/sanitize.sh
+
+# The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then the suite on them.
+SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py \
+    tests/test_differential.py tests/test_transforms.py
+simt: build
+	bash tests/simt/run.sh
+	$(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_TESTS)
+	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
+	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
 
 compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat

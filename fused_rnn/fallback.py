@@ -1,18 +1,21 @@
-"""torch's own functions, for what has no kernels: other devices than the CPU, complex dtypes, differentiable traces.
+"""torch's own functions, for what has no kernels: other devices (CUDA where its kernels were not built), complex dtypes,
+differentiable traces.
 
 They are bound when the module is loaded: classes and functions that somebody puts in torch's place later are not seen.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import _VF, Tensor
 
 from .reference import Cell
 
-__all__ = ["run"]
+__all__ = ["run", "warn_once"]
 
 _FUNCTIONS: dict[int, Callable[..., Any]] = {
     int(Cell.LSTM): _VF.lstm,
@@ -20,6 +23,16 @@ _FUNCTIONS: dict[int, Callable[..., Any]] = {
     int(Cell.RNN_TANH): _VF.rnn_tanh,
     int(Cell.RNN_RELU): _VF.rnn_relu,
 }
+
+
+_warned: set[str] = set()
+
+
+def warn_once(why: str) -> None:
+    """That CUDA tensors go to torch's own functions, the first time they do."""
+    if not torch.compiler.is_compiling() and why not in _warned:
+        _warned.add(why)
+        warnings.warn(f"fused_rnn: CUDA tensors go to torch's own functions, as {why}", stacklevel=5)
 
 
 def run(

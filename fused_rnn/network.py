@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback
 from .autograd import layer
-from .ops import packed_rows
+from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
@@ -34,13 +34,17 @@ _is_tracing = torch.jit.is_tracing
 
 def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
     """Whether these tensors may go to our ops."""
+    if input.is_cpu:
+        here = weights[0].is_cpu and (h0 is None or h0.is_cpu)
+    else:
+        here = input.is_cuda and not WITHOUT_CUDA and _all_on(input.device, h0, c0, weights)
     return (
-        input.is_cpu
-        and input.dtype in _KERNEL_DTYPES
-        and weights[0].is_cpu
-        and (h0 is None or h0.is_cpu)
-        and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
+        here and input.dtype in _KERNEL_DTYPES and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
     )
+
+
+def _all_on(device: torch.device, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
+    return all(tensor is None or tensor.device == device for tensor in (h0, c0, *weights))
 
 
 def _untraceable(tensors: Sequence[Maybe]) -> bool:
@@ -173,11 +177,16 @@ def _run(
 ) -> tuple[Any, Any, Any]:
     """Checked arguments -> y, hn, cn (or None), by the kernels where there are any."""
     dtype = input.dtype
-    if _autocasts() and torch.is_autocast_enabled("cpu") and input.is_cpu:
-        input, h0, c0, weights = _autocast(net[0], input, h0, c0, weights)
-        with torch.autocast("cpu", enabled=False):  # the ops' own products must not be cast again
-            return _run(net, input, h0, c0, weights, batch_sizes, batch_first)
+    if _autocasts():
+        device = input.device.type
+        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA)
+        if ours and torch.is_autocast_enabled(device):
+            input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
+            with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
+                return _run(net, input, h0, c0, weights, batch_sizes, batch_first)
     if not has_kernels(input, h0, c0, weights):
+        if WITHOUT_CUDA and input.is_cuda:
+            fallback.warn_once(WITHOUT_CUDA)
         return fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first)
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
@@ -225,11 +234,12 @@ def _distinct(tensors: Sequence[Any]) -> list[Any]:
 
 
 def _autocast(
-    cell: int, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
+    cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """What autocast turns the arguments into. A GRU's state keeps its type in torch, and wider states widen all."""
-    dtype = torch.get_autocast_dtype("cpu")
-    if cell == GRU:
+    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
+    all; cuDNN casts everything."""
+    dtype = torch.get_autocast_dtype(device)
+    if cell == GRU and device == "cpu":
         for tensor in (input, h0):
             dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
 

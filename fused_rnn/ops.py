@@ -1,4 +1,4 @@
-"""The op library: loads it, tells torch the shapes of its results, and is the only user of ``torch.ops.fused_rnn``.
+"""The op libraries: loads them, tells torch the shapes of their results; the only user of ``torch.ops.fused_rnn``.
 
 The contract of the ops (shapes, layouts, meaning of every argument) is in docs/design.md. They carry no autograd
 formula and must see only tensors of which nothing is differentiated or mapped: that is what ``autograd.py`` is for.
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .reference import Cell
 
-__all__ = ["Cell", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
+__all__ = ["WITHOUT_CUDA", "Cell", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
 
 _LIBRARY = Path(__file__).with_name("libfused_rnn.so")
+_CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")  # kernels for the same ops
 
 
 def _load() -> None:
@@ -35,7 +36,27 @@ def _load() -> None:
         ) from error
 
 
+def _load_cuda() -> str:
+    """Why there are no CUDA kernels; empty if there are. Loading them asks for no GPU."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key("fused_rnn::layer_forward", "CUDA"):
+        return ""
+    if not torch.version.cuda:
+        return f"torch {torch.__version__} is a build without CUDA"
+    if not _CUDA_LIBRARY.exists():
+        return (
+            f"its CUDA kernels ({_CUDA_LIBRARY.name}) were not built: with nvcc in PATH, or CUDA_HOME set, run "
+            f"`FUSED_RNN_CUDA=1 pip install --no-build-isolation .` (in a source checkout "
+            f"`FUSED_RNN_CUDA=1 python setup.py build_ext --inplace`)"
+        )
+    try:
+        torch.ops.load_library(_CUDA_LIBRARY)
+    except OSError as error:
+        return f"{_CUDA_LIBRARY.name} does not load under torch {torch.__version__}: {error}"
+    return ""
+
+
 _load()
+WITHOUT_CUDA = _load_cuda()
 _layer_forward = torch.ops.fused_rnn.layer_forward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default

@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="the device that the suite runs on: cpu (default) or cuda")
+    parser.addoption("--kernels", choices=["own", "cuda-on-host"], default="own", help="see host_kernels.py")
 
 
 def pytest_configure(config):
@@ -21,12 +22,16 @@ def pytest_configure(config):
         devices.use(name)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
         raise pytest.UsageError(f"--device={name}: {str(error).splitlines()[0]}") from None
+    if config.getoption("--kernels") == "cuda-on-host":
+        import host_kernels
+
+        host_kernels.use()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     cpu_only = item.get_closest_marker("cpu_only")
-    if cpu_only is not None and not devices.on_cpu():
+    if cpu_only is not None and not (devices.on_cpu() and item.config.getoption("--kernels") == "own"):
         pytest.skip(*cpu_only.args)
     if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import rnn
 
-from fused_rnn import _C
+from fused_rnn import _C, ops
 
 
 def use(name: str) -> None:
@@ -34,6 +34,11 @@ def device() -> torch.device:
 
 def on_cpu() -> bool:
     return device().type == "cpu"
+
+
+def rounds_operands() -> bool:
+    """Whether products of narrow types take their operands in that type: CUDA's kernels do, the CPU's widen them."""
+    return not on_cpu() or ops._layer_forward is not torch.ops.fused_rnn.layer_forward.default
 
 
 def isas() -> list[str]:

@@ -1,7 +1,8 @@
 """The ops against the reference in f64 and against torch.nn, over options, sizes, layouts and hard values."""
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import replace
+from statistics import mean, median
 
 import pytest
 import torch
@@ -123,9 +124,11 @@ def test_against_nn(kind, T):
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 def test_error_beside_nn(kind, dtype):
     # Within twice torch's own error, both measured against f64 on the same rounded inputs, in the
-    # mean over sizes and seeds: a single tensor of a few values says little.
-    ours, theirs = Counter(), Counter()
-    for seed, (T, H, I) in enumerate(((3, 20, 12), (15, 37, 12), (15, 37, 50), (3, 64, 9))):
+    # mean over sizes and seeds: a single tensor of a few values says little. A ReLU at its kink takes one side or the
+    # other by a rounding, ours or torch's, and all gradients with it: so there the median, of more seeds.
+    relu = kind.cell == Cell.RNN_RELU
+    ours, theirs = defaultdict(list), defaultdict(list)
+    for seed, (T, H, I) in enumerate(((3, 20, 12), (15, 37, 12), (15, 37, 50), (3, 64, 9)) * (3 if relu else 1)):
         case = replace(kind, T=T, B=6, H=H, I=I)
         problem = make(case, dtype, seed)
         exact = expected(problem.to(torch.float64))
@@ -134,10 +137,12 @@ def test_error_beside_nn(kind, dtype):
             assert results[0][name].dtype == dtype
             for total, result in zip((ours, theirs), results, strict=True):
                 if value.numel():
-                    total[name] += float((result[name].double() - value).square().mean() / value.square().mean())
+                    error = (result[name].double() - value).square().mean() / value.square().mean()
+                    total[name].append(float(error))
     assert ours.keys() == theirs.keys()
+    typical = median if relu else mean
     for name in ours:
-        assert ours[name] ** 0.5 <= 2 * theirs[name] ** 0.5, name
+        assert typical(ours[name]) ** 0.5 <= 2 * typical(theirs[name]) ** 0.5, name
 
 
 def expand_last(t):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import device
+from devices import device, rounds_operands
 from loop_cases import CELLS, Case, assert_same, backward, expected, forward, make, run
 from torch._C import DispatchKey, DispatchKeySet
 
@@ -57,6 +57,8 @@ def test_huge_values(kind, name, value, dtype):
 @pytest.mark.parametrize("value", [INF, NAN, "max"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_hard_values_in_narrow_dtypes(kind, value, dtype):
+    if value == "max" and kind.cell == Cell.RNN_RELU and rounds_operands():
+        pytest.skip("as an operand of the next step an h past the largest narrow number is infinite, as it is in torch")
     value = torch.finfo(dtype).max if value == "max" else value
     problem = spoiled(make(kind, dtype), "x", value)
     y, hn, cn, _ = forward(problem)

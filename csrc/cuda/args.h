@@ -11,6 +11,9 @@ namespace fused_rnn::cuda {
 
 constexpr int kVectorBytes = 16;  // of an asynchronous copy
 
+// Where the threads of a block meet. A GPU makes no difference; tests leave out one at a time, and must notice.
+enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait };
+
 // Row of dg: an LSTM's and an RNN's gates; a GRU's r z n and then the hidden side of n.
 constexpr int64_t gradient_blocks(int64_t cell) { return is_gru(cell) ? 4 : gates_of(cell); }
 

@@ -20,7 +20,7 @@ class Gpu {
     }
 
     // All threads of the block; what they wrote, to shared and to global memory, is seen after it.
-    __device__ static void sync() { __syncthreads(); }
+    __device__ static void sync(Sync) { __syncthreads(); }
 
     // The halves of a barrier between blocks. One thread of each block calls them, behind and before a sync().
     __device__ static void arrive(unsigned* arrivals) {

@@ -7,13 +7,13 @@
 namespace fused_rnn::cuda {
 
 template <class Math, class Choice, class S>
-__global__ void __launch_bounds__(kMaxThreads) __maxnreg__(kMaxRegisters)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     forward_kernel(const __grid_constant__ ForwardArgs<S> args, const __grid_constant__ Grid grid) {
     forward_loop<typename Math::Forward, Choice::template Tile>(Gpu{}, args, grid);
 }
 
 template <class Math, class Choice, class S>
-__global__ void __launch_bounds__(kMaxThreads) __maxnreg__(kMaxRegisters)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     backward_kernel(const __grid_constant__ BackwardArgs<S> args, const __grid_constant__ Grid grid) {
     backward_loop<typename Math::Backward, Choice::template Tile>(Gpu{}, args, grid);
 }

@@ -65,6 +65,7 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     Plan p{};
     p.tile = static_cast<int>(tile.kind);
     p.threads = teams * tile.team;
+    p.units = static_cast<int>(units);
     p.grid.parts = parts;
     p.grid.teams = teams;
     p.grid.chunk = static_cast<int>(std::min<int64_t>(round_up(K, tile.step), std::max(kMaxChunk, tile.step)));

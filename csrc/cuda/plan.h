@@ -37,6 +37,7 @@ struct Plan {
     Mode mode;
     Grid grid;
     int threads, blocks, shared_bytes;
+    int units;  // of a block's tile
 };
 
 Plan plan(const LoopShape& shape, const DeviceLimits& limits);
@@ -67,7 +68,8 @@ constexpr int padded_row(int64_t elements) {
 }
 constexpr int kRowPointers = 16;  // of 8 bytes, before the tiles in shared memory: the rows of the operand at hand
 
-// What kernels are compiled for: the blocks that a plan counts on must fit together.
+// What kernels are compiled for, and the most registers that one of them takes (tests/cpp/cuda_check.py holds them to it):
+// the blocks that a plan counts on must fit together.
 constexpr int kMaxThreads = 256;
 constexpr int kMaxRegisters = 168;
 

@@ -23,14 +23,14 @@ class GroupBarrier {
 
     // What this block wrote so far may be read by the others.
     FUSED_RNN_DEVICE void arrive() {
-        dev_.sync();
+        dev_.sync(Sync::kArrive);
         if (parts_ > 1 && dev_.thread() == 0) dev_.arrive(arrivals_);
         expected_ += parts_;
     }
     // All blocks have arrived as often as this one.
     FUSED_RNN_DEVICE void await() {
         if (parts_ > 1 && dev_.thread() == 0) dev_.await(arrivals_, expected_);
-        dev_.sync();
+        dev_.sync(Sync::kAwait);
     }
 
   private:
@@ -105,7 +105,7 @@ class Product {
                     barrier.await();
                     waits = false;
                 } else {
-                    dev_.sync();
+                    dev_.sync(Sync::kRows);
                 }
                 multiply(tile, work, j0, w, staged);
                 staged = work.K() <= chunk_;
@@ -144,11 +144,11 @@ class Product {
             } else {
                 dev_.template await_copies<0>();
             }
-            dev_.sync();
+            dev_.sync(Sync::kStaged);
             const S* w = resident_ ? resident + k0 : w_ + buffer * tile_columns() * ldw_;
             tile.add(dev_, a_ + buffer * Tile::kRows * lda_, lda_, w + team_row * ldw_, ldw_, units() * ldw_,
                      static_cast<int>(round_up(end - k0, Tile::kStep)));
-            dev_.sync();  // the buffer is free again
+            dev_.sync(Sync::kConsumed);  // the buffer is free again
         }
         tile.complete(dev_);
     }

@@ -79,10 +79,10 @@ void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate
     if (!c.rows || !c.columns) return;
     const Tensor out = c.tensor(), left = a.tensor(), right = b.tensor();
     if (accumulate) {
-        STABLE_TORCH_ERROR_CODE_CHECK(
+        TORCH_ERROR_CODE_CHECK(
             aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), 1.0, 1.0));
     } else {
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
     }
 }
 

@@ -42,14 +42,13 @@ class BackwardCall {
         std::vector<Tensor> out;
         for (int64_t d = 0; d < l.D; ++d) {
             const bool biased = l.per_direction >= 4;
-            const std::optional<Tensor> before = wants(d, 1) ? std::optional(rows_before(d)) : std::nullopt;
             out.push_back(wants(d, 0) ? weight_gradient(d, l.I, call_.x_rows(), false) : call_.nothing());
-            out.push_back(before ? weight_gradient(d, l.R, matrix_of(*before, l.R), true) : call_.nothing());
+            out.push_back(wants(d, 1) ? weight_gradient(d, l.R, matrix_of(rows_before(d), l.R), true)
+                                      : call_.nothing());
             if (biased) {
-                const bool either = wants(d, 2) || wants(d, 3);
-                const std::optional<Tensor> sums = either ? std::optional(column_sums(d)) : std::nullopt;
-                out.push_back(wants(d, 2) ? bias_gradient(*sums, false) : call_.nothing());
-                out.push_back(wants(d, 3) ? bias_gradient(*sums, true) : call_.nothing());
+                const Tensor sums = wants(d, 2) || wants(d, 3) ? column_sums(d) : call_.nothing();
+                out.push_back(wants(d, 2) ? bias_gradient(sums, false) : call_.nothing());
+                out.push_back(wants(d, 3) ? bias_gradient(sums, true) : call_.nothing());
             }
             if (l.projected) out.push_back(wants(d, l.per_direction - 1) ? projection_gradient(d) : call_.nothing());
         }
@@ -140,7 +139,7 @@ class BackwardCall {
     // out = left^T right over all rows; no rows, no gradient.
     void products_over_rows(const Tensor& out, const Matrix<const S>& left, const Tensor& right) const {
         if (l.N == 0) {
-            STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(out.get()));
+            TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(out.get()));
         } else {
             multiply(out, left.transposed().tensor(call_.place), right);
         }

@@ -47,7 +47,7 @@ class LayerCall {
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {
             arrivals = empty_at(place, {l.D * p.grid.slices}, ScalarType::Int);
-            STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(arrivals->get()));
+            TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(arrivals->get()));
             args.arrivals = mutable_data_of<unsigned>(*arrivals);
         }
         launch(args, p, device.stream());

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "../cpu/hooks.h"
+#include "../cuda/plan.h"
 
 namespace py = pybind11;
 using namespace fused_rnn;
@@ -32,6 +33,29 @@ py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weig
     return out;
 }
 
+py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
+                   int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
+                   bool cooperative) {
+    const cuda::LoopShape shape{cell, backward, T, B, D, H, P, element_size, element_size == 2};
+    const cuda::Plan p = cuda::plan(
+        shape, {sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative});
+    constexpr const char* kTiles[] = {"few", "batch", "tensor"};
+    constexpr const char* kModes[] = {"alone", "cooperative", "steps"};
+    py::dict out;
+    out["tile"] = kTiles[p.tile];
+    out["mode"] = kModes[static_cast<int>(p.mode)];
+    out["blocks"] = p.blocks;
+    out["threads"] = p.threads;
+    out["shared_bytes"] = p.shared_bytes;
+    out["slices"] = p.grid.slices;
+    out["slice_rows"] = p.grid.slice_rows;
+    out["parts"] = p.grid.parts;
+    out["units"] = p.units;
+    out["chunk"] = p.grid.chunk;
+    out["resident"] = p.grid.resident;
+    return out;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -56,6 +80,11 @@ PYBIND11_MODULE(_C, m) {
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
           py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
           "How a time loop of that size is shared among threads.");
+    m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
+          py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),
+          py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"),
+          py::arg("registers_per_sm"), py::arg("cooperative"),
+          "How a time loop of that size would be launched on a GPU that has this; asks for none.");
     m.def("vector_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::sigmoid, x); });
     m.def("vector_sigmoid", [](const Array<double>& x) { return map<double>(&hooks::sigmoid, x); });
     m.def("vector_tanh", [](const Array<float>& x) { return map<float>(&hooks::tanh, x); });

@@ -29,7 +29,7 @@ struct Place {
 };
 inline Place place_of(const Tensor& t) {
     int32_t device = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device));
     return {device, t.get_device_index()};
 }
 
@@ -42,7 +42,7 @@ inline Tensor empty_at(Place place, std::initializer_list<int64_t> sizes, Scalar
         running *= sizes.begin()[k];
     }
     AtenTensorHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
                                                            dtype_code(type), place.device, place.index, &handle));
     return Tensor(handle);
 }
@@ -82,7 +82,7 @@ struct Matrix {
     Tensor tensor(Place place = {aoti_torch_device_type_cpu(), 0}) const {
         const int64_t sizes[2] = {rows, columns}, strides[2] = {row, column};
         AtenTensorHandle handle = nullptr;
-        STABLE_TORCH_ERROR_CODE_CHECK(
+        TORCH_ERROR_CODE_CHECK(
             aoti_torch_create_tensor_from_blob_v2(const_cast<std::remove_const_t<F>*>(data), 2, sizes, strides, 0,
                                                   dtype_code(scalar_type<std::remove_const_t<F>>()), place.device,
                                                   place.index, &handle, aoti_torch_layout_strided(), nullptr, 0));

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/loop_args.h"
+#include "../../csrc/core/sequence.h"
 
 namespace naive {
 

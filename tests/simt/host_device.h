@@ -15,9 +15,9 @@ namespace fused_rnn::cuda {
 
 // What a check may break on purpose, to see that it is noticed.
 struct Faults {
-    bool no_sync = false;       // of the threads of a block
-    bool no_await = false;      // of the blocks of a group
-    bool no_copy_wait = false;  // for asynchronous copies
+    int sync = -1;              // which meeting of a block's threads does not take place
+    bool no_await = false;      // blocks of a group do not wait for each other
+    bool no_copy_wait = false;  // nor a thread for its asynchronous copies
 };
 inline Faults faults;
 
@@ -60,8 +60,8 @@ class HostDevice {
     int blocks() const { return block_.count; }
     void* shared() const { return block_.memory.data(); }
 
-    void sync() const {
-        if (!faults.no_sync) block_.barrier.wait();
+    void sync(Sync which) const {
+        if (static_cast<int>(which) != faults.sync) block_.barrier.wait();
     }
     void arrive(unsigned* arrivals) const { std::atomic_ref<unsigned>(*arrivals).fetch_add(1); }
     void await(const unsigned* arrivals, unsigned count) const {

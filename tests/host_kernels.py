@@ -1,0 +1,50 @@
+"""The CUDA kernels in place of the CPU's, run on the host (``pytest --kernels=cuda-on-host``): their own source over
+the device of tests/simt, which plays a GPU with fibers for threads. So the suite runs on them where there is no GPU.
+
+``FUSED_RNN_CUDA_LIMITS`` makes that device smaller still, and so other plans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+from fused_rnn import ops
+
+ROOT = Path(__file__).parents[1]
+OPS = ("layer_forward", "layer_backward", "layer_backward_gates")
+
+
+def build() -> None:
+    """Compiles what has changed, and loads it."""
+    folder = ROOT / "build" / "cuda-on-host"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = ["tests/simt/library.cpp", "csrc/cuda/plan.cpp", "csrc/cuda/limits.cpp", "csrc/torch/layer.cpp"]
+    sources += ["csrc/torch/cuda_forward.cpp", "csrc/torch/cuda_backward.cpp"]
+    cpp_extension.load(
+        "fused_rnn_host",
+        [str(ROOT / source) for source in sources],
+        build_directory=str(folder),
+        is_python_module=False,
+        # Without -O3: it takes four times as long to compile, and hardly less to run.
+        extra_cflags=["-std=c++20", "-O1", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020A000000000000"],
+    )
+
+
+def use() -> None:
+    """Every later call of an op goes there."""
+    build()
+    for name in OPS:
+        ours = getattr(torch.ops.fused_rnn, name).default
+        host = getattr(torch.ops.fused_rnn_host, name).default
+        torch.library.register_fake(f"fused_rnn_host::{name}", _fake(ours))
+        setattr(ops, f"_{name}", host)
+
+
+def _fake(op):
+    def fake(*args):
+        return op(*args)  # on meta tensors: the shapes that it was given
+
+    return fake

@@ -1,0 +1,228 @@
+// The CUDA time loops on the host, threads of a kernel as threads of the system, against a plain scalar double
+// implementation: every cell, storage type and tile, padded and packed, with a projection, on devices small and smaller,
+// so that every way of a plan is taken. Built under the thread sanitizer by run.sh, which also breaks one thing at a time
+// (--fault=NAME) and expects that to be noticed.
+#include <cstdio>
+#include <string>
+
+#include "../cpp/naive.h"
+#include "host_launch.h"
+#include "threads.h"
+
+using namespace fused_rnn;
+using namespace fused_rnn::cuda;
+using naive::Layer;
+using std::vector;
+using Host = HostDevice<Threads>;
+
+namespace {
+
+long checks = 0, failures = 0;
+
+template <class S>
+vector<S> narrow(const vector<double>& from) {
+    vector<S> to(from.size());
+    for (size_t i = 0; i < from.size(); ++i) Host::narrow(static_cast<ComputeType<S>>(from[i]), to[i]);
+    return to;
+}
+
+template <class S>
+vector<S> transposed(const vector<double>& w, int64_t rows, int64_t columns) {
+    vector<double> to(w.size());
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) to[size_t(c * rows + r)] = w[size_t(r * columns + c)];
+    return narrow<S>(to);
+}
+
+// Columns [from, from + count) of rows of `width`.
+template <class S>
+vector<double> columns(const vector<S>& rows, int64_t width, int64_t from, int64_t count) {
+    vector<double> out;
+    for (size_t row = 0; row < rows.size() / size_t(width); ++row)
+        for (int64_t c = 0; c < count; ++c) out.push_back(Host::widen(rows[row * size_t(width) + size_t(from + c)]));
+    return out;
+}
+
+template <class S>
+vector<S> part(const vector<S>& all, int64_t d, int64_t count) {
+    return {all.begin() + d * count, all.begin() + (d + 1) * count};
+}
+
+void check(const char* what, const std::string& where, const vector<double>& got, const vector<double>& want,
+           double eps) {
+    ++checks;
+    double worst = 0, size = 1;
+    for (const double x : want) size = std::max(size, std::abs(x));
+    for (size_t i = 0; i < want.size(); ++i) {
+        const double error = i < got.size() ? std::abs(got[i] - want[i]) : NAN;
+        if (!(error <= worst)) worst = error;  // NaN too
+    }
+    if (got.size() == want.size() && worst <= eps * size) return;
+    std::printf("FAILED %s: off by %g of %g (%s)\n", what, worst, size, where.c_str());
+    ++failures;
+}
+
+// A layer's tensors and both passes over it, as csrc/torch prepares them.
+template <class S>
+struct Run {
+    using F = ComputeType<S>;
+    const Layer& l;
+    const int64_t G, N, B, Q;  // Q: width of a row of dg
+    vector<F> gx[2], carry;
+    vector<S> w_hh[2], w_hr[2], b_ih[2], b_hh[2], w_hh_t[2], w_hr_t[2], dg[2], dr[2];
+    vector<S> h0, c0, dhn, dcn, dy, h_full, y, hn, cn, saved, dh0, dc0;
+    vector<unsigned> arrivals;
+
+    explicit Run(const Layer& layer)
+        : l(layer), G(gates_of(l.cell)), N(l.rows()), B(l.seq.B), Q(gradient_blocks(l.cell) * l.H), dy(narrow<S>(l.dy)) {
+        const auto all = [&](vector<double> naive::Direction::* member) {
+            vector<double> both;
+            for (int64_t d = 0; d < l.D; ++d) both.insert(both.end(), (l.dir[d].*member).begin(), (l.dir[d].*member).end());
+            return narrow<S>(both);
+        };
+        h0 = all(&naive::Direction::h0);
+        c0 = all(&naive::Direction::c0);
+        dhn = all(&naive::Direction::dhn);
+        dcn = all(&naive::Direction::dcn);
+        for (int64_t d = 0; d < l.D; ++d) {
+            const auto& in = l.dir[d];
+            gx[d].assign(in.gx.begin(), in.gx.end());
+            // `bias` is the sum, and after it what a GRU adds inside the product.
+            b_ih[d] = narrow<S>({in.bias.begin(), in.bias.begin() + G * l.H});
+            vector<double> hidden(size_t(G * l.H), 0.0);
+            if (is_gru(l.cell)) std::copy(in.bias.begin() + G * l.H, in.bias.end(), hidden.begin() + 2 * l.H);
+            b_hh[d] = narrow<S>(hidden);
+            w_hh[d] = narrow<S>(in.w_hh);
+            w_hh_t[d] = transposed<S>(in.w_hh, G * l.H, l.R);
+            if (l.projected()) {
+                w_hr[d] = narrow<S>(in.w_hr);
+                w_hr_t[d] = transposed<S>(in.w_hr, l.R, l.H);
+                dr[d].resize(size_t(N * l.R));
+            }
+            dg[d].resize(size_t(N * Q));
+        }
+        h_full.resize(size_t(l.D * B * l.H));
+        carry.resize(h_full.size());
+        y.resize(size_t(N * l.D * l.R));
+        hn.resize(size_t(l.D * B * l.R));
+        saved.resize(size_t(l.D * N * saved_of(l.cell) * l.H));
+        dh0.resize(hn.size());
+        cn.resize(h_full.size());
+        dc0.resize(h_full.size());
+    }
+
+    Plan planned(bool backward, const DeviceLimits& limits) {
+        const Plan p = plan({l.cell, backward, l.seq.T, B, l.D, l.H, l.projected() ? l.R : 0,
+                             static_cast<int>(sizeof(S)), sizeof(S) == 2},
+                            limits);
+        arrivals.assign(size_t(l.D * p.grid.slices), 0u);
+        return p;
+    }
+
+    // Copies of 16 bytes where the layout allows them, as the ops decide it.
+    bool whole_pieces(int64_t count) const { return count * int64_t(sizeof(S)) % kVectorBytes == 0; }
+
+    void operator()(const DeviceLimits& limits) {
+        ForwardArgs<S> f{};
+        BackwardArgs<S> b{};
+        f.seq = b.seq = l.seq;
+        f.cell = b.cell = l.cell;
+        f.D = b.D = l.D, f.N = b.N = N, f.H = b.H = l.H, f.R = b.R = l.R;
+        f.projected = b.projected = l.projected();
+        f.first_copies16 = b.second_copies16 = whole_pieces(l.R);
+        f.second_copies16 = b.first_copies16 = whole_pieces(l.H);
+        for (int64_t d = 0; d < l.D; ++d) {
+            f.gx[d] = gx[d].data(), f.w_hh[d] = w_hh[d].data(), f.w_hr[d] = w_hr[d].data();
+            f.b_ih[d] = b_ih[d].data(), f.b_hh[d] = b_hh[d].data();
+            b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
+            b.dg[d] = dg[d].data(), b.dr[d] = dr[d].data();
+        }
+        f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = b.carry = carry.data();
+        f.h_full = h_full.data(), f.y = y.data(), f.hn = hn.data(), f.cn = cn.data();
+        f.saved = saved.data(), b.saved = saved.data();
+        b.dy = dy.data(), b.dhn = dhn.data(), b.dcn = dcn.data();
+        b.needs_dh0 = true, b.dh0 = dh0.data(), b.dc0 = dc0.data();
+        Plan p = planned(false, limits);
+        f.arrivals = arrivals.data();
+        forward_on_host<Threads>(f, p);
+        p = planned(true, limits);
+        b.arrivals = arrivals.data();
+        backward_on_host<Threads>(b, p);
+    }
+
+    void compare(const std::string& where) const {
+        const double eps = sizeof(S) == 8 ? 1e-11 : sizeof(S) == 4 ? 2e-4 : std::is_same_v<S, bf16> ? 0.1 : 0.02;
+        const auto whole = [](const vector<S>& v) { return columns(v, 1, 0, 1); };
+        check("y", where, whole(y), l.y, eps);
+        check("hn", where, whole(hn), l.hn, eps);
+        for (int64_t d = 0; d < l.D; ++d) {
+            const auto& want = l.dir[d];
+            const int64_t GH = G * l.H;
+            check("dgx", where, columns(dg[d], Q, 0, GH), want.dgx, eps);
+            if (is_gru(l.cell)) {
+                const vector<double> hidden = columns(want.dgh, GH, 2 * l.H, l.H);
+                check("dgh", where, columns(dg[d], Q, 3 * l.H, l.H), hidden, eps);
+            }
+            if (l.projected()) check("dr", where, whole(dr[d]), want.dr, eps);
+            check("dh0", where, whole(part(dh0, d, B * l.R)), want.dh0, eps);
+            if (!is_lstm(l.cell)) continue;
+            check("cn", where, whole(part(cn, d, B * l.H)), want.cn, eps);
+            check("dc0", where, whole(part(dc0, d, B * l.H)), want.dc0, eps);
+        }
+    }
+};
+
+template <class S>
+void every_device(const Layer& l) {
+    // Enough for a block a slice or for several blocks; too little to keep the weights; blocks that cannot wait.
+    const DeviceLimits devices[] = {{3, 48 << 10, 100 << 10, 512, 1 << 16, true},
+                                    {1, 48 << 10, 64 << 10, 256, 1 << 16, true},
+                                    {2, 14800, 64 << 10, 256, 1 << 16, true},
+                                    {2, 48 << 10, 64 << 10, 256, 1 << 16, false}};
+    int index = 0;
+    for (const auto& limits : devices) {
+        char where[160];
+        std::snprintf(where, sizeof(where), "cell %d T %d B %d H %d R %d D %d%s, %d bytes, device %d", int(l.cell),
+                      int(l.seq.T), int(l.seq.B), int(l.H), int(l.R), int(l.D), l.seq.batch_sizes ? " packed" : "",
+                      int(sizeof(S)), index++);
+        Run<S> run(l);
+        run(limits);
+        run.compare(where);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    bool quick = false;
+    for (int i = 1; i < argc; ++i) {
+        const std::string argument = argv[i];
+        quick = true;
+        if (argument == "--fault=await") faults.no_await = true;
+        if (argument == "--fault=copies") faults.no_copy_wait = true;
+        if (argument.starts_with("--fault=sync")) faults.sync = argument.back() - '0';
+    }
+    struct Size {
+        int64_t T, B, H, P;
+    };
+    // Odd ones, one row, whole pieces of 16 bytes, more than one tile of rows and of units, a projection.
+    const vector<Size> sizes = {{1, 1, 1, 0}, {3, 2, 9, 0}, {3, 19, 16, 0}, {3, 5, 40, 0}, {3, 3, 11, 6}};
+    for (int64_t cell = 0; cell < kCellCount; ++cell) {
+        for (size_t k = 0; k < sizes.size(); ++k) {
+            const auto [T, B, H, P] = sizes[k];
+            if (P && !is_lstm(cell)) continue;
+            if (k > 1 && cell > kRnnTanh) continue;  // the activations differ, not the loops
+            if (quick && (k < 2 || cell > kGru)) continue;
+            for (const bool packed : {false, true}) {
+                const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
+                every_device<float>(l);
+                every_device<bf16>(l);
+                if (quick || (k > 1 && packed)) continue;
+                every_device<double>(l);
+                every_device<f16>(l);
+            }
+        }
+    }
+    std::printf("%ld comparisons, %ld failed\n", checks, failures);
+    return failures ? 1 : 0;
+}
