@@ -6,14 +6,44 @@ import argparse
 from collections.abc import Sequence
 
 
-def info() -> int:
+def info(options: argparse.Namespace) -> int:
     """What is installed and what would run, for a bug report."""
     import torch
 
     from .bench.header import header, lines
+    from .ops import WITHOUT_CUDA
 
     print("\n".join(lines(header("cuda" if torch.cuda.is_available() else "cpu"))))
+    print(f"CUDA kernels: {f'none, as {WITHOUT_CUDA}' if WITHOUT_CUDA else 'built'}")
+    if options.module is None:
+        return 0
+
+    import fused_rnn
+
+    from .planning import plans
+
+    sizes = {"num_layers": options.layers, "bidirectional": options.bidirectional}
+    if options.projection:
+        sizes["proj_size"] = options.projection
+    module = getattr(fused_rnn, options.module)(
+        1, options.hidden, device="meta", dtype=getattr(torch, options.dtype), **sizes
+    )
+    print(f"\n{module}, {options.dtype}, {options.steps} steps of {options.batch} rows on {options.on}:")
+    for name, plan in plans(module, options.batch, options.steps, options.on):
+        print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in plan.items()))
     return 0
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("module", nargs="?", choices=["LSTM", "GRU", "RNN"], help="how its loops would be launched")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--projection", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--on", default="h200", help="h200, h100 or a100, or cuda for the one that is there")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="fused-rnn", description="LSTM, GRU and RNN for PyTorch with fused time loops."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="versions, threads and instruction sets in force")
+    _add_info(commands.add_parser("info", help="versions, threads, instruction sets in force; what a GPU would run"))
     bench = commands.add_parser(
         "bench",
         help="measure speed and memory beside nn.*",
@@ -32,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_arguments(bench)
     options = parser.parse_args(arguments)
     if options.command == "info":
-        return info()
+        return info(options)
     return run.run(options)
 
 

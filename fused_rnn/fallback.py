@@ -1,5 +1,5 @@
-"""torch's own functions, for what has no kernels: other devices (CUDA where its kernels were not built), complex dtypes,
-differentiable traces.
+"""torch's own functions, for what has no kernels: other devices (CUDA where its kernels were not built), complex
+dtypes, differentiable traces.
 
 They are bound when the module is loaded: classes and functions that somebody puts in torch's place later are not seen.
 """

@@ -38,9 +38,7 @@ def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) 
         here = weights[0].is_cpu and (h0 is None or h0.is_cpu)
     else:
         here = input.is_cuda and not WITHOUT_CUDA and _all_on(input.device, h0, c0, weights)
-    return (
-        here and input.dtype in _KERNEL_DTYPES and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
-    )
+    return here and input.dtype in _KERNEL_DTYPES and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
 
 
 def _all_on(device: torch.device, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:

@@ -1,0 +1,105 @@
+"""How a CUDA time loop is launched: plain arithmetic, so its properties hold for any size and device, without a GPU."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fused_rnn
+from fused_rnn import _C
+from fused_rnn.cli import main
+from fused_rnn.planning import DEVICES, plans
+from fused_rnn.reference import Cell
+
+ROWS = {"few": 2, "batch": 16, "tensor": 16}  # of a tile
+REGISTERS = 168  # plan.h: kMaxRegisters
+
+
+@st.composite
+def loops(draw):
+    """Sizes of real layers, from one unit to more than any chip holds."""
+    cell, H = draw(st.sampled_from(list(Cell))), draw(st.integers(1, 5000))
+    return {
+        "cell": int(cell),
+        "backward": draw(st.booleans()),
+        "T": draw(st.sampled_from([1, 2, 100, 70_000])),
+        "B": draw(st.integers(1, 3000)),
+        "D": draw(st.integers(1, 2)),
+        "H": H,
+        "P": draw(st.integers(0, H - 1)) if cell.is_lstm else 0,
+        "element_size": draw(st.sampled_from([2, 4, 8])),
+    }
+
+
+@st.composite
+def gpus(draw):
+    per_sm = draw(st.sampled_from([64, 100, 164, 228])) << 10
+    return {
+        "sms": draw(st.integers(1, 200)),
+        "shared_per_sm": per_sm,
+        "shared_per_block": draw(st.sampled_from([48 << 10, per_sm - 1024])),
+        "threads_per_sm": draw(st.sampled_from([1024, 1536, 2048])),
+        "registers_per_sm": 1 << 16,
+        "cooperative": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=400, deadline=None)
+@given(loops(), gpus())
+def test_plans_fit_device_and_work(loop, gpu):
+    plan = _C.cuda_plan(**loop, **gpu)
+    assert plan["shared_bytes"] <= gpu["shared_per_block"]
+    assert 32 <= plan["threads"] <= 256
+    assert plan["blocks"] == loop["D"] * plan["slices"] * plan["parts"]
+    # The slices cover the batch, none is empty, and no tile lies in two of them.
+    assert (plan["slices"] - 1) * plan["slice_rows"] < loop["B"] <= plan["slices"] * plan["slice_rows"]
+    assert plan["slice_rows"] % ROWS[plan["tile"]] == 0
+    # Every block has units to work on in one product or the other.
+    assert (plan["parts"] - 1) * plan["units"] < max(loop["H"], loop["P"])
+    if plan["mode"] == "alone":
+        assert plan["parts"] == 1 or (loop["T"] == 1 and not loop["backward"] and not loop["P"])
+    else:
+        assert plan["mode"] == ("cooperative" if gpu["cooperative"] else "steps")
+    # Blocks that wait for each other must all be there.
+    if plan["mode"] == "cooperative":
+        fit = min(
+            gpu["shared_per_sm"] // (plan["shared_bytes"] + 1024),
+            gpu["threads_per_sm"] // plan["threads"],
+            gpu["registers_per_sm"] // (REGISTERS * plan["threads"]),
+        )
+        assert plan["blocks"] <= gpu["sms"] * fit
+
+
+@pytest.mark.parametrize(
+    ("B", "element_size", "tile"), [(1, 2, "few"), (2, 4, "few"), (3, 4, "batch"), (3, 8, "batch"), (3, 2, "tensor")]
+)
+def test_tile(B, element_size, tile):
+    size = {"cell": 0, "backward": False, "T": 9, "D": 1, "H": 64, "P": 0}
+    assert _C.cuda_plan(B=B, element_size=element_size, **size, **DEVICES["h200"])["tile"] == tile
+
+
+def test_weights_stay_on_chip_while_they_fit():
+    size = {"cell": 0, "backward": False, "T": 99, "B": 16, "D": 1, "P": 0, "element_size": 2, **DEVICES["h200"]}
+    assert _C.cuda_plan(H=1024, **size)["resident"]
+    assert not _C.cuda_plan(H=4096, **size)["resident"]
+
+
+def test_a_device_too_small_is_refused():
+    size = {"cell": 0, "backward": False, "T": 9, "B": 9, "D": 1, "H": 64, "P": 0, "element_size": 4}
+    with pytest.raises(RuntimeError, match="not enough shared memory"):
+        _C.cuda_plan(**size, **{**DEVICES["h200"], "shared_per_block": 4096})
+
+
+def test_of_a_module():
+    module = fused_rnn.LSTM(3, 96, 2, bidirectional=True, proj_size=32, dtype=torch.bfloat16, device="meta")
+    found = dict(plans(module, batch=20, steps=7, device="a100"))
+    assert found.keys() == {"forward", "backward"}
+    size = {"cell": 0, "T": 7, "B": 20, "D": 2, "H": 96, "P": 32, "element_size": 2, **DEVICES["a100"]}
+    assert found["backward"] == _C.cuda_plan(backward=True, **size)
+
+
+def test_info_prints_it(capsys):
+    assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "h100", "--layers", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "GRU(1, 300, num_layers=2), float16, 100 steps of 32 rows on h100" in out
+    assert "forward: tile tensor, mode cooperative" in out
