@@ -9,6 +9,7 @@ import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # each worker would have a pool of as many as cores
 
 
 def pytest_addoption(parser):
