@@ -1,0 +1,90 @@
+"""What becomes of CUDA tensors, as far as it shows without a GPU: on fake ones, which have a device and no memory."""
+
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fused_rnn import fallback, functional, network, ops
+
+CELLS = {"lstm": 4, "gru": 3, "rnn_tanh": 1}  # gates
+pytestmark = pytest.mark.cpu_only("a GPU at hand shows it itself")
+
+
+@pytest.fixture
+def device():
+    with FakeTensorMode():
+        yield torch.device("cuda")
+
+
+def run(name, device, dtype=torch.float32, layers=1):
+    """Outputs for an input that is not there, without a thought for values."""
+    gates = CELLS[name]
+    params = []
+    for features in [3, 4][:layers]:
+        params += [torch.empty(gates * 4, columns, device=device, dtype=dtype) for columns in (features, 4)]
+    x = torch.empty(5, 2, 3, device=device, dtype=dtype)
+    y, state = getattr(functional, name)(x, None, params, num_layers=layers)
+    return [y, *state] if isinstance(state, tuple) else [y, state]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_warning_where_there_are_no_kernels(name, device, monkeypatch):
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "nobody built them")
+    monkeypatch.setattr(fallback, "_warned", set())
+    ran = []
+    monkeypatch.setattr(fallback, "run", lambda net, input, *_: ran.append(net) or (input, input, None))
+    with pytest.warns(UserWarning, match="CUDA tensors go to torch's own functions, as nobody built them") as caught:
+        run(name, device)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(name, device)
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_ops_take_them_where_there_are(name, dtype, device, monkeypatch):
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "")
+    called = []
+    forward = ops.layer_forward
+    monkeypatch.setattr(ops, "layer_forward", lambda *args: called.append(args) or forward(*args))
+    result = run(name, device, dtype, layers=2)
+    assert len(called) == 2
+    assert all(t.device.type == "cuda" and t.dtype == dtype for t in result)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_autocast_casts_everything(name, device, monkeypatch):
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "")
+    seen = []
+    forward = ops.layer_forward
+    monkeypatch.setattr(ops, "layer_forward", lambda *args: seen.append(args) or forward(*args))
+    # `torch.autocast` itself stays off where there is no device.
+    monkeypatch.setattr(network, "_autocasts", lambda: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    entered = []
+    monkeypatch.setattr(torch, "autocast", lambda device, enabled: entered.append(enabled) or nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda" and not entered)
+    result = run(name, device)
+    assert entered == [False]
+    x, h0, c0, weights, *_ = seen[0]
+    assert {t.dtype for t in (x, h0, *weights, *([] if c0 is None else [c0]))} == {torch.bfloat16}
+    assert all(t.dtype == torch.bfloat16 for t in result)
+
+
+def test_why_there_are_none():
+    """In this build, whichever it is, the library's word and torch's agree."""
+    registered = torch._C._dispatch_has_kernel_for_dispatch_key("fused_rnn::layer_backward", "CUDA")
+    assert registered == (not ops.WITHOUT_CUDA)
+    if not torch.version.cuda:
+        assert "a build without CUDA" in ops.WITHOUT_CUDA
+
+
+def test_every_op_has_its_cuda_kernel_or_none_has():
+    names = ("layer_forward", "layer_backward", "layer_backward_gates")
+    found = {torch._C._dispatch_has_kernel_for_dispatch_key(f"fused_rnn::{name}", "CUDA") for name in names}
+    assert len(found) == 1
