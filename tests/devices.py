@@ -36,9 +36,11 @@ def on_cpu() -> bool:
     return device().type == "cpu"
 
 
-def rounds_operands() -> bool:
-    """Whether products of narrow types take their operands in that type: CUDA's kernels do, the CPU's widen them."""
-    return not on_cpu() or ops._layer_forward is not torch.ops.fused_rnn.layer_forward.default
+def rounds_operands(dtype: torch.dtype) -> bool:
+    """Whether products of a narrow type take their operands in it: CUDA's kernels and the CPU's matrix tiles do, its
+    other kernels widen them."""
+    others = not on_cpu() or ops._layer_forward is not torch.ops.fused_rnn.layer_forward.default
+    return others or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
 
 
 def isas() -> list[str]:

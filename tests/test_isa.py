@@ -52,14 +52,20 @@ def test_an_unknown_name_raises():
 
 
 def test_the_forced_one_runs():
-    # A dot product in f32 is summed in as many parts as a vector has lanes: other last bits on each.
-    problem = make(Case(Cell.RNN_TANH, T=1, B=1, I=300, H=64), torch.float32)
+    # A dot product in f32 is summed in as many parts as a vector has lanes: other last bits on each. Matrix tiles take
+    # rounded factors of bf16.
+    dot = make(Case(Cell.RNN_TANH, T=1, B=1, I=300, H=64), torch.float32)
+    tiles = make(Case(Cell.RNN_TANH, T=8, B=16, I=300, H=64), torch.bfloat16)
+
+    def bits():
+        return torch.cat([forward(problem)[0].flatten() for problem in (dot, tiles)])
+
     results = {}
     for name in ISAS:
-        y = on(name, lambda: forward(problem)[0])
+        y = on(name, bits)
         for other, seen in results.items():
             assert (y != seen).any(), f"{name} gives the bits of {other}"
-        assert torch.equal(y, on(name, lambda: forward(problem)[0]))
+        assert torch.equal(y, on(name, bits))
         results[name] = y
 
 
@@ -123,13 +129,14 @@ SPLITS = {
     "units, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150),
     "units of both directions": Case(Cell.LSTM, T=20, B=1, I=0, H=330, D=2),
     "packed rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True),
+    "units of a few": Case(Cell.GRU, T=20, B=6, I=0, H=900),  # enough for matrix tiles
     "packed units": Case(Cell.GRU, T=20, B=3, I=0, H=310, packed=True),
 }
 
 
 def division(case, threads):
     """What the loop of f32 on this machine's best instruction set does with it."""
-    G, W = case.cell.gates, {"generic": 4, "avx2": 8, "avx512": 16}[_C.cpu_isa()]
+    G, W = case.cell.gates, {"generic": 4, "avx2": 8, "avx512": 16, "amx": 16}[_C.cpu_isa()]
     blocks = -(-case.H // W)
     panels = blocks if G > 1 else -(-blocks // 4)
     weight_bytes = 4 * G * case.R * blocks * W
@@ -144,14 +151,15 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SPLITS)
-def test_bits_do_not_depend_on_threads(isa, name, threads):
+def test_bits_do_not_depend_on_threads(isa, name, dtype, threads):
     case = SPLITS[name]
     planned = division(case, 4)
     assert planned["directions"] == (2 if "directions" in name else 1)
     assert (planned["row_parts"] > 1) == ("rows" in name)
     assert (planned["unit_parts"] > 1) == ("units" in name)
-    problem = make(case, torch.float32)
+    problem = make(case, dtype)
     results = []
     for n in (1, 2, 3, 4, 2):
         threads(n)

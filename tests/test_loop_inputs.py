@@ -57,7 +57,7 @@ def test_huge_values(kind, name, value, dtype):
 @pytest.mark.parametrize("value", [INF, NAN, "max"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_hard_values_in_narrow_dtypes(kind, value, dtype):
-    if value == "max" and kind.cell == Cell.RNN_RELU and rounds_operands():
+    if value == "max" and kind.cell == Cell.RNN_RELU and rounds_operands(dtype):
         pytest.skip("as an operand of the next step an h past the largest narrow number is infinite, as it is in torch")
     value = torch.finfo(dtype).max if value == "max" else value
     problem = spoiled(make(kind, dtype), "x", value)

@@ -74,7 +74,7 @@ void unprojected_rows(int64_t cell, const S* saved, int64_t rows, int64_t H, F* 
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
             const Vec<F> o = load<F>(saved + (n * 5 + 3) * H + u, lanes);
             const Vec<F> c = load<F>(saved + (n * 5 + 4) * H + u, lanes);
-            store(to + n * H + u, o * (cell == kLstmLinear ? c : Standard<F>::state(c)), lanes);
+            store(to + n * H + u, o * (cell == kLstmLinear ? c : Activations<S>::template Act<F>::state(c)), lanes);
         }
     }
 }
@@ -213,29 +213,29 @@ struct RnnRows {
 };
 
 // The one place where the cell is chosen; below it everything is compile time.
-#define FUSED_RNN_BY_CELL(CELL, CALL)      \
-    switch (CELL) {                        \
-        case kLstm:                        \
-            CALL((LstmRows<Standard, F>)); \
-            break;                         \
-        case kGru:                         \
-            CALL((GruRows<Standard, F>));  \
-            break;                         \
-        case kRnnTanh:                     \
-            CALL((RnnRows<Standard, F>));  \
-            break;                         \
-        case kRnnRelu:                     \
-            CALL((RnnRows<Relu, F>));      \
-            break;                         \
-        case kLstmLinear:                  \
-            CALL((LstmRows<Linear, F>));   \
-            break;                         \
-        case kGruLinear:                   \
-            CALL((GruRows<Linear, F>));    \
-            break;                         \
-        case kRnnLinear:                   \
-            CALL((RnnRows<Linear, F>));    \
-            break;                         \
+#define FUSED_RNN_BY_CELL(CELL, CALL)                          \
+    switch (CELL) {                                            \
+        case kLstm:                                            \
+            CALL((LstmRows<Activations<S>::template Act, F>)); \
+            break;                                             \
+        case kGru:                                             \
+            CALL((GruRows<Activations<S>::template Act, F>));  \
+            break;                                             \
+        case kRnnTanh:                                         \
+            CALL((RnnRows<Activations<S>::template Act, F>));  \
+            break;                                             \
+        case kRnnRelu:                                         \
+            CALL((RnnRows<Relu, F>));                          \
+            break;                                             \
+        case kLstmLinear:                                      \
+            CALL((LstmRows<Linear, F>));                       \
+            break;                                             \
+        case kGruLinear:                                       \
+            CALL((GruRows<Linear, F>));                        \
+            break;                                             \
+        case kRnnLinear:                                       \
+            CALL((RnnRows<Linear, F>));                        \
+            break;                                             \
     }
 #define FUSED_RNN_UNWRAP(...) __VA_ARGS__
 

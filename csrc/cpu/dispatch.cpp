@@ -7,9 +7,28 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace fused_rnn::cpu {
 namespace {
+
+#if defined(__x86_64__)
+// Whether there are bf16 tiles, the system saves them, and lets this process have them (Linux gives them who asks).
+bool has_tiles() {
+#if defined(__linux__)
+    unsigned a, b, c, d = 0;
+    constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kBf16 | kTile)) != (kBf16 | kTile)) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 std::vector<const IsaTable*> runnable() {
     std::vector<const IsaTable*> tables = {&generic_table};
@@ -23,6 +42,8 @@ std::vector<const IsaTable*> runnable() {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
             tables.push_back(&avx512_table);
+        static const bool tiles = has_tiles();
+        if (tables.back() == &avx512_table && tiles) tables.push_back(&amx_table);
     }
 #endif
     return tables;

@@ -1,5 +1,5 @@
 // Which instruction set runs: the best the machine and its operating system have, or the one
-// that FUSED_RNN_ISA (generic, avx2, avx512) or force_isa() names.
+// that FUSED_RNN_ISA (generic, avx2, avx512, amx) or force_isa() names.
 #pragma once
 #include <string>
 #include <type_traits>
@@ -28,5 +28,8 @@ const Kernels<F, S>& kernels() {
         return *table.f32;
     }
 }
+
+// Null where bf16 has no tiles.
+inline const TileKernels* tile_kernels() { return isa_table().tiles; }
 
 }  // namespace fused_rnn::cpu

@@ -13,6 +13,8 @@ bool used_threads() { return threads_noted; }
 void note_threads() { threads_noted = true; }
 void sigmoid(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().sigmoid(x, y, n); }
 void sigmoid(const double* x, double* y, int64_t n) { cpu::kernels<double, double>().sigmoid(x, y, n); }
+void narrow_sigmoid(const float* x, float* y, int64_t n) { cpu::kernels<float, bf16>().sigmoid(x, y, n); }
+void narrow_tanh(const float* x, float* y, int64_t n) { cpu::kernels<float, bf16>().tanh(x, y, n); }
 void tanh(const float* x, float* y, int64_t n) { cpu::kernels<float, float>().tanh(x, y, n); }
 void tanh(const double* x, double* y, int64_t n) { cpu::kernels<double, double>().tanh(x, y, n); }
 

@@ -19,7 +19,9 @@ FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int thread
 // without threads, in which OpenMP waits forever: Python then goes down to one thread.
 FUSED_RNN_EXPORT bool used_threads();
 FUSED_RNN_EXPORT void note_threads();
-// The vector activations of the instruction set in force, for tests of their error.
+// The vector activations of the instruction set in force, for tests of their error; `narrow`: those for 16-bit storage.
+FUSED_RNN_EXPORT void narrow_sigmoid(const float* x, float* y, int64_t n);
+FUSED_RNN_EXPORT void narrow_tanh(const float* x, float* y, int64_t n);
 FUSED_RNN_EXPORT void sigmoid(const float* x, float* y, int64_t n);
 FUSED_RNN_EXPORT void sigmoid(const double* x, double* y, int64_t n);
 FUSED_RNN_EXPORT void tanh(const float* x, float* y, int64_t n);

@@ -22,7 +22,7 @@ namespace fused_rnn::cpu::avx512 {
 #endif
 
 namespace fused_rnn::cpu {
-const IsaTable avx512_table = {"avx512", &avx512::f32_kernels, &avx512::f64_kernels, &avx512::bf16_kernels,
-                               &avx512::f16_kernels};
+const IsaTable avx512_table = {
+    "avx512", &avx512::f32_kernels, &avx512::f64_kernels, &avx512::bf16_kernels, &avx512::f16_kernels, nullptr};
 }  // namespace fused_rnn::cpu
 #endif  // __x86_64__

@@ -14,8 +14,8 @@
 template <class F, class S>
 constexpr Kernels<F, S> make_kernels() {
     return {Simd<F>::W,
-            forward_loop<F, S>,
-            backward_loop<F, S>,
+            forward_loop<Rows<F>, F, S>,
+            backward_loop<Rows<F>, F, S>,
             forward_rows<F, S>,
             project_rows<F, S>,
             backward_rows<F, S>,
@@ -29,8 +29,8 @@ constexpr Kernels<F, S> make_kernels() {
             copy_rows<F, S, F>,
             copy_rows<F, F, S>,
             add_column_sums<F>,
-            sigmoid_n<F>,
-            tanh_n<F>};
+            sigmoid_n<F, S>,
+            tanh_n<F, S>};
 }
 
 static constexpr Kernels<float, float> f32_kernels = make_kernels<float, float>();

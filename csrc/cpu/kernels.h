@@ -65,6 +65,30 @@ struct Kernels {
     void (*tanh)(const F* x, F* y, int64_t n);
 };
 
+// bf16 products through matrix tiles, where the CPU has them: packed weights are bf16, in tiles of kTileDepth of the summed
+// dimension, filled up with zeros. In the loops only the products differ.
+constexpr int64_t kTileDepth = 32;
+constexpr int64_t whole_tiles(int64_t K) { return (K + kTileDepth - 1) / kTileDepth * kTileDepth; }
+
+template <class From>
+using PackTiles = void (*)(const From* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, bf16* out);
+// c [M, columns] (+)= a [M, K] times panels [p0, p1).
+template <class From>
+using MultiplyTiles = void (*)(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
+                               int64_t p0, int64_t p1, float* c, int64_t ldc, bool accumulate);
+
+struct TileKernels {
+    void (*forward_loop)(const ForwardArgs<float, bf16>&, int64_t t0, int64_t t1, const Slice&);
+    void (*backward_loop)(const BackwardArgs<float, bf16>&, int64_t t0, int64_t t1, const Slice&);
+    PackTiles<bf16> pack_transposed;
+    PackTiles<bf16> pack_plain;
+    PackTiles<float> pack_plain_wide;
+    MultiplyTiles<bf16> multiply;
+    MultiplyTiles<float> multiply_wide;
+    // out[c][r] = a[r][c] for columns [c0, c1), rows of `out` whole_tiles(rows) long.
+    void (*narrow_transposed)(const float* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out);
+};
+
 // One per instruction set; `kernels<F, S>` of dispatch.h picks.
 struct IsaTable {
     const char* name;
@@ -72,13 +96,17 @@ struct IsaTable {
     const Kernels<double, double>* f64;
     const Kernels<float, bf16>* bf16_;
     const Kernels<float, f16>* f16_;
+    const TileKernels* tiles;  // or null
 };
 extern const IsaTable generic_table;
 #if defined(__x86_64__)
 extern const IsaTable avx2_table;
 extern const IsaTable avx512_table;
+extern const IsaTable amx_table;
 #endif
 
+// At least so many bytes that are this thread's until it asks again, 64-byte aligned. Throws std::bad_alloc.
+void* thread_scratch(int64_t bytes);
 void barrier_wait(Barrier* barrier);  // team.cpp; kept out of line so that loops hold no atomics
 
 }  // namespace fused_rnn::cpu

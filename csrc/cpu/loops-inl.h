@@ -17,18 +17,53 @@ FUSED_RNN_INLINE PanelShape shape_of(const Panels<F>& w, int gates) {
     return {w.columns, gates, Simd<F>::W};
 }
 
-// Rows of the next block when `left` remain, as even as they come.
-FUSED_RNN_INLINE int64_t block_rows(int64_t left) {
-    const int64_t blocks = (left + kBlockRows - 1) / kBlockRows;
-    return (left + blocks - 1) / blocks;
+// The left factor of a step's products, in register tiles: rows of the compute type, as they lie.
+template <class F>
+struct Rows {
+    using Packed = F;
+    static constexpr int64_t kBlock = kBlockRows;
+    static constexpr bool kRowsFirst = false;  // a panel stays in L1 for all blocks of rows
+    const F* a = nullptr;
+    int64_t ld = 0, K = 0;
+
+    void set(const F* rows, int64_t row, int64_t depth) {
+        a = rows;
+        ld = row;
+        K = depth;
+    }
+    void take(int64_t, int64_t) {}
+    int64_t packed_depth() const { return K; }
+    void multiply(int64_t b, int64_t end, const F* panel, int vectors, F* c, int64_t ldc, bool accumulate) {
+        panel_product(a + b * ld, ld, end - b, panel, vectors, K, c, ldc, accumulate);
+    }
+};
+
+// f(p, b, end) for all panels and blocks of rows, blocks as even as they come.
+template <class Operand, class Function>
+FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0, int64_t b1, const Function& f) {
+    const int64_t blocks = b1 > b0 ? (b1 - b0 + Operand::kBlock - 1) / Operand::kBlock : 0;
+    const auto from = [&](int64_t i) { return b0 + (b1 - b0) * i / blocks; };
+    if constexpr (Operand::kRowsFirst) {
+        for (int64_t i = 0; i < blocks; ++i) {
+            operand.take(from(i), from(i + 1));
+            for (int64_t p = panels.begin; p < panels.end; ++p) f(p, from(i), from(i + 1));
+        }
+    } else {
+        for (int64_t p = panels.begin; p < panels.end; ++p)
+            for (int64_t i = 0; i < blocks; ++i) f(p, from(i), from(i + 1));
+    }
 }
 
 // Forward: h of step t from h of the step before. A panel's products stay in a small buffer in L1
 // until the cell has consumed them.
-template <class F, class S>
+template <class Operand, class F, class S>
 void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slice& slice) {
     constexpr int W = Simd<F>::W;
-    alignas(64) F products[kBlockRows * kMaxVectors * W];
+    alignas(64) F products[Operand::kBlock * kMaxVectors * W];
+    Operand operand;
+    const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
+        return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
+    };
     const int gates = static_cast<int>(gates_of(a.cell));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
@@ -38,44 +73,39 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
         const int next = a.next(t);
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
-        const F* h = a.h[1 - next];
 
-        for (int64_t p = panels.begin; p < panels.end; ++p) {
+        operand.set(a.h[1 - next], a.ld_h, a.R);
+        for_each_block(operand, panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
             const int64_t units = (gates > 1 ? 1 : vectors) * W;
             const int64_t u1 = u0 + units < a.H ? u0 + units : a.H;
-            const F* panel = a.w_hh.data + shape.offset(p, a.R);
-            for (int64_t b = slice.b0, end; b < b1; b = end) {
-                end = b + block_rows(b1 - b);
-                panel_product(h + b * a.ld_h, a.ld_h, end - b, panel, vectors, a.R, products, vectors * W, false);
-                forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
-            }
-        }
+            operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, products, vectors * W, false);
+            forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
+        });
         if (slice.barrier) barrier_wait(slice.barrier);
         if (!a.projected) continue;
 
         const int64_t final_from = a.final_from(t);
-        for (int64_t p = r_panels.begin; p < r_panels.end; ++p) {
+        operand.set(a.h_full, a.ld_c, a.H);
+        for_each_block(operand, r_panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = r_shape.vectors(p);
-            const int64_t first = r_shape.first_column(p);
-            const F* panel = a.w_hr.data + r_shape.offset(p, a.H);
-            for (int64_t b = slice.b0, end; b < b1; b = end) {
-                end = b + block_rows(b1 - b);
-                panel_product(a.h_full + b * a.ld_c, a.ld_c, end - b, panel, vectors, a.H, products, vectors * W,
-                              false);
-                project_rows(a, t, b, end, first, vectors * W, products, vectors * W, next, final_from);
-            }
-        }
+            operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
+            project_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
+        });
         if (slice.barrier) barrier_wait(slice.barrier);
     }
 }
 
 // Backward: the gate gradients of step t from dh, then dh of the step before from them.
-template <class F, class S>
+template <class Operand, class F, class S>
 void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slice& slice) {
     constexpr int W = Simd<F>::W;
-    alignas(64) F products[kBlockRows * kMaxVectors * W];
+    alignas(64) F products[Operand::kBlock * kMaxVectors * W];
+    Operand operand;
+    const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
+        return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
+    };
     const int64_t K = gates_of(a.cell) * a.H;
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
@@ -93,32 +123,24 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         if (a.projected) {
             output_gradient_rows(a, t, b0, b1, r0, r1);
             if (slice.barrier) barrier_wait(slice.barrier);
-            for (int64_t p = h_panels.begin; p < h_panels.end; ++p) {
+            operand.set(a.dr + chunk_row * a.ld_dr, a.ld_dr, a.R);
+            for_each_block(operand, h_panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
                 const int vectors = r_shape.vectors(p);
                 const int64_t u0 = r_shape.first_column(p);
                 const int64_t u1 = u0 + vectors * W < a.H ? u0 + vectors * W : a.H;
-                for (int64_t b = b0, end; b < b1; b = end) {
-                    end = b + block_rows(b1 - b);
-                    panel_product(a.dr + (chunk_row + b) * a.ld_dr, a.ld_dr, end - b,
-                                  a.w_hr.data + r_shape.offset(p, a.R), vectors, a.R, products, vectors * W, false);
-                    backward_rows(a, t, b, end, u0, u1, products, vectors * W, false);
-                }
-            }
+                operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
+                backward_rows(a, t, b, end, u0, u1, products, vectors * W, false);
+            });
         } else if (r0 < r1 && b0 < b1) {
             backward_rows(a, t, b0, b1, r0, r1, a.dh + b0 * a.ld_dh + r0, a.ld_dh, a.dy != nullptr);
         }
         if (slice.barrier) barrier_wait(slice.barrier);
 
         const F* dg = (is_gru(a.cell) ? a.dgh : a.dgx) + chunk_row * a.ld_dg;
-        for (int64_t p = panels.begin; p < panels.end; ++p) {
-            const int vectors = shape.vectors(p);
-            const F* panel = a.w_hh.data + shape.offset(p, K);
-            F* to = a.dh + shape.first_column(p);
-            for (int64_t b = b0, end; b < b1; b = end) {
-                end = b + block_rows(b1 - b);
-                panel_product(dg + b * a.ld_dg, a.ld_dg, end - b, panel, vectors, K, to + b * a.ld_dh, a.ld_dh,
-                              is_gru(a.cell));
-            }
-        }
+        operand.set(dg, a.ld_dg, K);
+        for_each_block(operand, panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
+            F* to = a.dh + shape.first_column(p) + b * a.ld_dh;
+            operand.multiply(b, end, panel_of(a.w_hh, shape, p), shape.vectors(p), to, a.ld_dh, is_gru(a.cell));
+        });
     }
 }

@@ -38,20 +38,20 @@ void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* 
     }
 }
 
-template <class F>
+template <class F, class S>
 void sigmoid_n(const F* x, F* y, int64_t count) {
     constexpr int W = Simd<F>::W;
     for (int64_t k = 0; k < count; k += W) {
         const int n = count - k < W ? static_cast<int>(count - k) : W;
-        store(y + k, sigmoid<F>(load<F>(x + k, n)), n);
+        store(y + k, Activations<S>::template Act<F>::gate(load<F>(x + k, n)), n);
     }
 }
 
-template <class F>
+template <class F, class S>
 void tanh_n(const F* x, F* y, int64_t count) {
     constexpr int W = Simd<F>::W;
     for (int64_t k = 0; k < count; k += W) {
         const int n = count - k < W ? static_cast<int>(count - k) : W;
-        store(y + k, hyperbolic_tangent<F>(load<F>(x + k, n)), n);
+        store(y + k, Activations<S>::template Act<F>::state(load<F>(x + k, n)), n);
     }
 }

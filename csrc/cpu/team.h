@@ -52,7 +52,7 @@ struct LoopSize {
     int64_t panels;        // that units can be split into
     int64_t weight_bytes;  // of one direction, as packed
     int64_t steps;
-    int64_t flops_per_step;  // of one direction
+    int64_t flops_per_step;  // of one direction, in multiply-adds of f32 that would take as long
 };
 
 struct Division {

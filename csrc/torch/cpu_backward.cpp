@@ -3,7 +3,7 @@
 //   dx = dg W_ih,  dW_ih = dg^T x,  dW_hh = dg^T h_before,  db = sum of dg,  dW_hr = dr^T (o tanh c)
 #include <algorithm>
 
-#include "cpu_layer.h"
+#include "cpu_tiles.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -18,6 +18,7 @@ struct BackwardDirection {
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
+    TileProduct<F, S> tile_ih;
     cpu::BackwardArgs<F, S> args{};
     bool weights_begun = false;
 };
@@ -34,7 +35,13 @@ class BackwardPass {
           needs_(needs),
           gates_only_(gates_only),
           saved_(laid_out(grads.saved)) {
-        direct_ = walks_unpacked(layer);
+        tiles_ = tiles_for<S>(layer);
+        direct_ = !tiles_ && walks_unpacked(layer);
+        loop_ = k_.backward_loop;
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (tiles_) loop_ = tiles_->backward_loop;
+            if (tiles_) gradient_ = TileGradient(pool_, *tiles_);
+        }
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, grads);
@@ -65,8 +72,9 @@ class BackwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]),
-                              team_work, this);
+                cpu::run_loop(
+                    pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    team_work, this);
             }
             if (gates_only_) continue;
             for (int64_t d = 0; d < layer_.D; ++d) {
@@ -83,12 +91,12 @@ class BackwardPass {
             if (result) result.zero();
     }
 
-    Tensor dx() { return dx_.finish(k_); }
+    Tensor dx() { return dx_.finish(pool_, k_); }
     Tensor dh0() { return state_gradient(needs_ & kDh0, layer_.R, &BackwardDirection<F, S>::dh); }
     Tensor dc0() { return state_gradient(needs_ & kDc0, layer_.H, &BackwardDirection<F, S>::dc); }
     std::vector<Tensor> dweights() {
         std::vector<Tensor> out;
-        for (int64_t k = 0; k < layer_.D * layer_.per_direction; ++k) out.push_back(dweights_[k].finish(k_));
+        for (int64_t k = 0; k < layer_.D * layer_.per_direction; ++k) out.push_back(dweights_[k].finish(pool_, k_));
         return out;
     }
 
@@ -112,8 +120,9 @@ class BackwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, *w.w_hh, 1, false);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, false);
+            to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, 1, false);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, false);
+            if (tiles_ && needs_ & kDx) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, false);
         }
         to.dh = gradient_buffer(grads.dhn, d, l.R);
         to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
@@ -159,7 +168,7 @@ class BackwardPass {
         t0_[d] = t0;
         t1_[d] = t1;
         row_[d] = layer_.seq.row(t0);
-        rows_[d] = layer_.seq.row(t1 - 1) + layer_.seq.rows(t1 - 1) - row_[d];
+        rows_[d] = layer_.rows_between(t0, t1);
         grow(to.dgx, rows_[d] * to.args.ld_dg);
         if (is_gru(layer_.cell)) grow(to.dgh, rows_[d] * to.args.ld_dg);
         if (layer_.projected) grow(to.dr, rows_[d] * to.args.ld_dr);
@@ -173,7 +182,7 @@ class BackwardPass {
         auto& self = *static_cast<BackwardPass*>(context);
         for (int64_t d = 0; d < self.layer_.D; ++d)
             if (share.direction < 0 || share.direction == d)
-                self.k_.backward_loop(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
+                self.loop_(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
     }
 
     // Few steps: products straight from the weights as they lie.
@@ -205,7 +214,11 @@ class BackwardPass {
     void input_gradient(int64_t d, bool accumulate) {
         if (!dx_) return;
         BackwardDirection<F, S>& to = dir_[d];
-        to.w_ih.sum(to.dgx.data(), to.args.ld_dg, rows_[d], dx_.data() + row_[d] * layer_.I, layer_.I, accumulate);
+        F* dx = dx_.data() + row_[d] * layer_.I;
+        if constexpr (std::is_same_v<F, float>) {
+            if (tiles_) return to.tile_ih(to.dgx.data(), to.args.ld_dg, rows_[d], dx, layer_.I, accumulate);
+        }
+        to.w_ih.sum(to.dgx.data(), to.args.ld_dg, rows_[d], dx, layer_.I, accumulate);
     }
 
     // result (+)= dg^T rows, for rows of `columns`
@@ -221,6 +234,13 @@ class BackwardPass {
             });
             return;
         }
+        if constexpr (std::is_same_v<F, float>) {
+            if (tiles_) {
+                if (transposed_ != dg.data()) gradient_.set(dg.data(), ld, count, outputs);
+                transposed_ = dg.data();
+                return gradient_.add(rows.data, rows.row, columns, to, accumulate);
+            }
+        }
         const Matrix<const F> left{dg.data(), count, outputs, ld, 1};
         multiply<F>({to, outputs, columns, columns, 1}, left.transposed(), rows, accumulate);
     }
@@ -232,6 +252,7 @@ class BackwardPass {
         const int64_t GH = l.G * l.H, rows = rows_[d];
         const Buffer<F>& hidden = is_gru(l.cell) ? to.dgh : to.dgx;
         const bool more = to.weights_begun;
+        transposed_ = nullptr;
         to.weights_begun = true;
         if (result[0]) weight_gradient(result[0], to.dgx, GH, GH, rows, x_.rows(t0_[d], t1_[d]), more);
         if (result[1]) weight_gradient(result[1], hidden, GH, GH, rows, rows_before(d), more);
@@ -299,6 +320,10 @@ class BackwardPass {
     const int64_t needs_;
     const bool gates_only_;
     bool direct_;
+    const cpu::TileKernels* tiles_;
+    decltype(cpu::Kernels<F, S>::backward_loop) loop_;
+    TileGradient gradient_;
+    const F* transposed_ = nullptr;  // what gradient_ holds
     const Tensor saved_;
     std::optional<Tensor> y_, dy_;
     BackwardDirection<F, S> dir_[kMaxDirections];

@@ -1,7 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T as one product, then the time loop over it.
 #include <algorithm>
 
-#include "cpu_layer.h"
+#include "cpu_tiles.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -18,6 +18,7 @@ struct ForwardDirection {
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
+    TileProduct<F, S> tile_ih;
     cpu::ForwardArgs<F, S> args{};
 };
 
@@ -43,7 +44,12 @@ class ForwardPass {
   public:
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
-        direct_ = walks_unpacked(layer);
+        tiles_ = tiles_for<S>(layer);
+        direct_ = !tiles_ && walks_unpacked(layer);
+        loop_ = k_.forward_loop;
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (tiles_) loop_ = tiles_->forward_loop;
+        }
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
@@ -61,8 +67,9 @@ class ForwardPass {
             if (direct_) {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
-                cpu::run_loop(pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0]),
-                              team_work, this);
+                cpu::run_loop(
+                    pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    team_work, this);
             }
         }
         if (is_lstm(layer_.cell)) {
@@ -84,8 +91,9 @@ class ForwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, *w.w_hh, l.G, true);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, *w.w_hr, 1, true);
+            to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, l.G, true);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
+            if (tiles_) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
         }
         to.bias = bias_buffer(k_, l, w);
         if (l.T == 1) {  // h0 is only read
@@ -125,19 +133,30 @@ class ForwardPass {
     }
 
     void project_input(int64_t d) {
-        const Matrix<const F> x = x_.rows(t0_[d], t1_[d]);
         ForwardDirection<F, S>& to = dir_[d];
-        if (to.gx.count() < x.rows * to.args.ld_gx) to.gx = Buffer<F>(x.rows * to.args.ld_gx);
+        const int64_t rows = layer_.rows_between(t0_[d], t1_[d]), ld = to.args.ld_gx;
+        if (to.gx.count() < rows * ld) to.gx = Buffer<F>(rows * ld);
         to.args.gx = to.gx.data();
         to.args.gx_row = layer_.seq.row(t0_[d]);
-        to.w_ih.dot(x.data, x.row, x.rows, to.gx.data(), to.args.ld_gx, false);
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (tiles_ && layer_.x_is_matrix()) {
+                const int64_t row = layer_.x_matrix_row();
+                to.tile_ih(data_of<S>(layer_.x) + to.args.gx_row * row, row, rows, to.gx.data(), ld, false);
+                return;
+            }
+        }
+        const Matrix<const F> x = x_.rows(t0_[d], t1_[d]);
+        if constexpr (std::is_same_v<F, float>) {
+            if (tiles_) return to.tile_ih(x.data, x.row, rows, to.gx.data(), ld, false);
+        }
+        to.w_ih.dot(x.data, x.row, rows, to.gx.data(), ld, false);
     }
 
     static void team_work(void* context, const cpu::Share& share) {
         auto& self = *static_cast<ForwardPass*>(context);
         for (int64_t d = 0; d < self.layer_.D; ++d)
             if (share.direction < 0 || share.direction == d)
-                self.k_.forward_loop(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
+                self.loop_(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
     }
 
     // Few steps: products straight from the weights as they lie.
@@ -168,6 +187,8 @@ class ForwardPass {
     const cpu::Kernels<F, S>& k_;
     InputRows<F, S> x_;
     bool direct_;
+    const cpu::TileKernels* tiles_;
+    decltype(cpu::Kernels<F, S>::forward_loop) loop_;
     ForwardDirection<F, S> dir_[kMaxDirections];
     int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
     Buffer<F> products_;

@@ -22,6 +22,7 @@ constexpr int64_t kFewRows = 4;
 constexpr int64_t kStepsWorthPacking = 6;
 constexpr int64_t kStepsWorthPackingFewRows = 16;
 constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
+constexpr int64_t kTileSpeed = 8;           // of matrix tiles over multiply-adds in f32
 constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
 
 // glibc gives blocks over 32 MB back to the system at every free, so at every call they are fresh again and cost more in
@@ -79,8 +80,7 @@ void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate
     if (!c.rows || !c.columns) return;
     const Tensor out = c.tensor(), left = a.tensor(), right = b.tensor();
     if (accumulate) {
-        TORCH_ERROR_CODE_CHECK(
-            aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), 1.0, 1.0));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), 1.0, 1.0));
     } else {
         TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), left.get(), right.get()));
     }
@@ -88,9 +88,10 @@ void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate
 
 // The size of `steps` steps of a layer's time loop over these packed weights (one direction's).
 template <class PackedWeights>
-cpu::LoopSize loop_size(const Layer& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps) {
+cpu::LoopSize loop_size(const Layer& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps, bool tiles) {
     // Two for each weight and row, and what the cell costs beside them.
-    const int64_t flops = l.B * l.H * (2 * l.G * l.R + (l.projected ? 2 * l.R : 0) + kCellFlops * l.G);
+    const int64_t products = 2 * l.G * l.R + (l.projected ? 2 * l.R : 0);
+    const int64_t flops = l.B * l.H * (products / (tiles ? kTileSpeed : 1) + kCellFlops * l.G);
     return {l.D, l.B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops};
 }
 
@@ -99,6 +100,12 @@ inline bool walks_unpacked(const Layer& l) {
     if (l.N <= kFewRows) return true;
     if (l.G * l.H * l.R <= kSmallWeights) return false;
     return l.T < (l.B <= kFewRows ? kStepsWorthPackingFewRows : kStepsWorthPacking);
+}
+
+// The matrix tiles to multiply with, or null where there are none, or too few rows for them.
+template <class S>
+const cpu::TileKernels* tiles_for(const Layer& l) {
+    return std::is_same_v<S, bf16> && l.N > kFewRows ? cpu::tile_kernels() : nullptr;
 }
 
 // Weights and other inputs in the compute type, contiguous: as they are, or converted once.
@@ -172,7 +179,7 @@ class InputRows {
 
     Matrix<const F> rows(int64_t t0, int64_t t1) {
         const int64_t first = layer_.seq.row(t0);
-        const int64_t count = layer_.seq.row(t1 - 1) + layer_.seq.rows(t1 - 1) - first;
+        const int64_t count = layer_.rows_between(t0, t1);
         const S* x = data_of<S>(layer_.x);
         if constexpr (std::is_same_v<F, S>) {
             if (layer_.x_is_matrix()) {
@@ -208,28 +215,45 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
     return buffer;
 }
 
-// Recurrent weights packed for the register tiles. `transposed`: columns of the panels are rows of w
-// (forward, h W^T), else columns of w (backward, dg W).
+// Of memory for so many bf16.
+inline int64_t tile_floats(int64_t count) { return (count + 1) / 2; }
+
+// Recurrent weights packed for the register tiles, or for matrix tiles where `tiles` is given. `transposed`: columns of
+// the panels are rows of w (forward, h W^T), else columns of w (backward, dg W).
 template <class F, class S>
 class Packed {
   public:
     Packed() = default;
-    Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Tensor& w, int64_t gates, bool transposed)
+    Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels* tiles, const Tensor& w,
+           int64_t gates, bool transposed)
         : kept_(laid_out(w)) {
         const int64_t rows = w.size(0), columns = w.size(1);
         const int64_t K = transposed ? columns : rows;
         shape_ = {transposed ? rows / gates : columns, transposed ? static_cast<int>(gates) : 1, k.W};
         const int64_t vectors = shape_.gates > 1 ? shape_.gates * shape_.count() : cpu::kMaxVectors * shape_.count();
-        buffer_ = Buffer<F>(K * vectors * k.W);
         const S* from = data_of<S>(*kept_);
-        const auto pack = transposed ? k.pack_transposed : k.pack_plain;
         // Below some 64 KiB a second thread costs more than it packs.
         const int64_t parts = rows * columns < (1 << 14) ? 1 : shape_.count();
-        pool.split(shape_.count(), parts,
-                   [&](int64_t p0, int64_t p1) { pack(from, columns, K, shape_, p0, p1, buffer_.data()); });
+        const auto split = [&](const auto& pack, auto* to) {
+            pool.split(shape_.count(), parts,
+                       [&](int64_t p0, int64_t p1) { pack(from, columns, K, shape_, p0, p1, to); });
+        };
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (tiles) {
+                buffer_ = Buffer<F>(tile_floats(cpu::whole_tiles(K) * vectors * k.W));
+                split(transposed ? tiles->pack_transposed : tiles->pack_plain, reinterpret_cast<bf16*>(buffer_.data()));
+            }
+        }
+        if (!buffer_) {
+            buffer_ = Buffer<F>(K * vectors * k.W);
+            split(transposed ? k.pack_transposed : k.pack_plain, buffer_.data());
+        }
         panels_ = {buffer_.data(), K, shape_.columns, shape_.count()};
     }
     const cpu::Panels<F>& panels() const { return panels_; }
+    const cpu::PanelShape& shape() const { return shape_; }
+    // As matrix tiles have them.
+    const bf16* tiles() const { return reinterpret_cast<const bf16*>(buffer_.data()); }
     int64_t bytes() const { return buffer_.count() * static_cast<int64_t>(sizeof(F)); }
 
   private:
@@ -252,9 +276,16 @@ class Result {
     explicit operator bool() const { return tensor_.has_value(); }
     F* data() const { return data_; }
     void zero() { std::fill_n(data_, count_, F(0)); }
-    Tensor finish(const cpu::Kernels<F, S>& k) {
+    Tensor finish(const cpu::Pool& pool, const cpu::Kernels<F, S>& k) {
         if (!tensor_) return empty({0}, scalar_type<S>());
-        if constexpr (!std::is_same_v<F, S>) k.copy_out(data_, count_, 1, count_, mutable_data_of<S>(*tensor_), count_);
+        if constexpr (!std::is_same_v<F, S>) {
+            S* to = mutable_data_of<S>(*tensor_);
+            // From 64 Ki elements on a second thread pays for itself.
+            pool.split((count_ + cpu::kPad - 1) / cpu::kPad, count_ >> 15, [&](int64_t from, int64_t end) {
+                const int64_t first = from * cpu::kPad, n = std::min(end * cpu::kPad, count_) - first;
+                k.copy_out(data_ + first, n, 1, n, to + first, n);
+            });
+        }
         return *tensor_;
     }
 

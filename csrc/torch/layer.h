@@ -35,6 +35,9 @@ struct Layer {
     // Between rows of x as one matrix of N rows.
     int64_t x_matrix_row() const { return N == 1 ? I : packed || B > 1 ? x_row : x_step; }
 
+    // Rows of the whole sequence in steps [t0, t1).
+    int64_t rows_between(int64_t t0, int64_t t1) const { return seq.row(t1 - 1) + seq.rows(t1 - 1) - seq.row(t0); }
+
     // [t0, t1) pieces of time with about `rows` rows of x each.
     std::vector<int64_t> chunks(int64_t rows) const;
 

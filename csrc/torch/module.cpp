@@ -37,8 +37,8 @@ py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
                    bool cooperative) {
     const cuda::LoopShape shape{cell, backward, T, B, D, H, P, element_size, element_size == 2};
-    const cuda::Plan p = cuda::plan(
-        shape, {sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative});
+    const cuda::Plan p =
+        cuda::plan(shape, {sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative});
     constexpr const char* kTiles[] = {"few", "batch", "tensor"};
     constexpr const char* kModes[] = {"alone", "cooperative", "steps"};
     py::dict out;
@@ -82,9 +82,11 @@ PYBIND11_MODULE(_C, m) {
           "How a time loop of that size is shared among threads.");
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
           py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),
-          py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"),
-          py::arg("registers_per_sm"), py::arg("cooperative"),
+          py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),
+          py::arg("cooperative"),
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
+    m.def("narrow_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::narrow_sigmoid, x); });
+    m.def("narrow_tanh", [](const Array<float>& x) { return map<float>(&hooks::narrow_tanh, x); });
     m.def("vector_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::sigmoid, x); });
     m.def("vector_sigmoid", [](const Array<double>& x) { return map<double>(&hooks::sigmoid, x); });
     m.def("vector_tanh", [](const Array<float>& x) { return map<float>(&hooks::tanh, x); });

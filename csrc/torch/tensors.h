@@ -43,7 +43,7 @@ inline Tensor empty_at(Place place, std::initializer_list<int64_t> sizes, Scalar
     }
     AtenTensorHandle handle = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                           dtype_code(type), place.device, place.index, &handle));
+                                                    dtype_code(type), place.device, place.index, &handle));
     return Tensor(handle);
 }
 

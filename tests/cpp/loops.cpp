@@ -101,6 +101,16 @@ struct Direction {
         const auto& k = cpu::kernels<F, S>();
         const cpu::PanelShape shape{transposed ? rows / gates : columns, transposed ? gates : 1, k.W};
         const int64_t K = transposed ? columns : rows;
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (const auto* tiles = cpu::tile_kernels()) {
+                const int64_t vectors = shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors);
+                to.assign(size_t(cpu::whole_tiles(K) * vectors * k.W / 2), F(NAN));
+                const vector<S> stored = narrow<F, S>(w);
+                (transposed ? tiles->pack_transposed : tiles->pack_plain)(
+                    stored.data(), columns, K, shape, 0, shape.count(), reinterpret_cast<bf16*>(to.data()));
+                return {to.data(), K, shape.columns, shape.count()};
+            }
+        }
         to.assign(size_t(K * k.W * shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors)), F(NAN));
         const vector<S> stored = narrow<F, S>(w);
         (transposed ? k.pack_transposed : k.pack_plain)(stored.data(), columns, K, shape, 0, shape.count(), to.data());
@@ -165,7 +175,14 @@ struct Run {
     static void work(void* context, const cpu::Share& share) {
         auto& self = *static_cast<Run*>(context);
         self.workers.fetch_add(1);
-        const auto& k = cpu::kernels<F, S>();
+        auto forward_loop = cpu::kernels<F, S>().forward_loop;
+        auto backward_loop = cpu::kernels<F, S>().backward_loop;
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (const auto* tiles = cpu::tile_kernels()) {
+                forward_loop = tiles->forward_loop;
+                backward_loop = tiles->backward_loop;
+            }
+        }
         const int64_t T = self.l.seq.T, cut = T / 3;  // in two pieces of time, as chunks come
         for (int d = 0; d < self.l.D; ++d) {
             if (share.direction >= 0 && share.direction != d) continue;
@@ -174,9 +191,9 @@ struct Run {
             for (const auto& [t0, t1] : pieces) {
                 if (t0 == t1) continue;
                 if (self.forward_now) {
-                    k.forward_loop(self.dir[d].forward, t0, t1, share.slice);
+                    forward_loop(self.dir[d].forward, t0, t1, share.slice);
                 } else {
-                    k.backward_loop(self.dir[d].backward, t0, t1, share.slice);
+                    backward_loop(self.dir[d].backward, t0, t1, share.slice);
                 }
                 // as between two calls of run_loop
                 if (share.slice.barrier) cpu::barrier_wait(share.slice.barrier);
