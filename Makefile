@@ -82,7 +82,8 @@ format: venv
 sanitize: $(if $(WITH_TORCH),venv)
 	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON="$(abspath $(PY))" WITH_TORCH=$(WITH_TORCH) bash tests/cpp/sanitize.sh
 
-# The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then the suite on them.
+# The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then the suite on them. (g++ 12 or
+# clang: g++ 11 has no _Float16.)
 SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py \
     tests/test_differential.py tests/test_transforms.py
 simt: build

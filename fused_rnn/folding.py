@@ -54,7 +54,7 @@ def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) 
     if batch_sizes is None:
         return torch.cat([h[batch:], h0] if reverse else [h0, h])[:rows]
     alike = torch.cat([h0, h])  # row n of the sequence is row batch + n here
-    own = torch.arange(rows)
+    own = torch.arange(rows, device=batch_sizes.device)
     if not reverse:  # one step earlier, row b lies batch_sizes[t - 1] above
         before = torch.cat([batch_sizes.new_full((1,), batch), batch_sizes[:-1]])
         return alike[batch + own - before.repeat_interleave(batch_sizes)]

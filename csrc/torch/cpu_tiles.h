@@ -12,12 +12,13 @@ class TileProduct {
     TileProduct(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels& tiles, const Tensor& w,
                 bool transposed)
         : pool_(&pool), tiles_(&tiles), packed_(pool, k, &tiles, w, 1, transposed), K_(w.size(transposed ? 1 : 0)) {}
-    explicit operator bool() const { return tiles_ != nullptr; }
 
     template <class From>
     void operator()(const From* a, int64_t lda, int64_t M, float* c, int64_t ldc, bool accumulate) const {
         const cpu::PanelShape& shape = packed_.shape();
-        pool_->split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
+        // A second thread pays for itself from some ten microseconds of products on.
+        const int64_t parts = M * K_ * shape.columns < (1 << 22) ? 1 : shape.count();
+        pool_->split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
             if constexpr (std::is_same_v<From, bf16>) {
                 tiles_->multiply(a, lda, M, packed_.tiles(), shape, K_, p0, p1, c, ldc, accumulate);
             } else {
@@ -38,7 +39,6 @@ class TileGradient {
   public:
     TileGradient() = default;
     TileGradient(const cpu::Pool& pool, const cpu::TileKernels& tiles) : pool_(&pool), tiles_(&tiles) {}
-    explicit operator bool() const { return tiles_ != nullptr; }
 
     void set(const float* dg, int64_t ld, int64_t rows, int64_t columns) {
         rows_ = rows;
