@@ -74,10 +74,16 @@ struct Run {
     vector<unsigned> arrivals;
 
     explicit Run(const Layer& layer)
-        : l(layer), G(gates_of(l.cell)), N(l.rows()), B(l.seq.B), Q(gradient_blocks(l.cell) * l.H), dy(narrow<S>(l.dy)) {
+        : l(layer),
+          G(gates_of(l.cell)),
+          N(l.rows()),
+          B(l.seq.B),
+          Q(gradient_blocks(l.cell) * l.H),
+          dy(narrow<S>(l.dy)) {
         const auto all = [&](vector<double> naive::Direction::* member) {
             vector<double> both;
-            for (int64_t d = 0; d < l.D; ++d) both.insert(both.end(), (l.dir[d].*member).begin(), (l.dir[d].*member).end());
+            for (int64_t d = 0; d < l.D; ++d)
+                both.insert(both.end(), (l.dir[d].*member).begin(), (l.dir[d].*member).end());
             return narrow<S>(both);
         };
         h0 = all(&naive::Direction::h0);
