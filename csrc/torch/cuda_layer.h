@@ -85,17 +85,4 @@ bool in_pieces(const S* p) {
     return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0;
 }
 
-// The three ops on an accelerator; arguments and results as on the CPU (ops.h).
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
-                                                         std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, bool save);
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
-    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
-                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                        OptionalTensor c0, std::vector<Tensor> weights,
-                                                                        Tensor y, Tensor saved,
-                                                                        OptionalTensor batch_sizes, int64_t cell);
-
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,5 @@
 // The CUDA library's face: kernels for the ops that schema.cpp declares.
-#include "cuda_layer.h"
+#include "ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
     m.impl("layer_forward", TORCH_BOX(&fused_rnn::cuda::layer_forward));

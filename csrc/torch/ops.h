@@ -10,18 +10,25 @@ struct LayerOutputs {
     Tensor y, hn, cn, saved;
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
-                                                         std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, bool save);
-
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
+// The same for every device.
+using LayerForward = std::tuple<Tensor, Tensor, Tensor, Tensor>(Tensor x, Tensor h0, OptionalTensor c0,
+                                                                std::vector<Tensor> weights, OptionalTensor batch_sizes,
+                                                                int64_t cell, bool save);
+using LayerBackward = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs);
+using LayerBackwardGates = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
-                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                        OptionalTensor c0, std::vector<Tensor> weights,
-                                                                        Tensor y, Tensor saved,
-                                                                        OptionalTensor batch_sizes, int64_t cell);
+LayerForward layer_forward;
+LayerBackward layer_backward;
+LayerBackwardGates layer_backward_gates;
+
+namespace cuda {
+LayerForward layer_forward;
+LayerBackward layer_backward;
+LayerBackwardGates layer_backward_gates;
+}  // namespace cuda
 
 }  // namespace fused_rnn
