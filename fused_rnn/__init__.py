@@ -2,7 +2,7 @@
 
 ``fused_rnn.LSTM`` (``GRU``, ``RNN``, and their cells) is used as ``torch.nn.LSTM`` is; :func:`convert` swaps the ones
 inside an existing model, :func:`patched` those that other code is about to make, and :mod:`fused_rnn.functional` has
-them as functions of their parameters.
+them as functions of their parameters. :class:`Stream` serves a module a few steps at a time.
 """
 
 from . import forking as _forking  # noqa: F401  (for what it registers)
@@ -10,6 +10,7 @@ from . import functional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched
 from .modules import GRU, LSTM, RNN
+from .streaming import Stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Stream",
     "convert",
     "functional",
     "patched",

@@ -151,7 +151,7 @@ def test_json(results):
             assert row["peak_mb"] is not None
             assert row["error"] < 1e-5
     seen = {row["provider"] for row in document["results"] if row["status"] == "ok"}
-    assert seen == {"nn", "fused", "loop"} | ({"onnxruntime"} if HAS_ORT else set())
+    assert seen == {"nn", "fused", "stream", "loop"} | ({"onnxruntime"} if HAS_ORT else set())
     assert {row["status"] for row in document["results"]} <= {"ok", "unsupported"}
 
 

@@ -23,6 +23,7 @@ constexpr Kernels<F, S> make_kernels() {
             unprojected_rows<F, S>,
             pack_transposed<F, S>,
             pack_plain<F, S>,
+            multiply_panels<F>,
             dot_rows<F, S>,
             sum_rows<F, S>,
             outer_rows<F>,

@@ -38,6 +38,11 @@ using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int
 template <class F, class S>
 using Pack = void (*)(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out);
 
+// c [M, columns] (+)= a [M, K] times panels [p0, p1). Columns past the last are written up to a whole vector.
+template <class From, class F>
+using MultiplyPanels = void (*)(const From* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K,
+                                int64_t p0, int64_t p1, F* c, int64_t ldc, bool accumulate);
+
 // F computes, S stores.
 template <class F, class S>
 struct Kernels {
@@ -54,6 +59,7 @@ struct Kernels {
     void (*unprojected_rows)(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
+    MultiplyPanels<F, F> multiply;
     RowsProduct<F, S> dot_rows;
     RowsProduct<F, S> sum_rows;
     RowsProduct<F, F> outer_rows;

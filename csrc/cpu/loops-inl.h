@@ -54,6 +54,18 @@ FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0,
     }
 }
 
+// A product that is not sequential, over panels [p0, p1).
+template <class F>
+void multiply_panels(const F* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K, int64_t p0,
+                     int64_t p1, F* c, int64_t ldc, bool accumulate) {
+    Rows<F> operand;
+    operand.set(a, lda, K);
+    for_each_block(operand, Range{p0, p1}, 0, M, [&](int64_t p, int64_t b, int64_t end) {
+        operand.multiply(b, end, panels + shape.offset(p, K), shape.vectors(p), c + b * ldc + shape.first_column(p),
+                         ldc, accumulate);
+    });
+}
+
 // Forward: h of step t from h of the step before. A panel's products stay in a small buffer in L1
 // until the cell has consumed them.
 template <class Operand, class F, class S>

@@ -22,23 +22,6 @@ struct ForwardDirection {
     cpu::ForwardArgs<F, S> args{};
 };
 
-// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn.
-template <class F, class S>
-Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
-    const int64_t GH = layer.G * layer.H, summed = is_gru(layer.cell) ? 2 * layer.H : GH;
-    Buffer<F> bias(2 * GH);
-    if (!w.b_ih) {
-        bias.zero();
-        return bias;
-    }
-    F *sum = bias.data(), *hidden = sum + GH;
-    const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
-    k.copy_in(data_of<S>(b_ih), GH, 1, GH, sum, GH);
-    k.copy_in(data_of<S>(b_hh), GH, 1, GH, hidden, GH);
-    for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
-    return bias;
-}
-
 template <class F, class S>
 class ForwardPass {
   public:
@@ -95,7 +78,9 @@ class ForwardPass {
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
             if (tiles_) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
         }
-        to.bias = bias_buffer(k_, l, w);
+        std::optional<Tensor> b_ih, b_hh;
+        if (w.b_ih) b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
+        to.bias = bias_buffer(k_, l.cell, l.H, b_ih ? data_of<S>(*b_ih) : nullptr, b_hh ? data_of<S>(*b_hh) : nullptr);
         if (l.T == 1) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
             a.ld_h = l.R;

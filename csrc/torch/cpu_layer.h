@@ -87,8 +87,8 @@ void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate
 }
 
 // The size of `steps` steps of a layer's time loop over these packed weights (one direction's).
-template <class PackedWeights>
-cpu::LoopSize loop_size(const Layer& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps, bool tiles) {
+template <class Sizes, class PackedWeights>
+cpu::LoopSize loop_size(const Sizes& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps, bool tiles) {
     // Two for each weight and row, and what the cell costs beside them.
     const int64_t products = 2 * l.G * l.R + (l.projected ? 2 * l.R : 0);
     const int64_t flops = l.B * l.H * (products / (tiles ? kTileSpeed : 1) + kCellFlops * l.G);
@@ -215,6 +215,22 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
     return buffer;
 }
 
+// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn. Null biases are zero.
+template <class F, class S>
+Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, int64_t H, const S* b_ih, const S* b_hh) {
+    const int64_t GH = gates_of(cell) * H, summed = is_gru(cell) ? 2 * H : GH;
+    Buffer<F> bias(2 * GH);
+    if (!b_ih) {
+        bias.zero();
+        return bias;
+    }
+    F *sum = bias.data(), *hidden = sum + GH;
+    k.copy_in(b_ih, GH, 1, GH, sum, GH);
+    k.copy_in(b_hh, GH, 1, GH, hidden, GH);
+    for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
+    return bias;
+}
+
 // Of memory for so many bf16.
 inline int64_t tile_floats(int64_t count) { return (count + 1) / 2; }
 
@@ -225,13 +241,13 @@ class Packed {
   public:
     Packed() = default;
     Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels* tiles, const Tensor& w,
-           int64_t gates, bool transposed)
-        : kept_(laid_out(w)) {
+           int64_t gates, bool transposed) {
+        const Tensor laid = laid_out(w);
         const int64_t rows = w.size(0), columns = w.size(1);
         const int64_t K = transposed ? columns : rows;
         shape_ = {transposed ? rows / gates : columns, transposed ? static_cast<int>(gates) : 1, k.W};
         const int64_t vectors = shape_.gates > 1 ? shape_.gates * shape_.count() : cpu::kMaxVectors * shape_.count();
-        const S* from = data_of<S>(*kept_);
+        const S* from = data_of<S>(laid);
         // Below some 64 KiB a second thread costs more than it packs.
         const int64_t parts = rows * columns < (1 << 14) ? 1 : shape_.count();
         const auto split = [&](const auto& pack, auto* to) {
@@ -252,12 +268,12 @@ class Packed {
     }
     const cpu::Panels<F>& panels() const { return panels_; }
     const cpu::PanelShape& shape() const { return shape_; }
+    const F* data() const { return buffer_.data(); }
     // As matrix tiles have them.
     const bf16* tiles() const { return reinterpret_cast<const bf16*>(buffer_.data()); }
     int64_t bytes() const { return buffer_.count() * static_cast<int64_t>(sizeof(F)); }
 
   private:
-    std::optional<Tensor> kept_;
     cpu::PanelShape shape_{};
     Buffer<F> buffer_;
     cpu::Panels<F> panels_{};

@@ -3,8 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
 #include "../cpu/hooks.h"
 #include "../cuda/plan.h"
+#include "stream.h"
 
 namespace py = pybind11;
 using namespace fused_rnn;
@@ -56,6 +59,25 @@ py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D,
     return out;
 }
 
+// Addresses come from Tensor.data_ptr(); 0 is none.
+const void* readable(intptr_t address) { return reinterpret_cast<const void*>(address); }
+void* writable(intptr_t address) { return reinterpret_cast<void*>(address); }
+
+// A layer is I, H, R and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr.
+std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, int64_t batch_size,
+                               const std::vector<std::array<int64_t, 8>>& layers) {
+    using torch::headeronly::ScalarType;
+    const ScalarType type = dtype == "float32"    ? ScalarType::Float
+                            : dtype == "float64"  ? ScalarType::Double
+                            : dtype == "bfloat16" ? ScalarType::BFloat16
+                                                  : ScalarType::Half;
+    std::vector<StreamLayer> list;
+    for (const auto& l : layers)
+        list.push_back(
+            {l[0], l[1], l[2], readable(l[3]), readable(l[4]), readable(l[5]), readable(l[6]), readable(l[7])});
+    return make_stream(type, cell, batch_size, list);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -85,6 +107,21 @@ PYBIND11_MODULE(_C, m) {
           py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),
           py::arg("cooperative"),
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    py::class_<Stream>(m, "Stream", "What streaming.py is made of. It trusts every address and size.")
+        .def(py::init(&stream), py::arg("dtype"), py::arg("cell"), py::arg("batch_size"), py::arg("layers"))
+        .def(
+            "run", [](Stream& s, intptr_t x, int64_t steps, intptr_t y) { s.run(readable(x), steps, writable(y)); },
+            Unlocked(), py::arg("x"), py::arg("steps"), py::arg("y"))
+        .def(
+            "read_state", [](Stream& s, intptr_t h, intptr_t c) { s.read_state(writable(h), writable(c)); }, Unlocked(),
+            py::arg("h"), py::arg("c"))
+        .def(
+            "write_state", [](Stream& s, intptr_t h, intptr_t c) { s.write_state(readable(h), readable(c)); },
+            Unlocked(), py::arg("h"), py::arg("c"))
+        .def("clear", py::overload_cast<>(&Stream::clear), Unlocked())
+        .def("clear", py::overload_cast<const std::vector<int64_t>&>(&Stream::clear), Unlocked(), py::arg("rows"))
+        .def("fork", &Stream::fork, Unlocked(), py::arg("batch_size"));
     m.def("narrow_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::narrow_sigmoid, x); });
     m.def("narrow_tanh", [](const Array<float>& x) { return map<float>(&hooks::narrow_tanh, x); });
     m.def("vector_sigmoid", [](const Array<float>& x) { return map<float>(&hooks::sigmoid, x); });

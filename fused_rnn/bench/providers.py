@@ -116,6 +116,35 @@ def _fused(case: Case, reference: nn.RNNBase) -> Call:
     return call
 
 
+class StreamCall:
+    """Our ``Stream``: the weights are packed before, as in an ONNX Runtime session; every call begins at zero state."""
+
+    def __init__(self, reference: nn.RNNBase, case: Case) -> None:
+        self.stream = importlib.import_module("fused_rnn").Stream(reference, case.shape.B)
+        self.x = case.inputs()[0]
+
+    def __call__(self) -> Any:
+        self.stream.reset()
+        return self.stream(self.x)
+
+    def results(self) -> dict[str, Tensor]:
+        y, states = self(), self.stream.state
+        states = states if isinstance(states, tuple) else (states,)
+        return {"y": y, **dict(zip(("hn", "cn"), states, strict=False))}
+
+    def release(self) -> None:
+        pass
+
+
+@register("stream")
+def _stream(case: Case, reference: nn.RNNBase) -> Call:
+    if case.training or case.device != "cpu":
+        raise Unsupported("inference on the CPU only")
+    if case.shape.packed or case.shape.bidirectional:
+        raise Unsupported("one direction, padded sequences")
+    return StreamCall(reference, case)
+
+
 class OpsSeen(TorchDispatchMode):
     """The namespaces of the ops that a program calls."""
 

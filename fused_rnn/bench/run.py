@@ -86,7 +86,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
 
 
 def wanted(options: argparse.Namespace) -> list[str]:
-    usual = {"cpu": ["fused", "onnxruntime", "loop"], "cuda": ["fused", "native"]}[options.device]
+    usual = {"cpu": ["fused", "stream", "onnxruntime", "loop"], "cuda": ["fused", "native"]}[options.device]
     names: list[str] = options.providers or (usual[:-1] if options.quick else usual)
     if unknown := [name for name in names if name not in PROVIDERS]:
         raise SystemExit(f"unknown provider {unknown[0]!r}: choose of {', '.join(PROVIDERS)}")

@@ -52,6 +52,34 @@ def summary(document: Results) -> str:
     return text + markdown(head, rows) + "\n\n" + origin(document)
 
 
+def streams(document: Results) -> str:
+    """f32 inference at batch 1: a shape a row, microseconds a call of ONNX Runtime's session and of our ``Stream``."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in document["results"]:
+        if (
+            row["dtype"] == "f32"
+            and row["mode"] == "infer"
+            and row["status"] == "ok"
+            and row["shape"].split(",")[1] == "1"
+        ):
+            found.setdefault((row["shape"], row["cell"]), {})[row["provider"]] = row["ms"] * 1e3
+    cells = ("LSTM", "GRU", "RNN")
+    rows = []
+    for shape in dict.fromkeys(shape for shape, _ in found):
+        line = []
+        for cell in cells:
+            times = found.get((shape, cell), {})
+            if "stream" in times and "onnxruntime" in times:
+                peer, ours = times["onnxruntime"], times["stream"]
+                line.append(f"{number(peer)} → {number(ours)} **{peer / ours:.1f}x**")
+            else:
+                line.append("")
+        if any(line):
+            rows.append([shape, *line])
+    text = "Microseconds a call, f32, ONNX Runtime → `Stream`, and how many times faster.\n\n"
+    return text + markdown(["T,B,I,H", *cells], rows)
+
+
 def full(document: Results) -> str:
     """Every provider of every case."""
     rows = []
@@ -78,7 +106,7 @@ def full(document: Results) -> str:
 
 
 Tables = dict[str, Callable[[Results], str]]
-TABLES: Tables = {"summary": summary, "full": full}
+TABLES: Tables = {"summary": summary, "streams": streams, "full": full}
 CUDA_TABLES: Tables = {"cuda-summary": cuda_tables.summary, "cuda-full": cuda_tables.full}
 
 

@@ -1,0 +1,238 @@
+#include "stream.h"
+
+#include <mutex>
+#include <utility>
+
+#include "cpu_layer.h"
+
+namespace fused_rnn {
+namespace {
+
+// Rows of x in a piece of time, which goes through all layers before the next one: gx stays in cache.
+constexpr int64_t kPieceRows = 256;
+constexpr int64_t kWorthSharing = 1 << 20;  // multiply-adds of a product, from which a second thread pays for itself
+
+template <class F, class S>
+struct PackedLayer {
+    int64_t I, H, R;
+    bool projected;
+    Buffer<F> bias;
+    Packed<F, S> ih, hh, hr;
+};
+
+// What streams on the same weights share.
+template <class F, class S>
+struct Stack {
+    Stack(int64_t cell, const std::vector<StreamLayer>& from) : cell(cell), k(cpu::kernels<F, S>()) {
+        loop = k.forward_loop;
+        if constexpr (std::is_same_v<S, bf16>) {
+            tiles = cpu::tile_kernels();
+            if (tiles) loop = tiles->forward_loop;
+        }
+        const cpu::Pool pool = torch_pool();
+        const int64_t G = gates_of(cell);
+        const auto packed = [&](const void* w, int64_t rows, int64_t columns, int64_t gates) {
+            const Matrix<const S> matrix{static_cast<const S*>(w), rows, columns, columns, 1};
+            return Packed<F, S>(pool, k, tiles, matrix.tensor(), gates, true);
+        };
+        for (const StreamLayer& l : from) {
+            PackedLayer<F, S>& to =
+                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}});
+            to.bias = bias_buffer(k, cell, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+            to.ih = packed(l.w_ih, G * l.H, l.I, 1);
+            to.hh = packed(l.w_hh, G * l.H, l.R, G);
+            if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
+        }
+    }
+
+    const int64_t cell;
+    const cpu::Kernels<F, S>& k;
+    const cpu::TileKernels* tiles = nullptr;
+    decltype(cpu::Kernels<F, S>::forward_loop) loop;
+    std::vector<PackedLayer<F, S>> layers;
+};
+
+template <class F, class S>
+class StreamOf final : public Stream {
+  public:
+    StreamOf(std::shared_ptr<const Stack<F, S>> stack, int64_t B)
+        : stack_(std::move(stack)), k_(stack_->k), B_(B), carried_(stack_->layers.size()) {
+        for (size_t i = 0; i < carried_.size(); ++i) prepare(carried_[i], stack_->layers[i]);
+    }
+
+    void run(const void* x, int64_t T, void* y) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        pool_ = torch_pool();
+        const int64_t steps = std::max<int64_t>(1, kPieceRows / B_), I = stack_->layers[0].I, R = stack_->layers[0].R;
+        const S* from = static_cast<const S*>(x);
+        S* to = static_cast<S*>(y);
+        for (int64_t t = 0; t < T; t += steps) {
+            const int64_t count = std::min(steps, T - t);
+            const S* input = from + t * B_ * I;
+            for (size_t i = 0; i < carried_.size(); ++i) {
+                const bool last = i + 1 == carried_.size();
+                S* output = last ? to + t * B_ * R : storage(between_[i % 2], count * B_ * R);
+                advance(i, input, count, output);
+                input = output;
+            }
+        }
+    }
+
+    void read_state(void* h, void* c) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        each_state(h, c,
+                   [&](F* own, int64_t ld, int64_t width, S* given) { k_.copy_out(own, ld, B_, width, given, width); });
+    }
+    void write_state(const void* h, const void* c) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        each_state(const_cast<void*>(h), const_cast<void*>(c),
+                   [&](F* own, int64_t ld, int64_t width, S* given) { k_.copy_in(given, width, B_, width, own, ld); });
+    }
+    void clear() override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (Carried& s : carried_) {
+            std::fill_n(s.args.h[0], B_ * s.args.ld_h, F(0));
+            s.c.zero();
+        }
+    }
+    void clear(const std::vector<int64_t>& rows) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (Carried& s : carried_) {
+            for (const int64_t b : rows) {
+                std::fill_n(s.args.h[0] + b * s.args.ld_h, s.args.R, F(0));
+                if (s.c) std::fill_n(s.args.c + b * s.args.ld_c, s.args.H, F(0));
+            }
+        }
+    }
+
+    std::unique_ptr<Stream> fork(int64_t B) const override { return std::make_unique<StreamOf>(stack_, B); }
+
+  private:
+    // Of one layer, from call to call; args.h[0] is h.
+    struct Carried {
+        Buffer<F> h[2], c, h_full, hn, gx;
+        cpu::ForwardArgs<F, S> args{};
+    };
+    // As loop_size asks for them.
+    struct Sizes {
+        int64_t D, B, G, H, R;
+        bool projected;
+    };
+
+    void prepare(Carried& s, const PackedLayer<F, S>& l) {
+        cpu::ForwardArgs<F, S>& a = s.args;
+        const auto zeros = [&](int64_t width) {
+            Buffer<F> buffer(B_ * cpu::padded(width));
+            buffer.zero();
+            return buffer;
+        };
+        for (int i = 0; i < 2; ++i) {
+            s.h[i] = zeros(l.R);
+            a.h[i] = s.h[i].data();
+        }
+        if (is_lstm(stack_->cell)) s.c = zeros(l.H);
+        if (l.projected) s.h_full = zeros(l.H);
+        s.hn = Buffer<F>(B_ * l.R);  // written by the loop; h is read from the state itself
+        a.cell = stack_->cell;
+        a.H = l.H;
+        a.R = l.R;
+        a.projected = l.projected;
+        a.ld_gx = cpu::padded(gates_of(stack_->cell) * l.H);
+        a.bias = l.bias.data();
+        a.bias_hn = l.bias.data() + (gates_of(stack_->cell) + 2) * l.H;  // read by the GRU only
+        a.ld_h = cpu::padded(l.R);
+        a.c = s.c.data();
+        a.ld_c = cpu::padded(l.H);
+        a.h_full = s.h_full.data();
+        a.ld_y = l.R;
+        a.hn = reinterpret_cast<S*>(s.hn.data());
+        a.w_hh = l.hh.panels();
+        a.w_hr = l.hr.panels();
+    }
+
+    // Layer i over `steps` steps.
+    void advance(size_t i, const S* x, int64_t steps, S* y) {
+        const PackedLayer<F, S>& l = stack_->layers[i];
+        Carried& s = carried_[i];
+        cpu::ForwardArgs<F, S>& a = s.args;
+        const int64_t rows = steps * B_;
+        project_input(l, x, rows, grown(s.gx, rows * a.ld_gx), a.ld_gx);
+        a.gx = s.gx.data();
+        a.seq = {steps, B_, nullptr, nullptr};
+        a.y = y;
+        const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
+        struct Work {
+            StreamOf* self;
+            size_t layer;
+            int64_t steps;
+        } work{this, i, steps};
+        cpu::run_loop(
+            pool_, loop_size(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr),
+            [](void* context, const cpu::Share& share) {
+                const Work& w = *static_cast<Work*>(context);
+                w.self->stack_->loop(w.self->carried_[w.layer].args, 0, w.steps, share.slice);
+            },
+            &work);
+        if (steps % 2) std::swap(a.h[0], a.h[1]);
+    }
+
+    void project_input(const PackedLayer<F, S>& l, const S* x, int64_t rows, F* gx, int64_t ld) {
+        const cpu::PanelShape& shape = l.ih.shape();
+        const int64_t parts = rows * l.I * shape.columns < kWorthSharing ? 1 : shape.count();
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (stack_->tiles) {
+                return pool_.split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
+                    stack_->tiles->multiply(x, l.I, rows, l.ih.tiles(), shape, l.I, p0, p1, gx, ld, false);
+                });
+            }
+        }
+        const F* left;
+        if constexpr (std::is_same_v<F, S>) {
+            left = x;
+        } else {
+            F* wide = grown(wide_, rows * l.I);
+            k_.copy_in(x, l.I, rows, l.I, wide, l.I);
+            left = wide;
+        }
+        pool_.split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
+            k_.multiply(left, l.I, rows, l.ih.data(), shape, l.I, p0, p1, gx, ld, false);
+        });
+    }
+
+    // f(own, ld, width, given) for h and c of every layer, given as [L, B, width].
+    template <class Function>
+    void each_state(void* h, void* c, const Function& f) {
+        S *to_h = static_cast<S*>(h), *to_c = static_cast<S*>(c);
+        for (Carried& s : carried_) {
+            f(s.args.h[0], s.args.ld_h, s.args.R, to_h);
+            to_h += B_ * s.args.R;
+            if (!s.c) continue;
+            f(s.args.c, s.args.ld_c, s.args.H, to_c);
+            to_c += B_ * s.args.H;
+        }
+    }
+
+    static F* grown(Buffer<F>& buffer, int64_t count) {
+        if (buffer.count() < count) buffer = Buffer<F>(count);
+        return buffer.data();
+    }
+    static S* storage(Buffer<F>& buffer, int64_t count) { return reinterpret_cast<S*>(grown(buffer, count)); }
+
+    const std::shared_ptr<const Stack<F, S>> stack_;
+    const cpu::Kernels<F, S>& k_;
+    const int64_t B_;
+    std::vector<Carried> carried_;
+    Buffer<F> between_[2], wide_;
+    cpu::Pool pool_{};
+    std::mutex mutex_;  // Python lets go of its lock while a call runs
+};
+
+}  // namespace
+
+std::unique_ptr<Stream> make_stream(ScalarType type, int64_t cell, int64_t B, const std::vector<StreamLayer>& layers) {
+    return cpu_by_dtype("Stream", type, [&]<class F, class S>() -> std::unique_ptr<Stream> {
+        return std::make_unique<StreamOf<F, S>>(std::make_shared<const Stack<F, S>>(cell, layers), B);
+    });
+}
+
+}  // namespace fused_rnn
