@@ -37,7 +37,7 @@ class Stream:
 
     Raises:
         TypeError: ``module`` is none of these.
-        ValueError: it is bidirectional, on another device, or of a dtype without kernels; ``batch_size`` is not positive.
+        ValueError: it is bidirectional, on another device, or of a dtype without kernels; a ``batch_size`` below 1.
     """
 
     def __init__(self, module: RNNBase, batch_size: int = 1) -> None:
@@ -89,7 +89,8 @@ class Stream:
             raise RuntimeError("Stream is for inference: its input requires grad; use the module, or torch.no_grad()")
         if len(shape) == 2:
             batch, features = shape
-            steps, result = 1, (self._batch, self._features)
+            steps = 1
+            result: tuple[int, ...] = (self._batch, self._features)
         elif len(shape) == 3:
             if self._batch_first:
                 input = input.transpose(0, 1)
