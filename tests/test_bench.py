@@ -181,7 +181,9 @@ def test_tables_fill_marked_places_only(results, tmp_path, capsys):
     assert torch.__version__ in text
     assert tables.fill(text, json.loads((results / "results.json").read_text())) == text
     assert cli.main(["bench", "--table", str(results / "results.json")]) == 0
-    assert "| LSTM train f32 8,5,4,6,packed | fused |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| LSTM train f32 8,5,4,6,packed |" in printed
+    assert "| f32 training, packed | `nn` | 3 |" in printed
 
 
 def test_documents_have_their_marks(request):

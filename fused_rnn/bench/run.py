@@ -34,7 +34,7 @@ GAP_MS = {"cpu": 80.0, "cuda": 0.0}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured (default: the shapes of README's table, f32)")
     what.add_argument("--quick", action="store_true", help="few shapes: within two minutes (CUDA: 90 s)")
-    what.add_argument("--grid", action="store_true", help="all shapes and dtypes: half an hour (CUDA: 4 minutes)")
+    what.add_argument("--grid", action="store_true", help="all shapes and dtypes: an hour (CUDA: 4 minutes)")
     what.add_argument("--cell", nargs="+", choices=[*cases.CELLS, "RNN_RELU"], help="only these cells")
     what.add_argument("--mode", nargs="+", choices=cases.MODES, help="only inference or training")
     what.add_argument("--dtype", nargs="+", choices=list(cases.DTYPES), help="only these dtypes")

@@ -8,10 +8,12 @@ own, ``cuda-summary`` and ``cuda-full``, and leave those of the CPU as they are.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from . import cuda_tables
+from . import cases, cuda_tables
 from .report import Results, markdown, number
 
 
@@ -25,7 +27,7 @@ def origin(document: Results) -> str:
 
 
 def summary(document: Results) -> str:
-    """f32: a shape a row, ``nn ms -> ours ms (ratio)`` for each cell and mode."""
+    """f32: a shape a row, ``nn ms -> ours ms (ratio)`` for each cell and mode. Of a grid only the standard shapes."""
     found = {
         (row["shape"], row["cell"], row["mode"], row["provider"]): row
         for row in document["results"]
@@ -34,16 +36,18 @@ def summary(document: Results) -> str:
     columns = [(cell, mode) for cell in ("LSTM", "GRU", "RNN") for mode in ("infer", "train")]
     names = {"infer": "inference", "train": "training"}
     rows = []
-    for shape in dict.fromkeys(shape for shape, *_ in found):
-        cells = []
+    shapes = list(dict.fromkeys(shape for shape, *_ in found))
+    standard = {str(case.shape) for case in cases.standard()}
+    for shape in [shape for shape in shapes if shape in standard] or shapes:
+        line = []
         for cell, mode in columns:
             base, ours = (found.get((shape, cell, mode, name)) for name in ("nn", "fused"))
             if base is None or ours is None:
-                cells.append("")
+                line.append("")
             else:
-                cells.append(f"{number(base['ms'])} → {number(ours['ms'])} **{ours['ratio']:.1f}x**")
-        if any(cells):
-            rows.append([shape, *cells])
+                line.append(f"{number(base['ms'])} → {number(ours['ms'])} **{ours['ratio']:.1f}x**")
+        if any(line):
+            rows.append([shape, *line])
     head = ["T,B,I,H", *(f"{cell} {names[mode]}" for cell, mode in columns)]
     text = (
         "Milliseconds a call, f32, `nn.*` → `fused_rnn`, and how many times faster; training is forward + backward. "
@@ -80,20 +84,68 @@ def streams(document: Results) -> str:
     return text + markdown(["T,B,I,H", *cells], rows)
 
 
-def full(document: Results) -> str:
-    """Every provider of every case."""
+def means(document: Results) -> str:
+    """Geomeans and worst shapes over ``nn.*``, packed sequences apart, and over ONNX Runtime of the better of ours."""
     rows = []
+    for (name, peer), speeds in groups(document).items():
+        worst = min(speeds, key=lambda case: speeds[case])
+        slower = sum(speed < 0.95 for speed in speeds.values())
+        mean = statistics.geometric_mean(speeds.values())
+        rows.append([name, peer, str(len(speeds)), f"{mean:.2f}", f"{speeds[worst]:.2f}", worst, str(slower)])
+    return markdown(["", "over", "cases", "geomean", "worst", "of case", "below 0.95"], rows, left=2)
+
+
+def groups(document: Results) -> dict[tuple[str, str], dict[str, float]]:
+    """(what, peer) -> how many times faster ours is, by case."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for case, by in by_case(document).items():
+        first = next(iter(by.values()))
+        mode = {"infer": "inference", "train": "training"}[first["mode"]]
+        shape = first["shape"].split(",")
+        packed = ", packed" if "packed" in shape else ""
+        if "fused" in by and by["fused"]["ratio"]:
+            group = found.setdefault((f"{first['dtype']} {mode}{packed}", "`nn`"), {})
+            group[case] = by["fused"]["ratio"]
+        ours = [by[name]["ms"] for name in ("fused", "stream") if name in by]
+        if "onnxruntime" in by and ours:
+            small = shape[1] == "1" and int(shape[3]) <= 256
+            what = f"{first['dtype']} {mode}, {'B = 1, H up to 256' if small else 'others'}"
+            found.setdefault((what, "`onnxruntime`"), {})[case] = by["onnxruntime"]["ms"] / min(ours)
+    return found
+
+
+def by_case(document: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """Case -> provider -> row, of what was measured."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in document["results"]:
-        start = [f"{row['cell']} {row['mode']} {row['dtype']} {row['shape']}", row["provider"]]
         if row["status"] == "ok":
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            spread = "" if row["ratio_low"] is None else f"{row['ratio_low']:.2f}–{row['ratio_high']:.2f}"
-            peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}"
-            share = "" if row["share"] is None else f"{row['share']:.0%}"
-            rows.append([*start, number(row["ms"]), number(row["us_per_step"]), ratio, spread, peak, share])
-        elif row["status"] != "unsupported":
-            rows.append([*start, row["status"], "", "", "", "", ""])
-    head = ["case", "by", "ms", "us/step", "ratio", "20%–80%", "peak MB", "of limit"]
+            case = f"{row['cell']} {row['mode']} {row['dtype']} {row['shape']}"
+            found.setdefault(case, {})[row["provider"]] = row
+    return found
+
+
+def full(document: Results) -> str:
+    """Every case a row: times, ours over each peer's, how near ``nn.*`` and ours come to the machine's limit, memory."""
+    rows = []
+    for case, by in by_case(document).items():
+        base, ours = by.get("nn"), by.get("fused")
+        if base is None or ours is None:
+            continue
+
+        def over(peer: str, own: str, by: dict[str, dict[str, Any]] = by) -> str:
+            return f"{by[peer]['ms'] / by[own]['ms']:.2f}" if peer in by and own in by else ""
+
+        spread = "" if ours["ratio_low"] is None else f"{ours['ratio_low']:.2f}–{ours['ratio_high']:.2f}"
+        shares = ["" if row["share"] is None else f"{row['share']:.0%}" for row in (base, ours)]
+        peaks = ["" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}" for row in (base, ours)]
+        rows.append(
+            [
+                *(case, number(base["ms"]), number(ours["ms"]), f"**{ours['ratio']:.2f}**", spread),
+                *(over("onnxruntime", "fused"), over("onnxruntime", "stream"), *shares, *peaks),
+            ]
+        )
+    head = ["case", "`nn` ms", "ours ms", "times faster", "20%–80%", "than ONNX Runtime", "`Stream` than it"]
+    head += ["of limit, `nn`", "ours", "peak MB, `nn`", "ours"]
     limits = document.get("limits")
     reached = ""
     if limits:
@@ -102,7 +154,7 @@ def full(document: Results) -> str:
             f" The machine's limits: GEMM {gemm} GFLOP/s; L2 {limits['l2_bandwidth'] / 1e9:.0f} GB/s, "
             f"past L2 {limits['far_bandwidth'] / 1e9:.0f} GB/s (all threads together)."
         )
-    return origin(document) + reached + "\n\n" + markdown(head, rows)
+    return "\n\n".join([origin(document) + reached, means(document), markdown(head, rows)])
 
 
 Tables = dict[str, Callable[[Results], str]]
