@@ -125,7 +125,7 @@ def by_case(document: Results) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def full(document: Results) -> str:
-    """Every case a row: times, ours over each peer's, how near ``nn.*`` and ours come to the machine's limit, memory."""
+    """Every case a row: times, ours over each peer's, how near we and ``nn.*`` come to the machine's limit, memory."""
     rows = []
     for case, by in by_case(document).items():
         base, ours = by.get("nn"), by.get("fused")
