@@ -196,23 +196,59 @@ FUSED_RNN_INLINE void store(f16* p, Vec<float> v, int n) {
 }
 
 // ---- exp, sigmoid, tanh -----------------------------------------------------------------------
-// Maximal error, tested in tests/test_isa.py over the whole range: f32 3 ULP, f64 3 ULP. NaN stays
-// NaN: every clamp is written so that a false comparison keeps x.
+// Maximal error, tested in tests/test_vector_math.py over the whole range: f32 3 ULP, f64 3 ULP. NaN stays
+// NaN: every clamp is written so that it keeps x.
 
-// x = n ln2 + r with |r| <= ln2/2; gives expm1(r) (Taylor, remainder below half an ULP) and 2^n.
+#if FUSED_RNN_VECTOR_BYTES == 64
+// Of a number and NaN these instructions take the second operand.
+FUSED_RNN_INLINE Vec<float> clamp(Vec<float> x, float low, float high) {
+    const __m512 above = _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(low), bits_as<__m512>(x));
+    return bits_as<Vec<float>>(_mm512_maskz_min_ps(0xffff, _mm512_set1_ps(high), above));
+}
+FUSED_RNN_INLINE Vec<double> clamp(Vec<double> x, double low, double high) {
+    const __m512d above = _mm512_maskz_max_pd(0xff, _mm512_set1_pd(low), bits_as<__m512d>(x));
+    return bits_as<Vec<double>>(_mm512_maskz_min_pd(0xff, _mm512_set1_pd(high), above));
+}
+#else
+template <class V, class F>
+FUSED_RNN_INLINE V clamp(V x, F low, F high) {
+    x = x > high ? splat<V>(high) : x;
+    return x < low ? splat<V>(low) : x;
+}
+#endif
+
+// 2^n for a whole n in the range of exponents; `shifted` is n + round_magic.
+template <class F>
+FUSED_RNN_INLINE Vec<F> power_of_two([[maybe_unused]] Vec<F> shifted, [[maybe_unused]] Vec<F> n) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+    if constexpr (sizeof(F) == 4) {
+        return bits_as<Vec<F>>(_mm512_maskz_scalef_ps(0xffff, _mm512_set1_ps(1.f), bits_as<__m512>(n)));
+    } else {
+        return bits_as<Vec<F>>(_mm512_maskz_scalef_pd(0xff, _mm512_set1_pd(1.), bits_as<__m512d>(n)));
+    }
+#else
+    using L = Lanes<F>;
+    using I = typename Simd<F>::I;
+    const I exponent = bits_as<I>(shifted) - bits_as<I>(splat<Vec<F>>(L::round_magic));
+    return bits_as<Vec<F>>((exponent + L::bias) << L::mantissa);
+#endif
+}
+
+// x = n ln2 + r with |r| <= ln2/2; gives expm1(r) and 2^n. f32: (expm1(r) - r) / r^2 interpolated at Chebyshev points,
+// within 2^-25; f64: Taylor, remainder below half an ULP.
 template <class F>
 FUSED_RNN_INLINE Vec<F> expm1_reduced(Vec<F> x, Vec<F>& power) {
     using L = Lanes<F>;
-    using I = typename Simd<F>::I;
     const Vec<F> shifted = x * F(1.4426950408889634) + L::round_magic;
     const Vec<F> n = shifted - L::round_magic;
     const Vec<F> r = (x - n * L::ln2_hi) - n * L::ln2_lo;
-    const I exponent = bits_as<I>(shifted) - bits_as<I>(splat<Vec<F>>(L::round_magic));
-    power = bits_as<Vec<F>>((exponent + L::bias) << L::mantissa);
+    power = power_of_two<F>(shifted, n);
     Vec<F> p;
     if constexpr (sizeof(F) == 4) {
-        p = splat<Vec<F>>(F(1.0 / 5040));
-        p = p * r + F(1.0 / 720);
+        p = splat<Vec<F>>(F(1.3926184e-3));
+        p = p * r + F(8.3631791e-3);
+        p = p * r + F(4.16665546e-2);
+        p = p * r + F(1.66665770e-1);
     } else {
         p = splat<Vec<F>>(F(1.0 / 6227020800.0));
         p = p * r + F(1.0 / 479001600.0);
@@ -222,10 +258,10 @@ FUSED_RNN_INLINE Vec<F> expm1_reduced(Vec<F> x, Vec<F>& power) {
         p = p * r + F(1.0 / 40320.0);
         p = p * r + F(1.0 / 5040.0);
         p = p * r + F(1.0 / 720.0);
+        p = p * r + F(1.0 / 120);
+        p = p * r + F(1.0 / 24);
+        p = p * r + F(1.0 / 6);
     }
-    p = p * r + F(1.0 / 120);
-    p = p * r + F(1.0 / 24);
-    p = p * r + F(1.0 / 6);
     p = p * r + F(0.5);
     return r + (r * r) * p;
 }
@@ -249,29 +285,23 @@ FUSED_RNN_INLINE Vec<F> divide(Vec<F> a, Vec<F> b) {
 template <class F>
 FUSED_RNN_INLINE Vec<F> sigmoid(Vec<F> x) {
     using L = Lanes<F>;
-    Vec<F> e = -x, power;
-    const auto vanishes = e > L::exp_high;  // 0, or a product with an infinite value would not be NaN
-    e = vanishes ? splat<Vec<F>>(L::exp_high) : e;
-    e = e < L::exp_low ? splat<Vec<F>>(L::exp_low) : e;
-    const Vec<F> em1 = expm1_reduced<F>(e, power);
-    const Vec<F> s = divide<F>(splat<Vec<F>>(F(1)), F(1) + (power + power * em1));
-    return vanishes ? Vec<F>{} : s;
+    Vec<F> power;
+    const Vec<F> em1 = expm1_reduced<F>(clamp(-x, L::exp_low, L::exp_high), power);
+    const Vec<F> s = divide<F>(splat<Vec<F>>(F(1)), power * em1 + (power + F(1)));
+    return x < -L::exp_high ? Vec<F>{} : s;  // 0, or a product with an infinite value would not be NaN
 }
 
-// tanh|x| = -m / (2 + m) with m = expm1(-2|x|): no cancellation near 0, no overflow far out.
+// m / (m + 2) with m = expm1(2x): no cancellation near 0.
 template <class F>
 FUSED_RNN_INLINE Vec<F> hyperbolic_tangent(Vec<F> x) {
     using I = typename Simd<F>::I;
     using Scalar = typename Lanes<F>::Int;
     constexpr Scalar sign_bit = Scalar(1) << (sizeof(F) * 8 - 1);
-    const I sign = bits_as<I>(x) & sign_bit;
-    Vec<F> a = bits_as<Vec<F>>(bits_as<I>(x) ^ sign);
-    a = a > F(20) ? splat<Vec<F>>(F(20)) : a;
     Vec<F> power;
-    const Vec<F> em1 = expm1_reduced<F>(F(-2) * a, power);
+    const Vec<F> em1 = expm1_reduced<F>(F(2) * clamp(x, F(-20), F(20)), power);
     const Vec<F> m = power * em1 + (power - F(1));
-    const Vec<F> t = divide<F>(F(0) - m, F(2) + m);  // -m would make a -0 of 0
-    return bits_as<Vec<F>>(bits_as<I>(t) | sign);
+    const Vec<F> t = divide<F>(m, m + F(2));
+    return bits_as<Vec<F>>(bits_as<I>(t) | (bits_as<I>(x) & sign_bit));  // of -0
 }
 
 // ---- activation policies for core/cells.h -----------------------------------------------------
@@ -315,7 +345,7 @@ struct Narrow : Standard<float> {
         const V shifted = multiply_add(x, splat<V>(log2), splat<V>(Lanes<float>::round_magic));
         const V n = shifted - Lanes<float>::round_magic;
         const V f = multiply_add(x, splat<V>(log2), -n);
-        power = bits_as<V>(_mm512_maskz_scalef_ps(0xffff, _mm512_set1_ps(1.f), bits_as<__m512>(n)));
+        power = power_of_two<float>(shifted, n);
         V q = splat<V>(1.339086735e-3f);  // interpolates (2^f - 1) / f at Chebyshev points
         q = multiply_add(q, f, splat<V>(9.666373693e-3f));
         q = multiply_add(q, f, splat<V>(5.550357104e-2f));
@@ -327,11 +357,6 @@ struct Narrow : Standard<float> {
     static FUSED_RNN_INLINE V reciprocal(V b) {
         const V y = bits_as<V>(_mm512_maskz_rcp14_ps(0xffff, bits_as<__m512>(b)));
         return multiply_add(y, multiply_add(-b, y, splat<V>(1.f)), y);
-    }
-    static FUSED_RNN_INLINE V clamp(V x, float low, float high) {
-        // Of a number and NaN these instructions take the second operand.
-        const __m512 above = _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(low), bits_as<__m512>(x));
-        return bits_as<V>(_mm512_maskz_min_ps(0xffff, _mm512_set1_ps(high), above));
     }
     static FUSED_RNN_INLINE V gate(V x) {
         V power;
