@@ -3,6 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from fused_rnn.bench.cases import Case, Shape
 from fused_rnn.bench.gate import Gate
 from fused_rnn.bench.providers import PROVIDERS, ModuleCall, Unsupported, register
 from fused_rnn.bench.report import Row, line, number
+from fused_rnn.bench.run import busy_cores
 from fused_rnn.bench.timing import Settings, measure, quantiles
 
 pytestmark = pytest.mark.cpu_only("the benchmark's device is an option of its own; these tests run it on the CPU")
@@ -134,7 +138,7 @@ def results(tmp_path_factory):
 
 def test_json(results):
     document = json.loads((results / "results.json").read_text())
-    assert set(document) == {"schema", "date", "header", "settings", "limits", "results"}
+    assert set(document) == {"schema", "date", "header", "settings", "limits", "busy", "results"}
     facts = document["header"]
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == torch.get_num_threads()
@@ -153,6 +157,17 @@ def test_json(results):
     seen = {row["provider"] for row in document["results"] if row["status"] == "ok"}
     assert seen == {"nn", "fused", "stream", "loop"} | ({"onnxruntime"} if HAS_ORT else set())
     assert {row["status"] for row in document["results"]} <= {"ok", "unsupported"}
+
+
+def test_busy_cores_end_with_the_measurement():
+    with busy_cores(True):
+        busy = children()
+        assert len(busy) == len(os.sched_getaffinity(0))
+    assert not set(busy) & set(children())
+
+
+def children():
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
 
 
 def test_plot(results):

@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rounds", type=int, help="alternating rounds (default 7; --quick and CUDA 5)")
     how.add_argument("--block-ms", type=float, help="a block has calls for about this long (default 20, CUDA 12)")
     how.add_argument("--gap-ms", type=float, help="pause before each block (default 80, CUDA 0)")
+    how.add_argument(
+        "--busy", action="store_true", help="keep every core busy with another process meanwhile, at normal priority"
+    )
     how.add_argument("--limit-s", type=float, help="begin no case after so many seconds")
     how.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     out = parser.add_argument_group("results")
@@ -170,6 +175,19 @@ def run_case(
 
 
 @contextlib.contextmanager
+def busy_cores(wanted: bool) -> Iterator[None]:
+    """As many spinning processes as there are cores: how do the providers do on a machine that is taken?"""
+    count = len(os.sched_getaffinity(0)) if wanted else 0
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
 def progress(total: int) -> Iterator[Any]:
     """A bar on stderr while rows go to stdout; only the rows without tqdm, or where stderr is not a terminal."""
     try:
@@ -258,6 +276,7 @@ def run(options: argparse.Namespace) -> int:
         "header": facts,
         "settings": {**dataclasses.asdict(settings), "deadline": None},  # a clock of this process alone
         "limits": dataclasses.asdict(machine),
+        "busy": options.busy,
         "results": [],
     }
     if options.exchange:
@@ -267,7 +286,8 @@ def run(options: argparse.Namespace) -> int:
         document["results"] = [row.as_dict() for row in rows]
         files.save(document)
 
-    rows = measure_all(todo, names, options, settings, machine, save)
+    with busy_cores(options.busy):
+        rows = measure_all(todo, names, options, settings, machine, save)
     if options.device == "cuda":
         print(f"\n{cuda_tables.grounds(document)}\n")
     files.write(document)
