@@ -8,12 +8,14 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
     constexpr int W = Simd<F>::W;
     const int64_t H = a.H, first = a.seq.row(t);
     const int64_t final_from = a.final_from(t);
+    const F* gx = a.gx_at(t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             const F* products = hg + (b - b0) * row + (u - u0);
-            const Vec<F> h = Cell::forward(a, b, n, u, lanes, products, gate_stride, a.h[1 - next]);
+            const Vec<F> h =
+                Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride, a.h[1 - next]);
             if (a.projected) {
                 store(a.h_full + b * a.ld_c + u, h, lanes);
                 continue;
@@ -101,9 +103,8 @@ struct LstmRows {
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* hg, int64_t gate_stride, const F*) {
+                                      const F* gx, const F* hg, int64_t gate_stride, const F*) {
         const int64_t H = a.H;
-        const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
         const F* bias = a.bias + u;
         V x[4];
         for (int g = 0; g < 4; ++g)
@@ -149,9 +150,8 @@ struct GruRows {
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* hg, int64_t gate_stride, const F* h_prev) {
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev) {
         const int64_t H = a.H;
-        const F* gx = a.gx + (n - a.gx_row) * a.ld_gx + u;
         const F* bias = a.bias + u;
         V x[3];
         for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
@@ -196,9 +196,9 @@ struct RnnRows {
     using Act = ActT<F>;
 
     template <class S>
-    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* hg,
-                                      int64_t, const F*) {
-        const V x = load<F>(a.gx + (n - a.gx_row) * a.ld_gx + u, lanes) + load<F>(a.bias + u, lanes);
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* gx,
+                                      const F* hg, int64_t, const F*) {
+        const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
         const V h = rnn_step<Act, V>(x + load<F>(hg, lanes));
         if (a.saved) store(a.saved + n * a.H + u, h, lanes);
         return h;

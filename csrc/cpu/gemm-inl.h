@@ -83,7 +83,8 @@ void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int ve
     constexpr int W = Simd<F>::W;
     const int64_t row_bytes = vectors * W * static_cast<int64_t>(sizeof(F));
     const int64_t slab = kSlabBytes / row_bytes;
-    for (int64_t k = 0; k < K; k += slab) {
+    int64_t k = 0;
+    do {  // once for K = 0, too: the sums are zero
         const int64_t depth = K - k < slab ? K - k : slab;
         for (int64_t r = 0; r < rows;) {
             const int height = next_rows(rows - r, vectors);
@@ -91,7 +92,8 @@ void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int ve
                                         accumulate || k > 0);
             r += height;
         }
-    }
+        k += slab;
+    } while (k < K);
 }
 
 // In-register W x W transposition by butterflies: x[i][j] becomes x[j][i]. The two shuffles of a

@@ -24,8 +24,10 @@ struct ForwardArgs {
     int64_t R;  // size of h: P with a projection, H without
     bool reverse;
     bool projected;
-    const F* gx;  // [rows of the chunk, G*H], x W_ih^T; row 0 is sequence row `gx_row`
+    const F* gx;  // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
     int64_t gx_row;
+    const int64_t* gx_first;  // of the batch's rows from `gx_b0` on, those of step `gx_t0` + k from row gx_first[k] on
+    int64_t gx_t0, gx_b0;
     int64_t ld_gx;
     const F* bias;     // [G*H], what is added outside any product
     const F* bias_hn;  // [H], GRU: inside the reset product
@@ -41,6 +43,10 @@ struct ForwardArgs {
     Panels<F> w_hh;
     Panels<F> w_hr;
 
+    // gx of row 0 of step t.
+    const F* gx_at(int64_t t) const {
+        return gx + (gx_first ? gx_first[t - gx_t0] - gx_b0 : seq.row(t) - gx_row) * ld_gx;
+    }
     // Which of the double buffer step t writes: the parity of walked steps of the whole sequence, so that pieces join.
     int next(int64_t t) const { return static_cast<int>((reverse ? seq.T - 1 - t : t) + 1) & 1; }
     // Rows from here on take their last step in this direction at t, and write their final state.

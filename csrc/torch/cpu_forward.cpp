@@ -1,6 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T as one product, then the time loop over it.
 #include <algorithm>
 
+#include "../cpu/forward_walk.h"
 #include "cpu_tiles.h"
 #include "ops.h"
 
@@ -11,14 +12,17 @@ namespace {
 // keep the product efficient.
 constexpr int64_t kChunkBytes = 2 << 20;
 constexpr int64_t kChunkRows = 256;
+constexpr int64_t kPieceBytes = 1 << 20;
+constexpr int64_t kPieceRows = 96;
 
 template <class F, class S>
 struct ForwardDirection {
     Buffer<F> h[2], c, h_full, bias, gx;
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
-    Packed<F, S> packed_hh, packed_hr;
+    Packed<F, S> packed_ih, packed_hh, packed_hr;
     TileProduct<F, S> tile_ih;
+    Buffer<F> x_rows;
     cpu::ForwardArgs<F, S> args{};
 };
 
@@ -37,6 +41,61 @@ class ForwardPass {
     }
 
     void run(const LayerOutputs& out) {
+        if (direct_ || tiles_) {
+            run_in_pieces();
+        } else {
+            walk();
+        }
+        if (is_lstm(layer_.cell)) {
+            S* cn = mutable_data_of<S>(out.cn);
+            for (int64_t d = 0; d < layer_.D; ++d)
+                k_.copy_out(dir_[d].c.data(), dir_[d].args.ld_c, layer_.B, layer_.H, cn + d * layer_.B * layer_.H,
+                            layer_.H);
+        }
+    }
+
+  private:
+    // One region of threads from the first step to the last.
+    void walk() {
+        const Layer& l = layer_;
+        const cpu::LoopSize size = loop_size(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, false);
+        const int64_t parts = cpu::divide_loop(size, pool_.threads).row_parts;
+        const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
+        const int64_t rows = std::max(kPieceRows, kPieceBytes / row_bytes) * parts;
+        piece_ = std::min({l.T, std::max<int64_t>(1, rows / l.B), cpu::kMaxPiece});
+        const bool alone = pool_.threads == 1 || l.B == 1;
+        const bool whole = alone && cpu::ForwardWalk<F, S>::is_matrix(l.seq, l.x_step, l.x_row);
+        for (int64_t d = 0; d < l.D; ++d) {
+            dir_[d].gx = Buffer<F>(piece_ * l.B * dir_[d].args.ld_gx);
+            // A team may come out smaller than planned, and then share rows that were not to be shared.
+            if (!whole) dir_[d].x_rows = Buffer<F>(piece_ * l.B * l.I);
+        }
+        cpu::run_loop(
+            pool_, size,
+            [](void* context, const cpu::Share& share) {
+                const auto& self = *static_cast<const ForwardPass*>(context);
+                for (int64_t d = 0; d < self.layer_.D; ++d)
+                    if (share.direction < 0 || share.direction == d) self.walk_of(d).run(share.slice);
+            },
+            this);
+    }
+    cpu::ForwardWalk<F, S> walk_of(int64_t d) const {
+        const ForwardDirection<F, S>& from = dir_[d];
+        const Layer& l = layer_;
+        return {&k_,
+                from.args,
+                data_of<S>(l.x),
+                l.x_step,
+                l.x_row,
+                l.I,
+                from.packed_ih.data(),
+                from.packed_ih.shape(),
+                piece_,
+                from.gx.data(),
+                from.x_rows.data()};
+    }
+
+    void run_in_pieces() {
         const int64_t row_bytes = layer_.G * layer_.H * static_cast<int64_t>(sizeof(F));
         const auto bounds = layer_.chunks(std::max(kChunkRows, kChunkBytes / row_bytes));
         const size_t pieces = bounds.size() - 1;
@@ -55,15 +114,8 @@ class ForwardPass {
                     team_work, this);
             }
         }
-        if (is_lstm(layer_.cell)) {
-            S* cn = mutable_data_of<S>(out.cn);
-            for (int64_t d = 0; d < layer_.D; ++d)
-                k_.copy_out(dir_[d].c.data(), dir_[d].args.ld_c, layer_.B, layer_.H, cn + d * layer_.B * layer_.H,
-                            layer_.H);
-        }
     }
 
-  private:
     void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];
@@ -76,7 +128,11 @@ class ForwardPass {
         } else {
             to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, l.G, true);
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
-            if (tiles_) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
+            if (tiles_) {
+                to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
+            } else {
+                to.packed_ih = Packed<F, S>(pool_, k_, nullptr, *w.w_ih, 1, true);
+            }
         }
         std::optional<Tensor> b_ih, b_hh;
         if (w.b_ih) b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
@@ -102,7 +158,7 @@ class ForwardPass {
         a.R = l.R;
         a.reverse = d == 1;
         a.projected = l.projected;
-        a.ld_gx = l.G * l.H;
+        a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = to.bias.data() + l.G * l.H + 2 * l.H;  // read by the GRU only
         a.h[1] = to.h[1].data();
@@ -177,6 +233,7 @@ class ForwardPass {
     ForwardDirection<F, S> dir_[kMaxDirections];
     int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
     Buffer<F> products_;
+    int64_t piece_ = 0;
 };
 
 }  // namespace

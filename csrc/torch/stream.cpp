@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "../cpu/forward_walk.h"
 #include "cpu_layer.h"
 
 namespace fused_rnn {
@@ -156,46 +157,46 @@ class StreamOf final : public Stream {
         Carried& s = carried_[i];
         cpu::ForwardArgs<F, S>& a = s.args;
         const int64_t rows = steps * B_;
-        project_input(l, x, rows, grown(s.gx, rows * a.ld_gx), a.ld_gx);
-        a.gx = s.gx.data();
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
         const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
-        struct Work {
-            StreamOf* self;
-            size_t layer;
-            int64_t steps;
-        } work{this, i, steps};
+        const cpu::LoopSize size = loop_size(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
+        F* const gx = grown(s.gx, rows * a.ld_gx);
+        if constexpr (std::is_same_v<S, bf16>) {
+            if (stack_->tiles) {
+                tile_input(l, x, rows, gx, a.ld_gx);
+                a.gx = gx;
+                struct Loop {
+                    decltype(stack_->loop) run;
+                    const cpu::ForwardArgs<F, S>& args;
+                } loop{stack_->loop, a};
+                cpu::run_loop(
+                    pool_, size,
+                    [](void* context, const cpu::Share& share) {
+                        const Loop& own = *static_cast<Loop*>(context);
+                        own.run(own.args, 0, own.args.seq.T, share.slice);
+                    },
+                    &loop);
+                if (steps % 2) std::swap(a.h[0], a.h[1]);
+                return;
+            }
+        }
+        cpu::ForwardWalk<F, S> walk{
+            &k_, a, x, B_ * l.I, l.I, l.I, l.ih.data(), l.ih.shape(), steps, gx, grown(x_rows_, rows * l.I)};
         cpu::run_loop(
-            pool_, loop_size(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr),
+            pool_, size,
             [](void* context, const cpu::Share& share) {
-                const Work& w = *static_cast<Work*>(context);
-                w.self->stack_->loop(w.self->carried_[w.layer].args, 0, w.steps, share.slice);
+                static_cast<const cpu::ForwardWalk<F, S>*>(context)->run(share.slice);
             },
-            &work);
+            &walk);
         if (steps % 2) std::swap(a.h[0], a.h[1]);
     }
 
-    void project_input(const PackedLayer<F, S>& l, const S* x, int64_t rows, F* gx, int64_t ld) {
+    void tile_input(const PackedLayer<F, S>& l, const S* x, int64_t rows, F* gx, int64_t ld) {
         const cpu::PanelShape& shape = l.ih.shape();
         const int64_t parts = rows * l.I * shape.columns < kWorthSharing ? 1 : shape.count();
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (stack_->tiles) {
-                return pool_.split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
-                    stack_->tiles->multiply(x, l.I, rows, l.ih.tiles(), shape, l.I, p0, p1, gx, ld, false);
-                });
-            }
-        }
-        const F* left;
-        if constexpr (std::is_same_v<F, S>) {
-            left = x;
-        } else {
-            F* wide = grown(wide_, rows * l.I);
-            k_.copy_in(x, l.I, rows, l.I, wide, l.I);
-            left = wide;
-        }
         pool_.split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
-            k_.multiply(left, l.I, rows, l.ih.data(), shape, l.I, p0, p1, gx, ld, false);
+            stack_->tiles->multiply(x, l.I, rows, l.ih.tiles(), shape, l.I, p0, p1, gx, ld, false);
         });
     }
 
@@ -222,7 +223,7 @@ class StreamOf final : public Stream {
     const cpu::Kernels<F, S>& k_;
     const int64_t B_;
     std::vector<Carried> carried_;
-    Buffer<F> between_[2], wide_;
+    Buffer<F> between_[2], x_rows_;
     cpu::Pool pool_{};
     std::mutex mutex_;  // Python lets go of its lock while a call runs
 };
