@@ -22,23 +22,6 @@ struct ForwardDirection {
     cpu::ForwardArgs<F, S> args{};
 };
 
-// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn.
-template <class F, class S>
-Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
-    const int64_t GH = layer.G * layer.H, summed = is_gru(layer.cell) ? 2 * layer.H : GH;
-    Buffer<F> bias(2 * GH);
-    if (!w.b_ih) {
-        bias.zero();
-        return bias;
-    }
-    F *sum = bias.data(), *hidden = sum + GH;
-    const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
-    k.copy_in(data_of<S>(b_ih), GH, 1, GH, sum, GH);
-    k.copy_in(data_of<S>(b_hh), GH, 1, GH, hidden, GH);
-    for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
-    return bias;
-}
-
 template <class F, class S>
 class ForwardPass {
   public:
@@ -119,14 +102,14 @@ class ForwardPass {
         a.projected = l.projected;
         a.ld_gx = l.G * l.H;
         a.bias = to.bias.data();
-        a.bias_hn = to.bias.data() + l.G * l.H + 2 * l.H;  // read by the GRU only
+        a.bias_hn = bias_hn(l, to.bias);
         a.h[1] = to.h[1].data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = to.h_full.data();
         a.y = mutable_data_of<S>(out.y) + d * l.R;
         a.ld_y = l.D * l.R;
-        a.saved = out.saved.numel() ? mutable_data_of<S>(out.saved) + d * l.N * l.S * l.H : nullptr;
+        a.saved = saved_direction<S>(l, out.saved, d);
         a.hn = mutable_data_of<S>(out.hn) + d * l.B * l.R;
         a.w_hh = to.packed_hh.panels();
         a.w_hr = to.packed_hr.panels();
@@ -135,7 +118,7 @@ class ForwardPass {
     void project_input(int64_t d) {
         ForwardDirection<F, S>& to = dir_[d];
         const int64_t rows = layer_.rows_between(t0_[d], t1_[d]), ld = to.args.ld_gx;
-        if (to.gx.count() < rows * ld) to.gx = Buffer<F>(rows * ld);
+        grow(to.gx, rows * ld);
         to.args.gx = to.gx.data();
         to.args.gx_row = layer_.seq.row(t0_[d]);
         if constexpr (std::is_same_v<S, bf16>) {
@@ -198,13 +181,12 @@ class ForwardPass {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, bool save) {
+                                                         int64_t cell, int64_t save) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_forward", in);
-    LayerOutputs out{l.packed ? empty({l.N, l.D * l.R}, l.type) : empty({l.T, l.B, l.D * l.R}, l.type),
-                     empty({l.D, l.B, l.R}, l.type),
-                     is_lstm(cell) ? empty({l.D, l.B, l.H}, l.type) : empty({0}, l.type),
-                     save ? empty({l.D, l.N, l.S * l.H}, l.type) : empty({0}, l.type)};
+    const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
+    LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),
+                     is_lstm(cell) ? make({l.D, l.B, l.H}) : make({0}), saved_tensor("layer_forward", l, save, make)};
     if (l.N > 0) {
         cpu_by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
     }

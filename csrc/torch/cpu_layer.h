@@ -51,7 +51,7 @@ class Buffer {
   public:
     Buffer() = default;
     explicit Buffer(int64_t count)
-        : tensor_(empty({count}, sizeof(F) == 8 ? ScalarType::Double : ScalarType::Float)),
+        : tensor_(empty({count}, scalar_type<F>())),
           data_(static_cast<F*>(tensor_->mutable_data_ptr())),
           count_(count) {}
     F* data() const { return data_; }
@@ -64,6 +64,12 @@ class Buffer {
     F* data_ = nullptr;
     int64_t count_ = 0;
 };
+
+// Working memory from piece to piece: what was in it is lost when it grows.
+template <class F>
+void grow(Buffer<F>& buffer, int64_t count) {
+    if (buffer.count() < count) buffer = Buffer<F>(count);
+}
 
 // torch's own thread pool, as the kernels want it.
 inline cpu::Pool torch_pool() {
@@ -187,7 +193,7 @@ class InputRows {
                 return {x + first * row, count, layer_.I, row, 1};
             }
         }
-        if (buffer_.count() < count * layer_.I) buffer_ = Buffer<F>(count * layer_.I);
+        grow(buffer_, count * layer_.I);
         F* to = buffer_.data();
         for (int64_t t = t0; t < t1; ++t) {
             const int64_t rows = layer_.seq.rows(t);
@@ -213,6 +219,29 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
     const Tensor rows = laid_out(state);
     k.copy_in(data_of<S>(rows) + direction * B * width, width, B, width, buffer.data(), ld);
     return buffer;
+}
+
+// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hh itself.
+template <class F, class S>
+Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
+    const int64_t GH = layer.G * layer.H, summed = is_gru(layer.cell) ? 2 * layer.H : GH;
+    Buffer<F> bias(2 * GH);
+    if (!w.b_ih) {
+        bias.zero();
+        return bias;
+    }
+    F *sum = bias.data(), *hidden = sum + GH;
+    const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
+    k.copy_in(data_of<S>(b_ih), GH, 1, GH, sum, GH);
+    k.copy_in(data_of<S>(b_hh), GH, 1, GH, hidden, GH);
+    for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
+    return bias;
+}
+
+// b_hn in it; read by the GRU only.
+template <class F>
+const F* bias_hn(const Layer& layer, const Buffer<F>& bias) {
+    return bias.data() + layer.G * layer.H + 2 * layer.H;
 }
 
 // Of memory for so many bf16.
