@@ -24,6 +24,7 @@ from .reference import Cell
 __all__ = ["differentiates", "layer"]
 
 Maybe = Tensor | None
+NOTHING, ALL, STATES = map(int, ops.Save)
 
 _functorch_active = torch._C._are_functorch_transforms_active
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -44,20 +45,28 @@ def differentiates(*tensors: Maybe) -> bool:
 
 
 def layer(
-    x: Tensor, h0: Tensor, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe, cell: int
+    x: Tensor,
+    h0: Tensor,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    cell: int,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
 
     x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None.
+    With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them.
     """
+    save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
-        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, False)
+        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, NOTHING)
     elif torch.compiler.is_compiling():
         apply = partial(_beyond_dynamo, _FusedLayerJvp) if _transformed() else _FusedLayer.apply
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, *weights)
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, save, *weights)
     else:
         apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, *weights)
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, save, *weights)
     return y, hn, None if c0 is None else cn
 
 
@@ -69,15 +78,18 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 
 class _FusedLayer(Function):
-    """(x, h0, c0, batch_sizes, cell, *weights) -> (y, hn, cn, saved). Dynamo refuses Functions with a jvp rule."""
+    """(x, h0, c0, batch_sizes, cell, save, *weights) -> (y, hn, cn, saved).
+
+    Without a jvp rule, as Dynamo refuses Functions that have one.
+    """
 
     @staticmethod
-    def forward(x: Tensor, h0: Tensor, c0: Maybe, batch_sizes: Maybe, cell: int, *weights: Tensor) -> tuple:
-        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, True)
+    def forward(x: Tensor, h0: Tensor, c0: Maybe, batch_sizes: Maybe, cell: int, save: int, *weights: Tensor) -> tuple:
+        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, save)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, h0, c0, batch_sizes, cell, *weights = inputs
+        x, h0, c0, batch_sizes, cell, _, *weights = inputs
         y, _, cn, saved = output
         ctx.cell, ctx.compiled = cell, torch.compiler.is_compiling()
         ctx.set_materialize_grads(False)
@@ -94,7 +106,7 @@ class _FusedLayer(Function):
             return (None,) * len(ctx.needs_input_grad)
         x, h0, c0, batch_sizes, y, saved, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[5:]))
+        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[6:]))
         args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, ctx.cell, needs, 0, *weights)
         # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
         # that ran outside of it, and those have them.
@@ -111,19 +123,19 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
-        return dx, dh0, dc0, None, None, *dweights
+        return dx, dh0, dc0, None, None, None, *dweights
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        x, h0, c0, batch_sizes, cell, *weights = args
+        x, h0, c0, batch_sizes, cell, save, *weights = args
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[5:]):
+        if any(dim is not None for dim in in_dims[6:]):
             return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
         x = fold(x, in_dims[0], rows, size)
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
-        y, hn, cn, saved = _lowered(_FusedLayerJvp, x, h0, c0, lengths, cell, *weights)
+        y, hn, cn, saved = _lowered(_FusedLayerJvp, x, h0, c0, lengths, cell, save, *weights)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
         return (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(saved, 1, size)), (rows + 1, 2, cn_dim, 2)
 
@@ -134,7 +146,7 @@ class _FusedLayerJvp(_FusedLayer):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _FusedLayer.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:4], *inputs[5:])
+        ctx.save_for_forward(*inputs[:4], *inputs[6:])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
@@ -144,7 +156,7 @@ class _FusedLayerJvp(_FusedLayer):
             outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell)
             return outputs if outputs[2] is not None else outputs[:2]
 
-        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[5:])
+        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[6:])
         return (*pushed, None) if c0 is not None else (*pushed, None, None)
 
 

@@ -36,7 +36,7 @@ def warn_once(why: str) -> None:
 
 
 def run(
-    net: tuple[int, int, int, int, int, int, float, bool],
+    net: tuple[int, int, int, int, int, int, float, bool, bool],
     input: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -45,7 +45,7 @@ def run(
     batch_first: bool,
 ) -> tuple[Any, Any, Any]:
     """The same as ``functional._run``: y, hn, cn (or None)."""
-    cell, batch, hidden, projection, layers, directions, dropout, training = net
+    cell, batch, hidden, projection, layers, directions, dropout, training, _ = net
     if h0 is None:
         h0 = input.new_zeros((layers * directions, batch, projection or hidden))
         if cell == Cell.LSTM:

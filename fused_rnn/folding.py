@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .reference import Cell, split_weights
+from .reference import Cell, Weights, split_weights
 
 __all__ = ["fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
 
@@ -65,6 +65,16 @@ def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) 
     return alike[torch.where(row < after, following, row)]
 
 
+def _output_gate(x: Tensor, h: Tensor, own: Weights, cell: Cell) -> Tensor:
+    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R] -> [N, V, H]."""
+    *_, w_x = own.w_ih.chunk(4)
+    *_, w_h = own.w_hh.chunk(4)
+    o = x @ w_x.T + h @ w_h.T
+    if own.b_ih is not None and own.b_hh is not None:
+        o = o + (own.b_ih + own.b_hh).chunk(4)[3]
+    return o.sigmoid() if cell is Cell.LSTM else o
+
+
 def sample_gradients(
     gates: Sequence[Tensor],
     x: Tensor,
@@ -94,14 +104,17 @@ def sample_gradients(
         hidden = of_x.shape[-1] // cell.gates
         if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
-        inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H]
+        inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
         h = _previous(h, h0[d].unflatten(0, (-1, size)), batch_sizes, d == 1)
-        factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, x.reshape(-1, size, x.shape[-1])), 1: (of_h, h)}
+        rows = x.reshape(-1, size, x.shape[-1])
+        factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}
         if own.w_hr is not None:
-            o, c = inner[..., 3 * hidden : 4 * hidden], inner[..., 4 * hidden :]
+            c = inner[..., -hidden:]
+            kept = inner.shape[-1] > hidden
+            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, own, cell)
             factors[each - 1] = (dr[d], o * (c.tanh() if cell is Cell.LSTM else c))
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1

@@ -33,6 +33,7 @@ def lstm(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
+    recompute: bool = False,
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -45,6 +46,8 @@ def lstm(
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
             (both or none), then w_hr [P, H] if there is a projection; in an upper layer I is D*R.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
+        recompute: keep the states alone for the backward, which then computes the gates again (see
+            :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -55,7 +58,7 @@ def lstm(
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params.
         RuntimeError: sizes or dtypes of input or states that do not fit the params; a sequence of no steps.
     """
-    return _functional(LSTM, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+    return _functional(LSTM, input, hx, params, num_layers, bidirectional, batch_first, dropout, training, recompute)
 
 
 def gru(
@@ -68,6 +71,7 @@ def gru(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
+    recompute: bool = False,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -75,7 +79,7 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    return _functional(GRU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+    return _functional(GRU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training, recompute)
 
 
 def rnn_tanh(
@@ -88,13 +92,15 @@ def rnn_tanh(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
+    recompute: bool = False,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
     Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    return _functional(RNN_TANH, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute)
+    return _functional(RNN_TANH, input, hx, params, *options)
 
 
 def rnn_relu(
@@ -107,9 +113,11 @@ def rnn_relu(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
+    recompute: bool = False,
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
-    return _functional(RNN_RELU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute)
+    return _functional(RNN_RELU, input, hx, params, *options)
 
 
 def _functional(
@@ -122,6 +130,7 @@ def _functional(
     batch_first: bool,
     dropout: float,
     training: bool,
+    recompute: bool,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
@@ -132,7 +141,7 @@ def _functional(
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions)
-    return sequence(cell, input, hx, params, *shape, batch_first, dropout, training)
+    return sequence(cell, input, hx, params, *shape, batch_first, dropout, training, recompute)
 
 
 def lstm_cell(

@@ -34,6 +34,15 @@ class _Sequence(RNNBase):
 
     _flat_weights: list[Any]
     _flat_weights_names: list[str]
+    recompute: bool = False  # instances have it where it is True; all their other attributes are torch's
+
+    def __init__(self, mode: str, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+        super().__init__(mode, *args, **kwargs)
+        if recompute:
+            self.recompute = True
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
@@ -51,6 +60,7 @@ class _Sequence(RNNBase):
             self.batch_first,
             self.dropout,
             self.training,
+            self.recompute,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -92,6 +102,10 @@ class LSTM(_Sequence):
         bidirectional: D = 2 directions in place of 1.
         proj_size: P, the size of a projected h; 0 for none. R is P, or H where there is none.
         device, dtype: of the parameters.
+        recompute: keep only c_t of each step (a GRU: h_t; an RNN keeps no more anyway) for the backward, which computes
+            the gates again, on the CPU a piece of time at a time: training in about half of the memory, for two more
+            matrix products of the whole sequence. By keyword, as ``torch.nn`` has no such option; the attribute
+            ``recompute`` may be changed at any time. Outputs are the same bits, gradients the same within rounding.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros.
@@ -121,6 +135,8 @@ class LSTM(_Sequence):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -195,6 +211,8 @@ class GRU(_Hidden):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -225,6 +243,8 @@ class RNN(_Hidden):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload

@@ -21,7 +21,8 @@ from .reference import Cell
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
-Net = tuple[int, int, int, int, int, int, float, bool]  # cell, B, H, P or 0, layers, directions, dropout, training
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute
+Net = tuple[int, int, int, int, int, int, float, bool, bool]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
@@ -64,13 +65,15 @@ def sequence(
     batch_first: bool,
     dropout: float,
     training: bool,
+    recompute: bool,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
     ``features`` is I, ``hidden`` H, ``projection`` P or 0.
     """
     if type(input) is not Tensor and isinstance(input, PackedSequence):
-        return _packed(cell, input, hx, weights, features, hidden, projection, layers, directions, dropout, training)
+        options = (layers, directions, dropout, training, recompute)
+        return _packed(cell, input, hx, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3:
         if rank != 2:
@@ -101,7 +104,7 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute)
     y, hn, cn = _run(net, input, h0, c0, weights, None, batch_first)
     if rank == 2:
         y, hn, cn = y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1)
@@ -120,6 +123,7 @@ def _packed(
     directions: int,
     dropout: float,
     training: bool,
+    recompute: bool,
 ) -> tuple[PackedSequence, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -136,7 +140,7 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute)
     y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, False)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
@@ -198,7 +202,7 @@ def _stack(
     net: Net, x: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe
 ) -> tuple[Tensor, Tensor, Maybe]:
     """Layer upon layer: x [T, B, I] or packed [N, I]; h0 [L*D, B, R] and c0 [L*D, B, H], or None for zeros."""
-    cell, batch, hidden, projection, layers, directions, dropout, training = net
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute = net
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
@@ -207,7 +211,7 @@ def _stack(
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
     if layers == 1:
-        return layer(x, h0, c0, weights, batch_sizes, cell)
+        return layer(x, h0, c0, weights, batch_sizes, cell, recompute)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
     each = len(weights) // layers
@@ -216,7 +220,7 @@ def _stack(
     for i in range(layers):
         if i and dropout and training:
             x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
-        x, h, c = layer(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], batch_sizes, cell)
+        x, h, c = layer(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], batch_sizes, cell, recompute)
         hn.append(h)
         cn.append(c)
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn)

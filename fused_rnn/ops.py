@@ -7,6 +7,7 @@ formula and must see only tensors of which nothing is differentiated or mapped: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 
 import torch
@@ -14,10 +15,18 @@ from torch import Tensor
 
 from .reference import Cell
 
-__all__ = ["WITHOUT_CUDA", "Cell", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
+__all__ = ["WITHOUT_CUDA", "Cell", "Save", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
 
 _LIBRARY = Path(__file__).with_name("libfused_rnn.so")
 _CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")  # kernels for the same ops
+
+
+class Save(IntEnum):
+    """What a forward keeps for the backward; the numbers are those of the op's ``save`` argument."""
+
+    NOTHING = 0
+    ALL = 1
+    STATES = 2  # of which the backward rebuilds the gates
 
 
 def _load() -> None:
@@ -69,9 +78,9 @@ def layer_forward(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: int,
-    save: bool,
+    save: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H] or [0]."""
+    """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
     return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save)
 
 
@@ -137,16 +146,16 @@ def _(
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     cell: int,
-    save: bool,
+    save: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
     rows, hidden = _rows_and_hidden(x, weights, cell)
-    values = 1 if cell in (Cell.RNN_TANH, Cell.RNN_RELU, Cell.RNN_LINEAR) else 5  # S
+    values = 5 if save == Save.ALL and (Cell(cell).is_lstm or Cell(cell).is_gru) else 1  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
         x.new_empty(directions, batch, features),
         x.new_empty(directions, batch, hidden) if Cell(cell).is_lstm else x.new_empty(0),
-        x.new_empty(directions, rows, values * hidden) if save else x.new_empty(0),
+        x.new_empty(directions, rows, values * hidden) if save != Save.NOTHING else x.new_empty(0),
     )
 
 

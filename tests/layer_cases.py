@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from loop_cases import Case, make
@@ -28,6 +29,7 @@ class Layer:
     case: Case
     args: tuple[Tensor, ...]
     batch_sizes: Tensor | None
+    recompute: bool = False
 
     @property
     def states(self) -> int:
@@ -44,7 +46,7 @@ class Layer:
 
     @property
     def ours(self):
-        return self._bound(autograd.layer)
+        return self._bound(partial(autograd.layer, recompute=self.recompute))
 
     @property
     def theirs(self):
@@ -54,12 +56,12 @@ class Layer:
         return [arg.clone().requires_grad_() for arg in self.args]
 
 
-def make_layer(kind: str, **options) -> Layer:
+def make_layer(kind: str, recompute: bool = False, **options) -> Layer:
     """Small odd sizes, all different (Dynamo takes equal ones for the same); f64."""
     case = Case(**{"T": 4, "B": 3, "I": 2, "H": 5, **KINDS[kind], **options})
     problem = make(case)
     states = (problem.x, problem.h0) if problem.c0 is None else (problem.x, problem.h0, problem.c0)
-    return Layer(case, (*states, *problem.weights), problem.batch_sizes)
+    return Layer(case, (*states, *problem.weights), problem.batch_sizes, recompute)
 
 
 def scalar(function: Callable) -> Callable[..., Tensor]:

@@ -9,6 +9,7 @@ from devices import device
 from torch import Tensor
 
 from fused_rnn import ops, reference
+from fused_rnn.ops import Save
 from fused_rnn.reference import Cell
 
 CELLS = [Cell.LSTM, Cell.GRU, Cell.RNN_TANH, Cell.RNN_RELU]
@@ -112,9 +113,9 @@ def all_needs(problem: Problem) -> int:
     return (1 << (3 + len(problem.weights))) - 1
 
 
-def forward(problem: Problem, save: bool = True) -> tuple[Tensor, ...]:
+def forward(problem: Problem, save: Save = Save.ALL) -> tuple[Tensor, ...]:
     p = problem
-    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), save)
+    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))
 
 
 def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = None) -> dict[str, Tensor]:
@@ -132,9 +133,9 @@ def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tens
     return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
 
 
-def run(problem: Problem) -> dict[str, Tensor]:
+def run(problem: Problem, save: Save = Save.ALL) -> dict[str, Tensor]:
     """Everything the ops make of a problem, but `saved`."""
-    y, hn, cn, saved = forward(problem)
+    y, hn, cn, saved = forward(problem, save)
     return {"y": y, "hn": hn, "cn": cn} | backward(problem, y, saved)
 
 

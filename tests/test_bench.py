@@ -68,7 +68,7 @@ def test_every_provider_passes_the_gate(shape, cell, mode, dtype):
     case = Case(cell, mode, dtype, Shape.parse(shape))
     reference = case.reference()
     gate = Gate(case, reference, PROVIDERS["nn"](case, reference).results())
-    for name in ("fused", "loop", "onnxruntime"):
+    for name in ("fused", "recompute", "loop", "onnxruntime"):
         try:
             call = PROVIDERS[name](case, reference)
         except Unsupported:
@@ -223,6 +223,8 @@ def test_memory_of_a_known_size():
             train = meter.measure(Case("LSTM", "train", "f32", shape), provider)
             assert output < infer["peak_mb"] < 12 * output, (provider, infer)
             assert 5 * output < train["peak_mb"] < 30 * output, (provider, train)
+        # y, c, dx, which is half of them, and pieces of a few MB
+        assert 2.5 * output < meter.measure(Case("LSTM", "train", "f32", shape), "recompute")["peak_mb"] < 6 * output
         assert "error" in meter.measure(Case("LSTM", "infer", "f32", shape), "nobody")
     finally:
         meter.close()

@@ -17,6 +17,8 @@ MODULES = {
     "lstm-proj": lambda **options: fused_rnn.LSTM(3, 7, proj_size=2, **options),
     "gru": lambda **options: fused_rnn.GRU(3, 7, **options),
     "relu": lambda **options: fused_rnn.RNN(3, 7, nonlinearity="relu", **options),
+    "lstm-recompute": lambda **options: fused_rnn.LSTM(3, 7, proj_size=2, recompute=True, **options),
+    "gru-recompute": lambda **options: fused_rnn.GRU(3, 7, recompute=True, **options),
 }
 
 

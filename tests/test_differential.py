@@ -59,6 +59,7 @@ def networks(draw):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs, ours = pair(kind, features, hidden, seed=draw(st.integers(0, 99)), **options)
+    ours.recompute = draw(st.booleans())
     training = draw(st.booleans())
     theirs.train(training)
     ours.train(training)

@@ -9,9 +9,12 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from fused_rnn import autograd, ops
+from fused_rnn.ops import Save
 
 OPTIONS = [
-    {"D": D, "packed": packed, "bias": bias} for D in (1, 2) for packed in (False, True) for bias in (True, False)
+    *({"D": D, "packed": packed, "bias": bias} for D in (1, 2) for packed in (False, True) for bias in (True, False)),
+    {"D": 2, "packed": True, "bias": True, "recompute": True},
+    {"D": 1, "packed": False, "bias": False, "recompute": True},
 ]
 # Derivatives of the second order and on run on the reference, some 100,000 small operations a test. Where each is a
 # launch, every option is met once.
@@ -104,7 +107,7 @@ class TestWhatIsAsked:
         with torch.no_grad():
             layer.ours(*layer.leaves())
         layer.ours(*layer.leaves())
-        assert saves == [False, False, True]
+        assert saves == [Save.NOTHING, Save.NOTHING, Save.ALL]
 
     def test_undefined_gradients(self, kind, packed):
         """A Function downstream that gives None for everything: no gradient, and no kernel run for it."""

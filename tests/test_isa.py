@@ -95,9 +95,10 @@ def lesser_isa(request):
     _C.force_isa("")
 
 
+@pytest.mark.parametrize("save", test_loop.SAVES)
 @pytest.mark.parametrize("case", test_loop.OPTIONS, ids=str)
-def test_options(lesser_isa, case):
-    test_loop.test_options(case)
+def test_options(lesser_isa, case, save):
+    test_loop.test_options(case, save)
 
 
 @pytest.mark.parametrize("H", [1, 2, 7, 9, 17, 40])
@@ -111,10 +112,11 @@ def test_projected_tiles(lesser_isa, P):
     test_loop.test_projected_tiles(P)
 
 
+@pytest.mark.parametrize("save", test_loop.SAVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", test_loop.EVERY_KIND[::2], ids=str)
-def test_error_beside_nn(lesser_isa, kind, dtype):
-    test_loop.test_error_beside_nn(kind, dtype)
+def test_error_beside_nn(lesser_isa, kind, dtype, save):
+    test_loop.test_error_beside_nn(kind, dtype, save)
 
 
 # ---- the time loop's bits do not depend on the number of threads -------------------------------------

@@ -20,6 +20,7 @@ from loop_cases import (
     run,
 )
 
+from fused_rnn.ops import Save
 from fused_rnn.reference import Cell, split_weights
 
 OPTIONS = [
@@ -31,15 +32,17 @@ OPTIONS = [
     for bias in (True, False)
     for packed in (False, True)
 ]
+SAVES = [Save.ALL, Save.STATES]
 EVERY_KIND = [
     Case(cell, P=P, D=2, packed=packed) for cell, P in [*((c, 0) for c in CELLS), (Cell.LSTM, 6)] for packed in (0, 1)
 ]
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("case", OPTIONS, ids=str)
-def test_options(case):
+def test_options(case, save):
     problem = make(case)
-    assert_same(run(problem), expected(problem))
+    assert_same(run(problem, save), expected(problem))
 
 
 # Every height of a register tile and every width of a panel, whole and broken vectors, on each
@@ -49,7 +52,9 @@ def test_options(case):
 def test_tiles(cell, H):
     for B in [*range(1, 10), 13]:
         problem = make(Case(cell, T=6, B=B, I=3, H=H, packed=B % 2 == 0))
-        assert_same(run(problem), expected(problem))
+        want = expected(problem)
+        for save in SAVES:
+            assert_same(run(problem, save), want)
 
 
 @pytest.mark.parametrize("P", [1, 2, 7, 8, 9, 16, 17, 31])
@@ -72,18 +77,20 @@ EDGES = [
 ]
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("edge", EDGES, ids=lambda e: "-".join(f"{k}{int(v)}" for k, v in e.items()))
 @pytest.mark.parametrize("kind", EVERY_KIND[::2], ids=str)
-def test_edges(kind, edge):
+def test_edges(kind, edge, save):
     problem = make(replace(kind, **edge))
-    assert_same(run(problem), expected(problem))
+    assert_same(run(problem, save), expected(problem))
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
-def test_long_sequences_in_chunks(kind):
+def test_long_sequences_in_chunks(kind, save):
     # 2 MiB of gx and 4 MiB of dgx a chunk: several forward, several backward, not of one length
     problem = make(replace(kind, T=70, B=110, H=40 if kind.cell.gates > 1 else 90))
-    assert_same(run(problem), expected(problem), rtol=1e-9, atol=1e-10)
+    assert_same(run(problem, save), expected(problem), rtol=1e-9, atol=1e-10)
 
 
 NN = {Cell.LSTM: torch.nn.LSTM, Cell.GRU: torch.nn.GRU, Cell.RNN_TANH: torch.nn.RNN, Cell.RNN_RELU: torch.nn.RNN}
@@ -120,9 +127,10 @@ def test_against_nn(kind, T):
     assert_same(run(problem), by_nn(case, problem))
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
-def test_error_beside_nn(kind, dtype):
+def test_error_beside_nn(kind, dtype, save):
     # Within twice torch's own error, both measured against f64 on the same rounded inputs, in the
     # mean over sizes and seeds: a single tensor of a few values says little. A ReLU at its kink takes one side or the
     # other by a rounding, ours or torch's, and all gradients with it: so there the median, of more seeds.
@@ -132,7 +140,7 @@ def test_error_beside_nn(kind, dtype):
         case = replace(kind, T=T, B=6, H=H, I=I)
         problem = make(case, dtype, seed)
         exact = expected(problem.to(torch.float64))
-        results = run(problem), by_nn(case, problem)
+        results = run(problem, save), by_nn(case, problem)
         for name, value in exact.items():
             assert results[0][name].dtype == dtype
             for total, result in zip((ours, theirs), results, strict=True):
@@ -198,11 +206,12 @@ def test_layouts_do_not_matter(kind, layout, dtype):
         assert_identical(backward(changed, *strided), backward(changed, y, saved))
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("T", [1, 9])
-def test_each_need_alone(kind, T):
+def test_each_need_alone(kind, T, save):
     problem = make(replace(kind, T=T), torch.float32)
-    y, _, _, saved = forward(problem)
+    y, _, _, saved = forward(problem, save)
     whole = backward(problem, y, saved)
     asked = {0: "dx", 1: "dh0", 2: "dc0"} | {3 + i: f"dweights[{i}]" for i in range(len(problem.weights))}
     assert all(g.shape == (0,) for g in backward(problem, y, saved, needs=0).values())
@@ -212,13 +221,14 @@ def test_each_need_alone(kind, T):
         assert all(g.shape == (0,) for other, g in got.items() if other != name)
 
 
+@pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("absent", ["dy", "dhn", "dcn", "dy dhn", "dhn dcn", "dy dcn"])
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
-def test_absent_gradients_are_zero(kind, absent):
+def test_absent_gradients_are_zero(kind, absent, save):
     absent = absent.split()
     for T in (2, 8):
         problem = make(replace(kind, T=T))
-        y, _, _, saved = forward(problem)
+        y, _, _, saved = forward(problem, save)
         zeros = {k: torch.zeros_like(t) for k in absent if (t := getattr(problem, k)) is not None}
         got = backward(replace(problem, **dict.fromkeys(absent)), y, saved)
         assert_same(got, backward(replace(problem, **zeros), y, saved), rtol=0, atol=0)
@@ -226,9 +236,10 @@ def test_absent_gradients_are_zero(kind, absent):
 
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("T", [2, 9, 900])
-def test_backward_gates(kind, T):
+@pytest.mark.parametrize("save", SAVES)
+def test_backward_gates(kind, T, save):
     problem = make(replace(kind, T=T))
-    y, _, _, saved = forward(problem)
+    y, _, _, saved = forward(problem, save)
     whole, gates = backward(problem, y, saved), backward_gates(problem, y, saved)
     assert_same({k: gates[k] for k in ("dh0", "dc0")}, {k: whole[k] for k in ("dh0", "dc0")}, rtol=0, atol=0)
     D, GH = problem.h0.shape[0], problem.weights[0].shape[0]
@@ -252,17 +263,18 @@ def test_backward_gates(kind, T):
         )
         if kind.P:
             dr = gates["dr"].view(N, D, -1)[:, d]
-            o, c = saved[d].view(N, 5, H)[:, 3:].unbind(1)
+            o, c = forward(problem)[3][d].view(N, 5, H)[:, 3:].unbind(1)
             assert_same({"w_hr": dr.T @ (o * c.tanh())}, {"w_hr": whole[f"dweights[{d * per + 4}]"]})
     assert_same({"dx": dx.view(problem.x.shape)}, {"dx": whole["dx"]})
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("T", [1, 3, 9])
-def test_nothing_is_changed_and_nothing_aliases(kind, T):
+@pytest.mark.parametrize("save", SAVES)
+def test_nothing_is_changed_and_nothing_aliases(kind, T, save):
     problem = make(replace(kind, T=T), torch.float32)
     before = {k: t.clone() for k, t in problem.tensors().items()}
-    y, hn, cn, saved = forward(problem)
+    y, hn, cn, saved = forward(problem, save)
     kept = {"y": y.clone(), "saved": saved.clone()}
     outputs = [y, hn, cn, saved, *backward(problem, y, saved).values(), *backward_gates(problem, y, saved).values()]
     assert_identical(problem.tensors(), before)
@@ -276,10 +288,21 @@ def test_nothing_is_changed_and_nothing_aliases(kind, T):
 @pytest.mark.parametrize("T", [3, 9])
 def test_without_save(kind, T):
     problem = make(replace(kind, T=T), torch.float32)
-    with_saved, without = forward(problem), forward(problem, save=False)
+    with_saved, without = forward(problem), forward(problem, Save.NOTHING)
     assert without[3].shape == (0,)
     names = ("y", "hn", "cn")
     assert_identical(dict(zip(names, without)), dict(zip(names, with_saved)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
+@pytest.mark.parametrize("T", [3, 9])
+def test_with_states_only(kind, T, dtype):
+    problem = make(replace(kind, T=T), dtype)
+    *everything, saved = forward(problem)
+    *others, states = forward(problem, Save.STATES)
+    assert states.shape == (*saved.shape[:2], kind.H)
+    assert_identical(dict(enumerate([*others, states])), dict(enumerate([*everything, saved[..., -kind.H :]])))
 
 
 def test_needs_past_the_last_weight_are_ignored():

@@ -160,6 +160,12 @@ def test_input_checks(what):
         backward(bad, y.to(bad.x.dtype), saved.to(bad.x.dtype))
 
 
+@pytest.mark.parametrize("save", [-1, 3])
+def test_unknown_save(save):
+    with pytest.raises(RuntimeError, match=f"layer_forward: save must be 0, 1 or 2, got {save}"):
+        forward(make(LSTM), save)
+
+
 BAD_GRADIENTS = {
     "dy": (LSTM, {"dy": lambda t: t[1:]}, r"dy must have shape \[7, 3, 9\], got \[6, 3, 9\]"),
     "dy packed": (PACKED, {"dy": lambda t: t[None]}, r"dy must have shape \[15, 9\], got \[1, 15, 9\]"),
@@ -171,6 +177,11 @@ BAD_GRADIENTS = {
     "y packed": (PACKED, {"y": lambda t: t[1:]}, r"y must have shape \[15, 9\], got \[14, 9\]"),
     "saved": (LSTM, {"saved": lambda t: t[:, 1:]}, r"saved must have shape \[1, 21, 45\], got \[1, 20, 45\]"),
     "nothing saved": (RNN, {"saved": lambda t: t.new_empty(0)}, r"saved must have shape \[1, 21, 9\], got \[0\]"),
+    "states of too few": (
+        LSTM,
+        {"saved": lambda t: t[:, 1:, :9]},
+        r"saved must have shape \[1, 21, 9\], got \[1, 20, 9\]",
+    ),
     "saved dtype": (RNN, {"saved": lambda t: t.float()}, "saved must have the dtype of x"),
 }
 
@@ -201,7 +212,7 @@ def test_other_devices_are_refused(name):
     op = torch.ops.fused_rnn.layer_forward.default
     key = DispatchKeySet(getattr(DispatchKey, device().type.upper()))
     with pytest.raises(RuntimeError, match=f"layer_forward: .*{text}"):
-        op.redispatch(key, p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), True)
+        op.redispatch(key, p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), 1)
 
 
 def test_a_layer_of_one_step_of_no_rows_still_gives_every_gradient():

@@ -14,6 +14,7 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fused_rnn import ops
+from fused_rnn.ops import Save
 from fused_rnn.reference import Cell
 
 CASES = [
@@ -32,12 +33,12 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 UTILS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-def _forward_args(problem, save=True):
-    return problem.x, problem.h0, problem.c0, problem.weights, problem.batch_sizes, int(problem.cell), save
+def _forward_args(problem, save=Save.ALL):
+    return problem.x, problem.h0, problem.c0, problem.weights, problem.batch_sizes, int(problem.cell), int(save)
 
 
-def _backward_args(problem, **changes):
-    y, _, _, saved = forward(problem)
+def _backward_args(problem, save=Save.ALL, **changes):
+    y, _, _, saved = forward(problem, save)
     douts = [changes.get(name, getattr(problem, name)) for name in ("dy", "dhn", "dcn")]
     x, h0, c0, weights, batch_sizes, cell, _ = _forward_args(problem)
     return *douts, x, h0, c0, weights, y, saved, batch_sizes, cell
@@ -45,7 +46,7 @@ def _backward_args(problem, **changes):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 class TestOpcheck:
-    @pytest.mark.parametrize("save", [True, False])
+    @pytest.mark.parametrize("save", Save)
     def test_forward(self, case, save):
         opcheck(torch.ops.fused_rnn.layer_forward.default, _forward_args(make(case), save), test_utils=UTILS)
 
@@ -55,6 +56,7 @@ class TestOpcheck:
         op = torch.ops.fused_rnn.layer_backward.default
         opcheck(op, (*_backward_args(make(case)), needs), test_utils=UTILS)
         opcheck(op, (*_backward_args(make(case), dhn=None, dcn=None), needs), test_utils=UTILS)
+        opcheck(op, (*_backward_args(make(case), Save.STATES), needs), test_utils=UTILS)
 
     def test_backward_gates(self, case):
         op = torch.ops.fused_rnn.layer_backward_gates.default
@@ -73,9 +75,9 @@ def test_fake_results_are_like_the_real_ones(case, dtype):
     problem = make(case, dtype)
     every = (1 << (3 + len(problem.weights))) - 1
     calls = [
-        (ops.layer_forward, _forward_args(problem, save=True)),
-        (ops.layer_forward, _forward_args(problem, save=False)),
+        *((ops.layer_forward, _forward_args(problem, save)) for save in Save),
         (ops.layer_backward, (*_backward_args(problem), every)),
+        (ops.layer_backward, (*_backward_args(problem, Save.STATES), every)),
         (ops.layer_backward_gates, _backward_args(problem)),
     ]
     for op, args in calls:

@@ -154,6 +154,7 @@ OPTIONS = {
     "packed": {"packed": True},
     "bidirectional": {"D": 2, "bias": False},
     "bidirectional-packed": {"D": 2, "packed": True},
+    "recomputed": {"D": 2, "packed": True, "recompute": True},
 }
 
 

@@ -42,8 +42,6 @@ enum Cell : int64_t {
 constexpr bool is_lstm(int64_t cell) { return cell == kLstm || cell == kLstmLinear; }
 constexpr bool is_gru(int64_t cell) { return cell == kGru || cell == kGruLinear; }
 constexpr int64_t gates_of(int64_t cell) { return is_lstm(cell) ? 4 : is_gru(cell) ? 3 : 1; }
-// Vectors of H kept for the backward, per row: LSTM i f g o c; GRU r z n (W_hn h + b_hn) h; RNN h.
-constexpr int64_t saved_of(int64_t cell) { return is_lstm(cell) || is_gru(cell) ? 5 : 1; }
 
 // T steps of at most B rows. Packed: step t has batch_sizes[t] rows, beginning at row offsets[t];
 // padded (null): every step has B rows.

@@ -67,16 +67,31 @@ void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
     }
 }
 
-// o tanh(c) of saved rows: the projected LSTM's h before W_hr, which is not kept.
-template <class F, class S>
-void unprojected_rows(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to) {
+// The gates of rows [n0, n1) of the sequence again, where only states were kept. The recurrent products of row n lie at
+// hg + (n - n0) * G*H.
+template <class Cell, class F, class S>
+FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
     constexpr int W = Simd<F>::W;
-    for (int64_t n = 0; n < rows; ++n) {
+    const int64_t H = a.H, row = gates_of(a.cell) * H;
+    for (int64_t n = n0; n < n1; ++n) {
+        for (int64_t u = 0; u < H; u += W)
+            Cell::rebuild(a, n, u, H - u < W ? static_cast<int>(H - u) : W, a.gx + (n - a.gx_row) * a.ld_gx + u,
+                          hg + (n - n0) * row + u, H);
+    }
+}
+
+// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept.
+template <class F, class S>
+void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
+    constexpr int W = Simd<F>::W;
+    const int64_t H = a.H;
+    for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> o = load<F>(saved + (n * 5 + 3) * H + u, lanes);
-            const Vec<F> c = load<F>(saved + (n * 5 + 4) * H + u, lanes);
-            store(to + n * H + u, o * (cell == kLstmLinear ? c : Activations<S>::template Act<F>::state(c)), lanes);
+            const Vec<F> o = load<F>(a.saved.gates_of(n) + 3 * H + u, lanes);
+            const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
+            const Vec<F> shown = a.cell == kLstmLinear ? c : Activations<S>::template Act<F>::state(c);
+            store(to + (n - n0) * H + u, o * shown, lanes);
         }
     }
 }
@@ -104,42 +119,62 @@ struct LstmRows {
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
                                       const F* gx, const F* hg, int64_t gate_stride, const F*) {
-        const int64_t H = a.H;
-        const F* bias = a.bias + u;
-        V x[4];
-        for (int g = 0; g < 4; ++g)
-            x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
         F* c = a.c + b * a.ld_c + u;
-        const LstmStep<V> s = lstm_step<Act, V>(x[0], x[1], x[2], x[3], load<F>(c, lanes));
+        const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, load<F>(c, lanes));
         store(c, s.c, lanes);
-        if (a.saved) {
-            S* to = a.saved + n * 5 * H + u;
-            store(to, s.i, lanes);
-            store(to + H, s.f, lanes);
-            store(to + 2 * H, s.g, lanes);
-            store(to + 3 * H, s.o, lanes);
-            store(to + 4 * H, s.c, lanes);
-        }
+        if (a.saved.gates) keep_gates(a, n, u, lanes, s);
+        if (a.saved.states) store(a.saved.state_of(n) + u, s.c, lanes);
         return s.h;
+    }
+
+    // The gates do not look at c, and what follows from it is not computed.
+    template <class S>
+    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
+                                         const F* hg, int64_t gate_stride) {
+        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, V{}));
     }
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
                                           int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
-        const S* s = a.saved + n * 5 * H + u;
+        const S* s = a.saved.gates_of(n) + u;
+        const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev =
-            n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes) : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
+            n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d = lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
-                                                     load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes),
-                                                     load<F>(s + 4 * H, lanes), c_prev, dh, load<F>(dc, lanes));
+        const LstmGrad<V> d =
+            lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
+                                   load<F>(s + 3 * H, lanes), c, c_prev, dh, load<F>(dc, lanes));
         store(dc, d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.i, lanes);
         store(to + H, d.f, lanes);
         store(to + 2 * H, d.g, lanes);
         store(to + 3 * H, d.o, lanes);
+    }
+
+  private:
+    template <class S>
+    static FUSED_RNN_INLINE LstmStep<V> step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg,
+                                             int64_t gate_stride, V c_prev) {
+        const int64_t H = a.H;
+        const F* bias = a.bias + u;
+        V x[4];
+        for (int g = 0; g < 4; ++g)
+            x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
+        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev);
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE void keep_gates(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes,
+                                            const LstmStep<V>& s) {
+        const int64_t H = a.H;
+        S* to = a.saved.gates_of(n) + u;
+        store(to, s.i, lanes);
+        store(to + H, s.f, lanes);
+        store(to + 2 * H, s.g, lanes);
+        store(to + 3 * H, s.o, lanes);
     }
 };
 
@@ -151,31 +186,28 @@ struct GruRows {
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
                                       const F* gx, const F* hg, int64_t gate_stride, const F* h_prev) {
-        const int64_t H = a.H;
-        const F* bias = a.bias + u;
-        V x[3];
-        for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
-        const V hn = load<F>(hg + 2 * gate_stride, lanes) + load<F>(a.bias_hn + u, lanes);
-        const GruStep<V> s = gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2],
-                                              hn, load<F>(h_prev + b * a.ld_h + u, lanes));
-        if (a.saved) {
-            S* to = a.saved + n * 5 * H + u;
-            store(to, s.r, lanes);
-            store(to + H, s.z, lanes);
-            store(to + 2 * H, s.n, lanes);
-            store(to + 3 * H, hn, lanes);
-            store(to + 4 * H, s.h, lanes);
-        }
+        const V hn = hidden(a, u, lanes, hg, gate_stride);
+        const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, load<F>(h_prev + b * a.ld_h + u, lanes));
+        if (a.saved.gates) keep_gates(a, n, u, lanes, s, hn);
+        if (a.saved.states) store(a.saved.state_of(n) + u, s.h, lanes);
         return s.h;
+    }
+
+    // The gates look at h through the products alone, and the new h is not computed.
+    template <class S>
+    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
+                                         const F* hg, int64_t gate_stride) {
+        const V hn = hidden(a, u, lanes, hg, gate_stride);
+        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, hn, V{}), hn);
     }
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
                                           int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
-        const S* s = a.saved + n * 5 * H + u;
-        const V h_prev = n_before < 0 ? load<F>(a.h0 + b * a.ld_h0 + u, lanes)
-                                      : load<F>(a.saved + (n_before * 5 + 4) * H + u, lanes);
+        const S* s = a.saved.gates_of(n) + u;
+        const V h_prev =
+            n_before < 0 ? load<F>(a.h0 + b * a.ld_h0 + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
                                                    load<F>(s + 3 * H, lanes), h_prev, dh);
         store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
@@ -187,6 +219,35 @@ struct GruRows {
         store(hidden, d.r, lanes);
         store(hidden + H, d.z, lanes);
         store(hidden + 2 * H, d.hn, lanes);
+    }
+
+  private:
+    // W_hn h + b_hn
+    template <class S>
+    static FUSED_RNN_INLINE V hidden(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* hg,
+                                     int64_t gate_stride) {
+        return load<F>(hg + 2 * gate_stride, lanes) + load<F>(a.bias_hn + u, lanes);
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE GruStep<V> step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg,
+                                            int64_t gate_stride, V hn, V h_prev) {
+        const int64_t H = a.H;
+        const F* bias = a.bias + u;
+        V x[3];
+        for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
+        return gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2], hn, h_prev);
+    }
+
+    template <class S>
+    static FUSED_RNN_INLINE void keep_gates(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes,
+                                            const GruStep<V>& s, V hn) {
+        const int64_t H = a.H;
+        S* to = a.saved.gates_of(n) + u;
+        store(to, s.r, lanes);
+        store(to + H, s.z, lanes);
+        store(to + 2 * H, s.n, lanes);
+        store(to + 3 * H, hn, lanes);
     }
 };
 
@@ -200,14 +261,19 @@ struct RnnRows {
                                       const F* hg, int64_t, const F*) {
         const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
         const V h = rnn_step<Act, V>(x + load<F>(hg, lanes));
-        if (a.saved) store(a.saved + n * a.H + u, h, lanes);
+        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
+    }
+
+    // Its slope is taken from h: there are no gates.
+    template <class S>
+    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>&, int64_t, int64_t, int, const F*, const F*, int64_t) {
     }
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, int64_t, int64_t u,
                                           int lanes, V dh) {
-        const V h = load<F>(a.saved + n * a.H + u, lanes);
+        const V h = load<F>(a.saved.state_of(n) + u, lanes);
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh), lanes);
     }
 };
@@ -243,6 +309,13 @@ template <class F, class S>
 void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
                   int64_t row, int64_t gate_stride, int next) {
 #define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
+    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+#undef FUSED_RNN_CALL
+}
+
+template <class F, class S>
+void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
+#define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
     FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
 }

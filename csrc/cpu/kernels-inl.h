@@ -20,6 +20,7 @@ constexpr Kernels<F, S> make_kernels() {
             project_rows<F, S>,
             backward_rows<F, S>,
             output_gradient_rows<F, S>,
+            rebuild_rows<F, S>,
             unprojected_rows<F, S>,
             pack_transposed<F, S>,
             pack_plain<F, S>,

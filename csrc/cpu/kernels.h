@@ -56,7 +56,8 @@ struct Kernels {
     void (*backward_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
                           const F* dh, int64_t row, bool add_dy);
     void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1);
-    void (*unprojected_rows)(int64_t cell, const S* saved, int64_t rows, int64_t H, F* to);
+    void (*rebuild_rows)(const ForwardArgs<F, S>&, int64_t n0, int64_t n1, const F* hg);
+    void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, F* to);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
     MultiplyPanels<F, F> multiply;

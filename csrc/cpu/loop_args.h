@@ -1,7 +1,7 @@
 // What one time loop on the CPU needs to know, as plain data: raw pointers, sizes, strides in elements. Shared by every
 // instruction set; no torch, no intrinsics, no std templates.
 #pragma once
-#include "../core/sequence.h"
+#include "../core/saved.h"
 
 namespace fused_rnn::cpu {
 
@@ -38,8 +38,8 @@ struct ForwardArgs {
     F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
     S* y;       // [N, ld_y], this direction's columns
     int64_t ld_y;
-    S* saved;  // [N, S*H] or null
-    S* hn;     // [B, R]
+    Saved<S> saved;
+    S* hn;  // [B, R]
     Panels<F> w_hh;
     Panels<F> w_hr;
 
@@ -64,8 +64,8 @@ struct BackwardArgs {
     bool projected;
     const S* dy;  // [N, ld_dy], this direction's columns, or null
     int64_t ld_dy;
-    const S* saved;  // [N, S*H]
-    const F* h0;     // [B, ld_h0]
+    Saved<const S> saved;
+    const F* h0;  // [B, ld_h0]
     int64_t ld_h0;
     const F* c0;  // [B, ld_c]
     F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0

@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../core/sequence.h"
+#include "../core/saved.h"
 
 namespace fused_rnn::cuda {
 
@@ -37,8 +37,8 @@ struct ForwardArgs {
     S* y;                   // [N, D*R]
     S* hn;                  // [D, B, R]
     S* cn;                  // [D, B, H], LSTM
-    S* saved;               // [D, N, blocks*H] or null
-    unsigned* arrivals;     // one zero for each group of blocks
+    Saved<S> saved[kMaxDirections];
+    unsigned* arrivals;  // one zero for each group of blocks
 };
 
 template <class S>
@@ -53,7 +53,7 @@ struct BackwardArgs {
     const S* w_hr_t[kMaxDirections];  // [H, P]
     const S* h0;
     const S* c0;
-    const S* saved;
+    Saved<const S> saved[kMaxDirections];
     const S* dy;            // [N, D*R] or null
     const S* dhn;           // [D, B, R] or null
     const S* dcn;           // [D, B, H] or null

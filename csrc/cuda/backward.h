@@ -56,10 +56,11 @@ struct LstmBackward {
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
         const BackwardArgs<S>& a = step.a;
         const int64_t H = a.H, at = step.state(b, H) + j;
-        const S* s = a.saved + step.saved(step.row(b), 5 * H) + j;
-        Cell cell{
-            dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]), dev.widen(s[4 * H]), 0, 0};
-        const S* c_before = step.begins(b) ? a.c0 + at : a.saved + step.saved(step.row_before(b), 5 * H) + 4 * H + j;
+        const Saved<const S>& saved = a.saved[step.d];
+        const S* s = saved.gates_of(step.row(b)) + j;
+        const F c = dev.widen(saved.state_of(step.row(b))[j]);
+        Cell cell{dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]), c, 0, 0};
+        const S* c_before = step.begins(b) ? a.c0 + at : saved.state_of(step.row_before(b)) + j;
         cell.c_before = dev.widen(*c_before);
         if (!step.ends(b)) {
             cell.dc = a.carry[at];
@@ -97,9 +98,9 @@ struct GruBackward {
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
         const BackwardArgs<S>& a = step.a;
         const int64_t H = a.H;
-        const S* s = a.saved + step.saved(step.row(b), 5 * H) + j;
-        const S* h_before =
-            step.begins(b) ? a.h0 + step.state(b, H) + j : a.saved + step.saved(step.row_before(b), 5 * H) + 4 * H + j;
+        const Saved<const S>& saved = a.saved[step.d];
+        const S* s = saved.gates_of(step.row(b)) + j;
+        const S* h_before = step.begins(b) ? a.h0 + step.state(b, H) + j : saved.state_of(step.row_before(b)) + j;
         return {dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]), dev.widen(*h_before)};
     }
     template <class Device>
@@ -129,7 +130,7 @@ struct RnnBackward {
 
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
-        return {dev.widen(step.a.saved[step.saved(step.row(b), step.a.H) + j])};
+        return {dev.widen(step.a.saved[step.d].state_of(step.row(b))[j])};
     }
     template <class Device>
     static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,

@@ -60,14 +60,15 @@ struct LstmForward {
         const int64_t H = step.a.H, at = step.state(b, H) + j;
         step.a.carry[at] = s.c;
         if (step.ends(b)) dev.narrow(s.c, step.a.cn[at]);
-        if (step.a.saved) {
-            S* to = step.a.saved + step.saved(step.row(b), 5 * H) + j;
+        const Saved<S>& saved = step.a.saved[step.d];
+        if (saved.gates) {
+            S* to = saved.gates_of(step.row(b)) + j;
             dev.narrow(s.i, to[0]);
             dev.narrow(s.f, to[H]);
             dev.narrow(s.g, to[2 * H]);
             dev.narrow(s.o, to[3 * H]);
-            dev.narrow(s.c, to[4 * H]);
         }
+        if (saved.states) dev.narrow(s.c, saved.state_of(step.row(b))[j]);
         return s.h;
     }
 };
@@ -96,14 +97,15 @@ struct GruForward {
         const GruStep<F> s = gru_step<ActT<F>, F>(cell.r + sums[0], cell.z + sums[1], cell.n, hn, cell.h);
         const int64_t H = step.a.H;
         step.a.carry[step.state(b, H) + j] = s.h;
-        if (step.a.saved) {
-            S* to = step.a.saved + step.saved(step.row(b), 5 * H) + j;
+        const Saved<S>& saved = step.a.saved[step.d];
+        if (saved.gates) {
+            S* to = saved.gates_of(step.row(b)) + j;
             dev.narrow(s.r, to[0]);
             dev.narrow(s.z, to[H]);
             dev.narrow(s.n, to[2 * H]);
             dev.narrow(hn, to[3 * H]);
-            dev.narrow(s.h, to[4 * H]);
         }
+        if (saved.states) dev.narrow(s.h, saved.state_of(step.row(b))[j]);
         return s.h;
     }
 };
@@ -125,7 +127,8 @@ struct RnnForward {
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                     const Cell& cell, const F (&sums)[1]) {
         const F h = rnn_step<ActT<F>, F>(cell.x + sums[0]);
-        if (step.a.saved) dev.narrow(h, step.a.saved[step.saved(step.row(b), step.a.H) + j]);
+        const Saved<S>& saved = step.a.saved[step.d];
+        if (saved.states) dev.narrow(h, saved.state_of(step.row(b))[j]);
         return h;
     }
 };

@@ -24,6 +24,11 @@ __global__ void gather_before_kernel(const __grid_constant__ BeforeArgs<S> args)
 }
 
 template <class S>
+__global__ void rebuild_gates_kernel(const __grid_constant__ RebuildArgs<S> args) {
+    rebuild_gates(Gpu{}, args);
+}
+
+template <class S>
 __global__ void unprojected_kernel(const __grid_constant__ UnprojectedArgs<S> args) {
     unprojected_rows(Gpu{}, args);
 }
@@ -45,6 +50,11 @@ void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
 template <class S>
 void gather_before(const BeforeArgs<S>& args, Stream stream) {
     launch_rows(gather_before_kernel<S>, args, args.seq.T, stream);
+}
+
+template <class S>
+void rebuild_gates(const RebuildArgs<S>& args, Stream stream) {
+    launch_rows(rebuild_gates_kernel<S>, args, args.N, stream);
 }
 
 template <class S>

@@ -1,5 +1,5 @@
-// What is done row by row around the loops: the steps of a packed sequence written out on the device, the operands of
-// the weight gradients. One block takes every gridDim-th step (or row); results do not depend on the number of blocks.
+// What is done row by row around the loops: the steps of a packed sequence written out on the device, gates that were not
+// kept, the operands of the weight gradients. One block takes every gridDim-th step (or row); results do not depend on the number of blocks.
 #pragma once
 #include "walk.h"
 
@@ -53,12 +53,63 @@ FUSED_RNN_DEVICE void gather_before(const Device& dev, const BeforeArgs<S>& a) {
     }
 }
 
-// o tanh(c) of saved rows, the projected LSTM's h before W_hr, which is not kept: [N, H].
+// The gates of one direction, where the forward pass kept states only.
+template <class S>
+struct RebuildArgs {
+    int64_t cell, N, H;
+    const ComputeType<S>* gx;      // [N, G*H], x W_ih^T
+    const ComputeType<S>* hidden;  // [N, G*H], h_before W_hh^T
+    const S* b_ih;                 // [G*H] or null
+    const S* b_hh;
+    S* gates;  // [N, 4*H]
+};
+
+template <class Act, class Device, class S>
+FUSED_RNN_DEVICE void rebuild_gate_rows(const Device& dev, const RebuildArgs<S>& a) {
+    using F = ComputeType<S>;
+    const int64_t H = a.H, GH = gates_of(a.cell) * H;
+    for (int64_t n = dev.block(); n < a.N; n += dev.blocks()) {
+        for (int64_t j = dev.thread(); j < H; j += dev.threads()) {
+            const auto side = [&](const F* products, const S* bias, int g) {
+                return products[n * GH + g * H + j] + (bias ? dev.widen(bias[g * H + j]) : F(0));
+            };
+            const auto x = [&](int g) { return side(a.gx, a.b_ih, g); };
+            const auto h = [&](int g) { return side(a.hidden, a.b_hh, g); };
+            S* to = a.gates + n * 4 * H + j;
+            // The gates look at the state before through the products alone.
+            if (is_gru(a.cell)) {
+                const F hn = h(2);
+                const GruStep<F> s = gru_step<Act, F>(x(0) + h(0), x(1) + h(1), x(2), hn, F(0));
+                dev.narrow(s.r, to[0]);
+                dev.narrow(s.z, to[H]);
+                dev.narrow(s.n, to[2 * H]);
+                dev.narrow(hn, to[3 * H]);
+            } else {
+                const LstmStep<F> s = lstm_step<Act, F>(x(0) + h(0), x(1) + h(1), x(2) + h(2), x(3) + h(3), F(0));
+                dev.narrow(s.i, to[0]);
+                dev.narrow(s.f, to[H]);
+                dev.narrow(s.g, to[2 * H]);
+                dev.narrow(s.o, to[3 * H]);
+            }
+        }
+    }
+}
+
+template <class Device, class S>
+FUSED_RNN_DEVICE void rebuild_gates(const Device& dev, const RebuildArgs<S>& a) {
+    if (a.cell == kLstmLinear || a.cell == kGruLinear) {
+        rebuild_gate_rows<Linear<ComputeType<S>>>(dev, a);
+    } else {
+        rebuild_gate_rows<Standard<ComputeType<S>>>(dev, a);
+    }
+}
+
+// o tanh(c) of one direction, the projected LSTM's h before W_hr, which is not kept: [N, H].
 template <class S>
 struct UnprojectedArgs {
     int64_t N, H;
     bool linear;
-    const S* saved;  // of one direction
+    Saved<const S> saved;
     S* to;
 };
 
@@ -66,9 +117,9 @@ template <class Device, class S>
 FUSED_RNN_DEVICE void unprojected_rows(const Device& dev, const UnprojectedArgs<S>& a) {
     using F = ComputeType<S>;
     for (int64_t n = dev.block(); n < a.N; n += dev.blocks()) {
-        const S* s = a.saved + n * 5 * a.H;
+        const S *o_row = a.saved.gates_of(n) + 3 * a.H, *c_row = a.saved.state_of(n);
         for (int64_t j = dev.thread(); j < a.H; j += dev.threads()) {
-            const F o = dev.widen(s[3 * a.H + j]), c = dev.widen(s[4 * a.H + j]);
+            const F o = dev.widen(o_row[j]), c = dev.widen(c_row[j]);
             dev.narrow(o * (a.linear ? c : Standard<F>::state(c)), a.to[n * a.H + j]);
         }
     }

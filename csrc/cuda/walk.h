@@ -28,10 +28,9 @@ struct Walk {
     FUSED_RNN_DEVICE int64_t row_before(int64_t b) const { return a.seq.row(before) + b; }
     FUSED_RNN_DEVICE int64_t row_after(int64_t b) const { return a.seq.row(after) + b; }
 
-    // Where they begin in tensors [D, B, size], [N, D*R] and [D, N, size].
+    // Where they begin in tensors [D, B, size] and [N, D*R].
     FUSED_RNN_DEVICE int64_t state(int64_t b, int64_t size) const { return (d * a.seq.B + b) * size; }
     FUSED_RNN_DEVICE int64_t output(int64_t n) const { return (n * a.D + d) * a.R; }
-    FUSED_RNN_DEVICE int64_t saved(int64_t n, int64_t size) const { return (d * a.N + n) * size; }
 };
 
 }  // namespace fused_rnn::cuda

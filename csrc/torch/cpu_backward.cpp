@@ -1,9 +1,10 @@
 // The backward ops: for each piece of time, last first, the time loop gives the gradients of the
 // gate pre-activations (dg); what is not sequential follows as products over the piece:
 //   dx = dg W_ih,  dW_ih = dg^T x,  dW_hh = dg^T h_before,  db = sum of dg,  dW_hr = dr^T (o tanh c)
+// Where the forward kept states only, a piece begins with its gates (cpu_rebuild.h).
 #include <algorithm>
 
-#include "cpu_tiles.h"
+#include "cpu_rebuild.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -19,6 +20,8 @@ struct BackwardDirection {
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     TileProduct<F, S> tile_ih;
+    std::optional<GateRebuild<F, S>> rebuild;
+    std::optional<Matrix<const F>> before;  // rows_before of the piece at hand, once it was asked for
     cpu::BackwardArgs<F, S> args{};
     bool weights_begun = false;
 };
@@ -138,7 +141,8 @@ class BackwardPass {
         a.projected = l.projected;
         a.dy = dy_ ? data_of<S>(*dy_) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
-        a.saved = data_of<S>(saved_) + d * l.N * l.S * l.H;
+        a.saved = saved_direction<const S>(l, saved_, d);
+        if (l.N > 0 && saved_gates_of(l.cell) && !a.saved.gates) to.rebuild.emplace(pool_, k_, tiles_, l, w);
         a.h0 = to.h0.data() + d * l.B * l.R;
         a.ld_h0 = l.R;
         a.c0 = to.c0.data();
@@ -159,10 +163,6 @@ class BackwardPass {
         return buffer;
     }
 
-    static void grow(Buffer<F>& buffer, int64_t count) {
-        if (buffer.count() < count) buffer = Buffer<F>(count);
-    }
-
     void begin_piece(int64_t d, int64_t t0, int64_t t1) {
         BackwardDirection<F, S>& to = dir_[d];
         t0_[d] = t0;
@@ -176,6 +176,9 @@ class BackwardPass {
         to.args.dgh = is_gru(layer_.cell) ? to.dgh.data() : to.dgx.data();
         to.args.dr = to.dr.data();
         to.args.dg_row = row_[d];
+        to.before.reset();
+        // The products of x lie where the loop then writes the gradients of them.
+        if (to.rebuild) (*to.rebuild)(row_[d], x_.rows(t0, t1), rows_before(d), to.args.dgx, to.args.saved);
     }
 
     static void team_work(void* context, const cpu::Share& share) {
@@ -262,9 +265,8 @@ class BackwardPass {
         }
         if (l.projected && result[l.per_direction - 1]) {
             grow(to.unprojected, rows * l.H);
-            const S* saved = to.args.saved + row_[d] * l.S * l.H;
             pool_.split(rows, rows * l.H >> 13, [&](int64_t n0, int64_t n1) {
-                k_.unprojected_rows(l.cell, saved + n0 * l.S * l.H, n1 - n0, l.H, to.unprojected.data() + n0 * l.H);
+                k_.unprojected_rows(to.args, row_[d] + n0, row_[d] + n1, to.unprojected.data() + n0 * l.H);
             });
             weight_gradient(result[l.per_direction - 1], to.dr, l.R, l.R, rows,
                             {to.unprojected.data(), rows, l.H, l.H, 1}, more);
@@ -289,9 +291,10 @@ class BackwardPass {
         BackwardDirection<F, S>& to = dir_[d];
         const cpu::BackwardArgs<F, S>& a = to.args;
         if (l.T == 1) return {a.h0, l.B, l.R, l.R, 1};
+        if (to.before) return *to.before;
         grow(to.h_before, rows_[d] * l.R);
-        const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved + (l.S - 1) * l.H;
-        const int64_t ld = is_lstm(l.cell) ? l.D * l.R : l.S * l.H;
+        const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
+        const int64_t ld = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
         pool_.split(t1_[d] - t0_[d], rows_[d] * l.R >> 14, [&](int64_t from, int64_t end) {
             for (int64_t t = t0_[d] + from; t < t0_[d] + end; ++t) {
                 const int64_t before = a.reverse ? t + 1 : t - 1;
@@ -301,7 +304,7 @@ class BackwardPass {
                 for (int64_t b = kept; b < rows; ++b) std::copy_n(a.h0 + b * a.ld_h0, l.R, out + b * l.R);
             }
         });
-        return {to.h_before.data(), rows_[d], l.R, l.R, 1};
+        return to.before.emplace(Matrix<const F>{to.h_before.data(), rows_[d], l.R, l.R, 1});
     }
 
     Tensor state_gradient(bool needed, int64_t width, Buffer<F> BackwardDirection<F, S>::* carried) {

@@ -134,9 +134,7 @@ class ForwardPass {
                 to.packed_ih = Packed<F, S>(pool_, k_, nullptr, *w.w_ih, 1, true);
             }
         }
-        std::optional<Tensor> b_ih, b_hh;
-        if (w.b_ih) b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
-        to.bias = bias_buffer(k_, l.cell, l.H, b_ih ? data_of<S>(*b_ih) : nullptr, b_hh ? data_of<S>(*b_hh) : nullptr);
+        to.bias = bias_buffer(k_, l, w);
         if (l.T == 1) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
             a.ld_h = l.R;
@@ -160,14 +158,14 @@ class ForwardPass {
         a.projected = l.projected;
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
-        a.bias_hn = to.bias.data() + l.G * l.H + 2 * l.H;  // read by the GRU only
+        a.bias_hn = bias_hn(l.cell, l.H, to.bias);
         a.h[1] = to.h[1].data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = to.h_full.data();
         a.y = mutable_data_of<S>(out.y) + d * l.R;
         a.ld_y = l.D * l.R;
-        a.saved = out.saved.numel() ? mutable_data_of<S>(out.saved) + d * l.N * l.S * l.H : nullptr;
+        a.saved = saved_direction<S>(l, out.saved, d);
         a.hn = mutable_data_of<S>(out.hn) + d * l.B * l.R;
         a.w_hh = to.packed_hh.panels();
         a.w_hr = to.packed_hr.panels();
@@ -176,7 +174,7 @@ class ForwardPass {
     void project_input(int64_t d) {
         ForwardDirection<F, S>& to = dir_[d];
         const int64_t rows = layer_.rows_between(t0_[d], t1_[d]), ld = to.args.ld_gx;
-        if (to.gx.count() < rows * ld) to.gx = Buffer<F>(rows * ld);
+        grow(to.gx, rows * ld);
         to.args.gx = to.gx.data();
         to.args.gx_row = layer_.seq.row(t0_[d]);
         if constexpr (std::is_same_v<S, bf16>) {
@@ -240,13 +238,12 @@ class ForwardPass {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, bool save) {
+                                                         int64_t cell, int64_t save) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_forward", in);
-    LayerOutputs out{l.packed ? empty({l.N, l.D * l.R}, l.type) : empty({l.T, l.B, l.D * l.R}, l.type),
-                     empty({l.D, l.B, l.R}, l.type),
-                     is_lstm(cell) ? empty({l.D, l.B, l.H}, l.type) : empty({0}, l.type),
-                     save ? empty({l.D, l.N, l.S * l.H}, l.type) : empty({0}, l.type)};
+    const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
+    LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),
+                     is_lstm(cell) ? make({l.D, l.B, l.H}) : make({0}), saved_tensor("layer_forward", l, save, make)};
     if (l.N > 0) {
         cpu_by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
     }

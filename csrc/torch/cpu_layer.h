@@ -51,7 +51,7 @@ class Buffer {
   public:
     Buffer() = default;
     explicit Buffer(int64_t count)
-        : tensor_(empty({count}, sizeof(F) == 8 ? ScalarType::Double : ScalarType::Float)),
+        : tensor_(empty({count}, scalar_type<F>())),
           data_(static_cast<F*>(tensor_->mutable_data_ptr())),
           count_(count) {}
     F* data() const { return data_; }
@@ -64,6 +64,12 @@ class Buffer {
     F* data_ = nullptr;
     int64_t count_ = 0;
 };
+
+// Working memory from piece to piece: what was in it is lost when it grows.
+template <class F>
+void grow(Buffer<F>& buffer, int64_t count) {
+    if (buffer.count() < count) buffer = Buffer<F>(count);
+}
 
 // torch's own thread pool, as the kernels want it.
 inline cpu::Pool torch_pool() {
@@ -187,7 +193,7 @@ class InputRows {
                 return {x + first * row, count, layer_.I, row, 1};
             }
         }
-        if (buffer_.count() < count * layer_.I) buffer_ = Buffer<F>(count * layer_.I);
+        grow(buffer_, count * layer_.I);
         F* to = buffer_.data();
         for (int64_t t = t0; t < t1; ++t) {
             const int64_t rows = layer_.seq.rows(t);
@@ -229,6 +235,18 @@ Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, int64_t H, cons
     k.copy_in(b_hh, GH, 1, GH, hidden, GH);
     for (int64_t j = 0; j < summed; ++j) sum[j] += hidden[j];
     return bias;
+}
+
+template <class F, class S>
+Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
+    if (!w.b_ih) return bias_buffer<F, S>(k, layer.cell, layer.H, nullptr, nullptr);
+    const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
+    return bias_buffer(k, layer.cell, layer.H, data_of<S>(b_ih), data_of<S>(b_hh));
+}
+// b_hn in it; read by the GRU only.
+template <class F>
+const F* bias_hn(int64_t cell, int64_t H, const Buffer<F>& bias) {
+    return bias.data() + (gates_of(cell) + 2) * H;
 }
 
 // Of memory for so many bf16.

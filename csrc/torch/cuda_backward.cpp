@@ -1,6 +1,7 @@
 // The backward ops on an accelerator: the time loop of all directions gives dg, the gradients of the gate pre-activations,
 // of the whole sequence; what is not sequential follows as products:
 //   dx = dg W_ih,  dW_ih = dg^T x,  dW_hh = dg^T h_before,  db = sum of dg,  dW_hr = dr^T (o tanh c)
+// Where the forward kept states only, the gates of the whole sequence come first, by two products a direction.
 #include "cuda_layer.h"
 
 namespace fused_rnn::cuda {
@@ -20,6 +21,7 @@ class BackwardCall {
         }
         dh0_ = needs & kDh0 ? call.empty({l.D, l.B, l.R}) : call.nothing();
         dc0_ = is_lstm(l.cell) ? call.empty({l.D, l.B, l.H}) : call.nothing();
+        for (int64_t d = 0; d < l.D; ++d) read_saved(d);
         if (l.N > 0) run_loop(grads);
     }
 
@@ -76,6 +78,31 @@ class BackwardCall {
         return matrix(data_of<S>(dg_[d]) + from, l.N, count, width());
     }
 
+    // Where the loop finds the gates and states of direction d.
+    void read_saved(int64_t d) {
+        Saved<const S>& at = kept_[d] = saved_direction<const S>(l, saved_, d);
+        if (!at.states || at.gates || !saved_gates_of(l.cell)) return;
+        const int64_t GH = l.G * l.H;
+        const DirectionWeights& w = l.weights[d];
+        const auto products = [&](const Tensor& rows, const Tensor& weight, int64_t columns) {
+            const Tensor out = call_.empty_wide({l.N, GH}), right = laid_out(weight);
+            multiply(out, rows, matrix(data_of<S>(right), GH, columns, columns).transposed().tensor(call_.place));
+            return out;
+        };
+        const Tensor gx = products(call_.x_rows(), *w.w_ih, l.I);
+        const Tensor hidden = products(matrix_of(rows_before(d), l.R), *w.w_hh, l.R);
+        std::optional<Tensor> b_ih, b_hh;
+        RebuildArgs<S> a{l.cell, l.N, l.H, data_of<F>(gx), data_of<F>(hidden), nullptr, nullptr, nullptr};
+        if (w.b_ih) {
+            a.b_ih = data_of<S>(b_ih.emplace(laid_out(*w.b_ih)));
+            a.b_hh = data_of<S>(b_hh.emplace(laid_out(*w.b_hh)));
+        }
+        at.ld_gates = saved_gates_of(l.cell) * l.H;
+        rebuilt_.push_back(call_.empty({l.N, at.ld_gates}));
+        at.gates = a.gates = mutable_data_of<S>(rebuilt_.back());
+        rebuild_gates(a, call_.device.stream());
+    }
+
     void run_loop(const Gradients& grads) {
         BackwardArgs<S> a{};
         std::vector<Tensor> kept;
@@ -91,7 +118,6 @@ class BackwardCall {
         a.projected = l.projected;
         a.needs_dh0 = needs_ & kDh0;
         a.h0 = data_of<S>(h0_);
-        a.saved = data_of<S>(saved_);
         if (grads.dy) a.dy = keep(*grads.dy);
         if (grads.dhn) a.dhn = keep(*grads.dhn);
         if (is_lstm(l.cell)) {
@@ -109,6 +135,7 @@ class BackwardCall {
         for (int64_t d = 0; d < l.D; ++d) {
             a.w_hh_t[d] = keep_transposed(*l.weights[d].w_hh);
             a.dg[d] = mutable_data_of<S>(dg_[d]);
+            a.saved[d] = kept_[d];
             a.first_copies16 = a.first_copies16 && in_pieces(a.w_hh_t[d]);
             if (!l.projected) continue;
             a.w_hr_t[d] = keep_transposed(*l.weights[d].w_hr);
@@ -128,8 +155,8 @@ class BackwardCall {
         a.D = l.D;
         a.N = l.N;
         a.R = l.R;
-        a.h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : data_of<S>(saved_) + d * l.N * l.S * l.H + (l.S - 1) * l.H;
-        a.ld = is_lstm(l.cell) ? l.D * l.R : l.S * l.H;
+        a.h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : kept_[d].states;
+        a.ld = is_lstm(l.cell) ? l.D * l.R : kept_[d].ld_states;
         a.h0 = data_of<S>(h0_);
         a.to = mutable_data_of<S>(to);
         gather_before(a, call_.device.stream());
@@ -160,8 +187,7 @@ class BackwardCall {
     Tensor projection_gradient(int64_t d) const {
         const Tensor out = call_.empty({l.R, l.H}), unprojected = call_.empty({l.N, l.H});
         if (l.N > 0) {
-            const UnprojectedArgs<S> a{l.N, l.H, l.cell == kLstmLinear, data_of<S>(saved_) + d * l.N * l.S * l.H,
-                                       mutable_data_of<S>(unprojected)};
+            const UnprojectedArgs<S> a{l.N, l.H, l.cell == kLstmLinear, kept_[d], mutable_data_of<S>(unprojected)};
             unprojected_rows(a, call_.device.stream());
         }
         products_over_rows(out, matrix(data_of<S>(dr_[d]), l.N, l.R, l.R), matrix_of(unprojected, l.H));
@@ -202,7 +228,8 @@ class BackwardCall {
     const int64_t needs_;
     const Tensor h0_, saved_;
     std::optional<Tensor> y_, dh0_, dc0_;
-    std::vector<Tensor> dg_, dr_;
+    std::vector<Tensor> dg_, dr_, rebuilt_;
+    Saved<const S> kept_[kMaxDirections] = {};
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.w_hr[d] = keep(w.w_hr);
         a.b_ih[d] = keep(w.b_ih);
         a.b_hh[d] = keep(w.b_hh);
+        a.saved[d] = saved_direction<S>(l, out.saved, d);
     }
     a.h0 = data_of<S>(h0);
     if (is_lstm(l.cell)) {
@@ -52,7 +53,6 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
     }
     a.y = mutable_data_of<S>(out.y);
     a.hn = mutable_data_of<S>(out.hn);
-    a.saved = out.saved.numel() ? mutable_data_of<S>(out.saved) : nullptr;
 
     a.first_copies16 = in_pieces<S>(l.R) && in_pieces(a.h0) && in_pieces(a.y);
     a.second_copies16 = in_pieces<S>(l.H);
@@ -67,15 +67,15 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, bool save) {
+                                                         int64_t cell, int64_t save) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_forward", in);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
         const LayerCall<S> call(l);
-        const LayerOutputs out{l.packed ? call.empty({l.N, l.D * l.R}) : call.empty({l.T, l.B, l.D * l.R}),
-                               call.empty({l.D, l.B, l.R}),
-                               is_lstm(cell) ? call.empty({l.D, l.B, l.H}) : call.nothing(),
-                               save ? call.empty({l.D, l.N, l.S * l.H}) : call.nothing()};
+        const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };
+        const LayerOutputs out{
+            l.packed ? call.empty({l.N, l.D * l.R}) : call.empty({l.T, l.B, l.D * l.R}), call.empty({l.D, l.B, l.R}),
+            is_lstm(cell) ? call.empty({l.D, l.B, l.H}) : call.nothing(), saved_tensor("layer_forward", l, save, make)};
         if (l.N > 0) run_forward(call, in, out);
         return {out.y, out.hn, out.cn, out.saved};
     });

@@ -22,7 +22,6 @@ Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_
                     shape_text(x));
     STD_TORCH_CHECK(a.h0.dim() == 3, op, ": h0 must be [D,B,R], got ", shape_text(a.h0));
     G = gates_of(cell);
-    S = saved_of(cell);
     D = a.h0.size(0);
     B = a.h0.size(1);
     R = a.h0.size(2);
@@ -120,7 +119,8 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g) {
     }
     check("dhn", g.dhn, {l.D, l.B, l.R});
     if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
-    check("saved", g.saved, {l.D, l.N, l.S * l.H});
+    const bool states_only = g.saved.dim() == 3 && g.saved.size(2) == l.H;
+    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll) * l.H});
 }
 
 }  // namespace fused_rnn

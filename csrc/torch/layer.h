@@ -21,7 +21,7 @@ struct DirectionWeights {
 struct Layer {
     Layer(const char* op, const LayerArgs& args);
 
-    int64_t cell, G, S, T, B, I, H, R, D, N;
+    int64_t cell, G, T, B, I, H, R, D, N;
     bool projected, packed;
     int64_t per_direction;  // tensors in `weights` for each direction
     ScalarType type;
@@ -55,6 +55,26 @@ struct Gradients {
 };
 
 void check_gradients(const char* op, const Layer& l, const Gradients& g);
+
+// What a forward pass keeps: [D, N, S*H], or [0].
+template <class Empty>
+Tensor saved_tensor(const char* op, const Layer& l, int64_t save, const Empty& empty) {
+    STD_TORCH_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
+    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save) * l.H});
+}
+
+// Direction d of it. S is the storage type, const to read.
+template <class S>
+Saved<S> saved_direction(const Layer& l, const Tensor& saved, int64_t d) {
+    if (!saved.numel()) return {};
+    S* data = nullptr;
+    if constexpr (std::is_const_v<S>) {
+        data = data_of<std::remove_const_t<S>>(saved);
+    } else {
+        data = mutable_data_of<S>(saved);
+    }
+    return saved_rows(data + d * l.N * saved.size(2), saved.size(2) / l.H, l.H);
+}
 
 // Calls f.template operator()<S>() for the storage type.
 template <class Function>

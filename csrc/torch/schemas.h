@@ -4,7 +4,7 @@
 namespace fused_rnn {
 
 constexpr const char* kSchemas[] = {
-    "layer_forward(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, bool save)"
+    "layer_forward(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, int save)"
     " -> (Tensor y, Tensor hn, Tensor cn, Tensor saved)",
     "layer_backward(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights,"
     " Tensor y, Tensor saved, Tensor? batch_sizes, int cell, int needs)"

@@ -140,7 +140,7 @@ class StreamOf final : public Stream {
         a.projected = l.projected;
         a.ld_gx = cpu::padded(gates_of(stack_->cell) * l.H);
         a.bias = l.bias.data();
-        a.bias_hn = l.bias.data() + (gates_of(stack_->cell) + 2) * l.H;  // read by the GRU only
+        a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
         a.ld_h = cpu::padded(l.R);
         a.c = s.c.data();
         a.ld_c = cpu::padded(l.H);

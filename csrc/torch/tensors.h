@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../core/sequence.h"
+#include "../core/saved.h"
 
 namespace fused_rnn {
 

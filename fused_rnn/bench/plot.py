@@ -9,6 +9,7 @@ from typing import Any
 STYLE = {  # colours that colour-blind readers tell apart, and shapes for those who print
     "fused": ("#0072b2", "o"),
     "stream": ("#56b4e9", "v"),
+    "recompute": ("#009e73", "o"),
     "onnxruntime": ("#e69f00", "s"),
     "loop": ("#999999", "^"),
     "compiled": ("#cc79a7", "D"),

@@ -106,9 +106,20 @@ def _nn(case: Case, reference: nn.RNNBase) -> Call:
 
 @register("fused")
 def _fused(case: Case, reference: nn.RNNBase) -> Call:
-    ours = importlib.import_module("fused_rnn")
+    return ours(case, reference)
+
+
+@register("recompute")
+def _recompute(case: Case, reference: nn.RNNBase) -> Call:
+    if not case.training:
+        raise Unsupported("nothing is computed again in inference")
+    return ours(case, reference, recompute=True)
+
+
+def ours(case: Case, reference: nn.RNNBase, **options: bool) -> Call:
+    library = importlib.import_module("fused_rnn")
     like = {"device": reference.weight_ih_l0.device, "dtype": reference.weight_ih_l0.dtype}
-    module = getattr(ours, case.cell.split("_")[0])(**case.arguments(), **like)
+    module = getattr(library, case.cell.split("_")[0])(**case.arguments(), **like, **options)
     module.load_state_dict(reference.state_dict())
     call = ModuleCall(module, case)
     if case.device != "cpu" and not ours_ran(call):

@@ -130,7 +130,7 @@ struct Run {
     explicit Run(const Layer& layer) : l(layer), ld_r(cpu::padded(l.R)), ld_h(cpu::padded(l.H)) {
         const int64_t G = gates_of(l.cell), N = l.rows(), B = l.seq.B;
         y.resize(size_t(N * l.D * l.R));
-        saved.resize(size_t(l.D * N * saved_of(l.cell) * l.H));
+        saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
         hn.resize(size_t(l.D * B * l.R));
         dy = narrow<F, S>(l.dy);
         for (int d = 0; d < l.D; ++d) {
@@ -156,11 +156,13 @@ struct Run {
             f.h[0] = to.h[0].data(), f.h[1] = to.h[1].data(), f.ld_h = ld_r;
             f.c = to.c.data(), f.ld_c = ld_h, f.h_full = to.h_full.data();
             f.y = y.data() + d * l.R, f.ld_y = l.D * l.R, f.hn = hn.data() + d * B * l.R;
-            f.saved = saved.data() + d * N * saved_of(l.cell) * l.H;
+            const int64_t vectors = saved_of(l.cell, kSaveAll);
+            f.saved = saved_rows(saved.data() + d * N * vectors * l.H, vectors, l.H);
             f.w_hh = to.pack(to.packed_hh, in.w_hh, G * l.H, l.R, gates, true);
             auto& b = to.backward;
             b.seq = l.seq, b.cell = l.cell, b.H = l.H, b.R = l.R, b.reverse = d == 1, b.projected = l.projected();
-            b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.saved = f.saved, b.h0 = to.h0.data(), b.ld_h0 = ld_r;
+            b.saved = saved_rows<const S>(saved.data() + d * N * vectors * l.H, vectors, l.H);
+            b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.h0 = to.h0.data(), b.ld_h0 = ld_r;
             b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r, b.dc = to.dc.data();
             b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx, b.ld_dg = G * l.H;
             b.dr = to.dr.data(), b.ld_dr = l.R;

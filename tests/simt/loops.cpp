@@ -111,7 +111,7 @@ struct Run {
         carry.resize(h_full.size());
         y.resize(size_t(N * l.D * l.R));
         hn.resize(size_t(l.D * B * l.R));
-        saved.resize(size_t(l.D * N * saved_of(l.cell) * l.H));
+        saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
         dh0.resize(hn.size());
         cn.resize(h_full.size());
         dc0.resize(h_full.size());
@@ -142,10 +142,12 @@ struct Run {
             f.b_ih[d] = b_ih[d].data(), f.b_hh[d] = b_hh[d].data();
             b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
             b.dg[d] = dg[d].data(), b.dr[d] = dr[d].data();
+            const int64_t vectors = saved_of(l.cell, kSaveAll), at = d * N * vectors * l.H;
+            f.saved[d] = saved_rows(saved.data() + at, vectors, l.H);
+            b.saved[d] = saved_rows<const S>(saved.data() + at, vectors, l.H);
         }
         f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = b.carry = carry.data();
         f.h_full = h_full.data(), f.y = y.data(), f.hn = hn.data(), f.cn = cn.data();
-        f.saved = saved.data(), b.saved = saved.data();
         b.dy = dy.data(), b.dhn = dhn.data(), b.dcn = dcn.data();
         b.needs_dh0 = true, b.dh0 = dh0.data(), b.dc0 = dc0.data();
         Plan p = planned(false, limits);

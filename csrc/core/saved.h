@@ -1,0 +1,39 @@
+// What a forward pass keeps for the backward, and where. Plain data, as in sequence.h.
+#pragma once
+#include "sequence.h"
+
+namespace fused_rnn {
+
+// Numbers are part of the op contract (docs/design.md).
+enum Save : int64_t {
+    kSaveNothing = 0,
+    kSaveAll = 1,
+    kSaveStates = 2,  // what the gates can be rebuilt from, by the products of the forward pass
+    kSaveCount = 3,
+};
+
+// Vectors of H before the state: LSTM i f g o; GRU r z n (W_hn h + b_hn); RNN none.
+constexpr int64_t saved_gates_of(int64_t cell) { return is_lstm(cell) || is_gru(cell) ? 4 : 0; }
+// Vectors of H a row; the state, an LSTM's c or else h, is the last.
+constexpr int64_t saved_of(int64_t cell, int64_t save) { return save == kSaveStates ? 1 : saved_gates_of(cell) + 1; }
+
+// One direction's. S is the storage type, const in the backward pass.
+template <class S>
+struct Saved {
+    S* gates;  // of row `first` and on, ld_gates apart; null: not kept
+    int64_t first;
+    int64_t ld_gates;
+    S* states;  // of row 0 and on, ld_states apart; null: nothing is kept
+    int64_t ld_states;
+
+    constexpr S* gates_of(int64_t n) const { return gates + (n - first) * ld_gates; }
+    constexpr S* state_of(int64_t n) const { return states + n * ld_states; }
+};
+
+// Rows of `vectors` vectors of H at `data`: the state alone, or behind its gates.
+template <class S>
+constexpr Saved<S> saved_rows(S* data, int64_t vectors, int64_t H) {
+    return {vectors > 1 ? data : nullptr, 0, vectors * H, data + (vectors - 1) * H, vectors * H};
+}
+
+}  // namespace fused_rnn
