@@ -71,6 +71,28 @@ _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
 
 
+_precision = torch._C._get_fp32_precision_getter  # past the Python part, which takes a microsecond
+
+
+def splits_f32() -> bool:
+    """Whether products of f32 on the CPU may take each factor as two bf16, by the switch that torch's own go by there.
+
+    ``torch.set_float32_matmul_precision`` sets it, or ``torch.backends.mkldnn.matmul.fp32_precision`` by itself.
+    """
+    if torch.compiler.is_compiling():
+        return _splits_f32_in_graph()
+    return _precision("mkldnn", "matmul") in ("tf32", "bf16")
+
+
+@torch.compiler.assume_constant_result
+def _splits_f32_in_graph() -> bool:
+    """The same for a graph, which keeps the answer: by the switch that Dynamo guards, and compiles anew for."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # this switch and newer ones contradict each other
+        return False
+
+
 def layer_forward(
     x: Tensor,
     h0: Tensor,
@@ -81,7 +103,7 @@ def layer_forward(
     save: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
-    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save)
+    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32())
 
 
 def layer_backward(
@@ -99,7 +121,7 @@ def layer_backward(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
-    return _layer_backward(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, needs)
+    return _layer_backward(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, needs, splits_f32())
 
 
 def layer_backward_gates(
@@ -116,7 +138,7 @@ def layer_backward_gates(
     cell: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
-    return _layer_backward_gates(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
+    return _layer_backward_gates(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, splits_f32())
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -147,6 +169,7 @@ def _(
     batch_sizes: Tensor | None,
     cell: int,
     save: int,
+    split_f32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
     rows, hidden = _rows_and_hidden(x, weights, cell)
@@ -173,6 +196,7 @@ def _(
     batch_sizes: Tensor | None,
     cell: int,
     needs: int,
+    split_f32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
@@ -194,6 +218,7 @@ def _(
     saved: Tensor,
     batch_sizes: Tensor | None,
     cell: int,
+    split_f32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     rows, hidden = _rows_and_hidden(x, weights, cell)

@@ -29,7 +29,16 @@ const Kernels<F, S>& kernels() {
     }
 }
 
-// Null where bf16 has no tiles.
-inline const TileKernels* tile_kernels() { return isa_table().tiles; }
+// Null where the storage type has no tiles.
+template <class F, class S>
+const TileKernels<F, S>* tile_kernels() {
+    if constexpr (std::is_same_v<S, bf16>) {
+        return isa_table().bf16_tiles;
+    } else if constexpr (std::is_same_v<S, float>) {
+        return isa_table().f32_tiles;
+    } else {
+        return nullptr;
+    }
+}
 
 }  // namespace fused_rnn::cpu

@@ -1,9 +1,9 @@
 // Products through matrix tiles (AMX): bf16 factors, f32 sums. A tile register holds 16 rows of 64 bytes: of the left
 // factor 16 rows x 32 elements, of the right one 32 x 16 as pairs of rows side by side, of the sums 16 x 16.
-// Included inside the ISA namespace that has them.
+// pack_tiles-inl.h lays factors out. Included inside the ISA namespace that has them.
 
 constexpr int kTileRows = 16;
-constexpr int64_t kTileElements = 16 * 32;  // of a right tile
+constexpr int64_t kRowsAtATime = 256;  // of a left factor: with a panel they stay in L2
 
 // Which rows the eight tile registers have: sums 0 to 3, left factors 4 and 5, right ones 6 and 7. Two blocks of rows of
 // up to 16 share every right tile.
@@ -40,9 +40,27 @@ class TileState {
 constexpr int64_t kTwoTiles = 2 * kTileRows;
 FUSED_RNN_INLINE int upper_rows(int64_t rows) { return static_cast<int>(rows < kTileRows ? rows : kTileRows); }
 
-// c (+)= a times vectors v and v + 1 of a panel, `rows` up to 32 rows; K in whole tiles.
-template <bool two_rows, bool two_columns>
-FUSED_RNN_INLINE void tile_block(const bf16* a, int64_t lda, const bf16* panel, int vectors, int64_t K, float* c,
+// One product for each of up to four sums: the left tiles at `a` and `lower` below it, the right ones at `b` and `next`
+// behind it, loaded where they are not the ones at hand.
+template <bool two_rows, bool two_columns, bool load_left, bool load_right>
+FUSED_RNN_INLINE void multiply_add_tiles(const bf16* a, int64_t lower, int64_t row, const bf16* b, int64_t next) {
+    if constexpr (load_right) _tile_loadd(6, b, 64);
+    if constexpr (load_left) _tile_loadd(4, a, row);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (two_columns) {
+        if constexpr (load_right) _tile_loadd(7, b + next, 64);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (two_rows) {
+        if constexpr (load_left) _tile_loadd(5, a + lower, row);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (two_columns) _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+// c (+)= a times vectors v and v + 1 of a panel, `rows` up to 32 rows; `depth` tiles of K.
+template <int parts, bool two_rows, bool two_columns>
+FUSED_RNN_INLINE void tile_block(const bf16* a, int64_t lda, const bf16* panel, int vectors, int64_t depth, float* c,
                                  int64_t ldc, bool accumulate) {
     const int64_t row = ldc * static_cast<int64_t>(sizeof(float));
     float* lower = c + kTileRows * ldc;
@@ -57,19 +75,15 @@ FUSED_RNN_INLINE void tile_block(const bf16* a, int64_t lda, const bf16* panel, 
         if constexpr (two_rows) _tile_zero(2);
         if constexpr (two_rows && two_columns) _tile_zero(3);
     }
-    const int64_t left = lda * static_cast<int64_t>(sizeof(bf16));
-    for (int64_t k = 0; k < K; k += kTileDepth, panel += vectors * kTileElements) {
-        _tile_loadd(6, panel, 64);
-        _tile_loadd(4, a + k, left);
-        _tile_dpbf16ps(0, 4, 6);
-        if constexpr (two_columns) {
-            _tile_loadd(7, panel + kTileElements, 64);
-            _tile_dpbf16ps(1, 4, 7);
-        }
-        if constexpr (two_rows) {
-            _tile_loadd(5, a + kTileRows * lda + k, left);
-            _tile_dpbf16ps(2, 5, 6);
-            if constexpr (two_columns) _tile_dpbf16ps(3, 5, 7);
+    constexpr int64_t next = parts * kTileElements;
+    const int64_t a_row = lda * static_cast<int64_t>(sizeof(bf16)), a_lower = kTileRows * lda;
+    for (int64_t k = 0; k < depth; ++k, a += parts * kTileDepth, panel += vectors * next) {
+        if constexpr (parts == 1) {
+            multiply_add_tiles<two_rows, two_columns, true, true>(a, a_lower, a_row, panel, next);
+        } else {  // low times high, high times high, high times low: each keeps one side of the one before
+            multiply_add_tiles<two_rows, two_columns, true, true>(a + kTileDepth, a_lower, a_row, panel, next);
+            multiply_add_tiles<two_rows, two_columns, true, false>(a, a_lower, a_row, panel, next);
+            multiply_add_tiles<two_rows, two_columns, false, true>(a, a_lower, a_row, panel + kTileElements, next);
         }
     }
     _tile_stored(0, c, row);
@@ -79,109 +93,21 @@ FUSED_RNN_INLINE void tile_block(const bf16* a, int64_t lda, const bf16* panel, 
 }
 
 // c (+)= a times one panel, for up to 32 rows.
-inline void tile_product(TileState& state, const bf16* a, int64_t lda, int64_t rows, const bf16* panel, int vectors,
-                         int64_t K, float* c, int64_t ldc, bool accumulate) {
+template <int parts>
+void tile_product(TileState& state, const bf16* a, int64_t lda, int64_t rows, const bf16* panel, int vectors,
+                  int64_t depth, float* c, int64_t ldc, bool accumulate) {
     const int upper = upper_rows(rows);
     const bool two = rows > upper;
     state.rows(upper, static_cast<int>(rows) - upper);
-    for (int v = 0; v < vectors; v += 2, panel += 2 * kTileElements, c += 32) {
-        const auto block = v + 1 < vectors ? (two ? tile_block<true, true> : tile_block<false, true>)
-                                           : (two ? tile_block<true, false> : tile_block<false, false>);
-        block(a, lda, panel, vectors, K, c, ldc, accumulate);
-    }
-}
-
-// Rows in bf16, filled up with zeros to whole tiles of the summed dimension.
-template <class From>
-void narrow_rows(const From* a, int64_t lda, int64_t rows, int64_t K, bf16* to) {
-    const int64_t padded_K = whole_tiles(K);
-    for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t k = 0; k < padded_K; k += 16) {
-            const int64_t left = K - k;
-            const Vec<float> v = left <= 0 ? Vec<float>{} : load<float>(a + r * lda + k, left < 16 ? int(left) : 16);
-            store(to + r * padded_K + k, v, 16);
-        }
-    }
-}
-
-// Columns of panel p's vector v: where they begin and how many there are.
-struct PanelColumns {
-    int64_t first;
-    int count;
-};
-FUSED_RNN_INLINE PanelColumns panel_columns(const PanelShape& shape, int64_t p, int v) {
-    const int64_t unit = shape.first_column(p) + (shape.gates > 1 ? 0 : v * 16);
-    const int64_t left = shape.columns - unit;
-    return {unit, left < 16 ? static_cast<int>(left) : 16};
-}
-
-// Right tiles whose columns are rows of w: pairs of neighbours along K are one 32-bit element, and a tile a transposition.
-inline void pack_tiles_transposed(const bf16* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1,
-                                  bf16* out) {
-    const int64_t padded_K = whole_tiles(K);
-    for (int64_t p = p0; p < p1; ++p) {
-        const int vectors = shape.vectors(p);
-        bf16* panel = out + shape.offset(p, padded_K);
-        for (int v = 0; v < vectors; ++v) {
-            const auto [first, count] = panel_columns(shape, p, v);
-            const bf16* rows = w + ((shape.gates > 1 ? v * shape.columns : 0) + first) * ld;
-            for (int64_t k = 0; k < K; k += kTileDepth) {
-                const int64_t left = K - k < kTileDepth ? K - k : kTileDepth;
-                Vec<float> x[16];
-                for (int i = 0; i < 16; ++i) {
-                    alignas(64) bf16 row[kTileDepth] = {};
-                    if (i < count) __builtin_memcpy(row, rows + i * ld + k, static_cast<size_t>(left) * sizeof(bf16));
-                    __builtin_memcpy(&x[i], row, sizeof(row));
-                }
-                transpose_stage<float, 1>(x);
-                bf16* tile = panel + (k / kTileDepth * vectors + v) * kTileElements;
-                for (int i = 0; i < 16; ++i) __builtin_memcpy(tile + i * 32, &x[i], 64);
-            }
-        }
-    }
-}
-
-FUSED_RNN_INLINE U32 bits_of(const bf16* p, int n) {
-    return __builtin_convertvector(load_lanes<U16>(reinterpret_cast<const uint16_t*>(p), n), U32);
-}
-FUSED_RNN_INLINE U32 bits_of(const float* p, int n) { return bf16_bits(load<float>(p, n)); }
-
-// Right tiles whose columns are columns of w: two rows of w, interleaved.
-template <class From>
-void pack_tiles_plain(const From* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, bf16* out) {
-    const int64_t padded_K = whole_tiles(K);
-    for (int64_t p = p0; p < p1; ++p) {
-        const int vectors = shape.vectors(p);
-        bf16* panel = out + shape.offset(p, padded_K);
-        for (int64_t k = 0; k < padded_K; k += 2) {
-            for (int v = 0; v < vectors; ++v) {
-                const auto [first, count] = panel_columns(shape, p, v);
-                const auto row = [&, first = first, count = count](int64_t r) {
-                    return r < K ? bits_of(w + r * ld + first, count) : U32{};
-                };
-                const U32 both = row(k) | row(k + 1) << 16;
-                bf16* tile = panel + (k / kTileDepth * vectors + v) * kTileElements;
-                __builtin_memcpy(tile + k % kTileDepth / 2 * 32, &both, 64);
-            }
-        }
-    }
-}
-
-// out[c][r] = a[r][c] in bf16, rows of `out` filled up with zeros to whole tiles.
-inline void narrow_transposed(const float* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out) {
-    const int64_t ld = whole_tiles(rows);
-    for (int64_t c = c0; c < c1; c += 16) {
-        const int count = c1 - c < 16 ? static_cast<int>(c1 - c) : 16;
-        for (int64_t r = 0; r < ld; r += 16) {
-            Vec<float> x[16];
-            for (int i = 0; i < 16; ++i) x[i] = r + i < rows ? load<float>(a + (r + i) * lda + c, count) : Vec<float>{};
-            transpose_stage<float, 1>(x);
-            for (int i = 0; i < count; ++i) store(out + (c + i) * ld + r, x[i], 16);
-        }
+    for (int v = 0; v < vectors; v += 2, panel += 2 * parts * kTileElements, c += 32) {
+        const auto block = v + 1 < vectors ? (two ? tile_block<parts, true, true> : tile_block<parts, false, true>)
+                                           : (two ? tile_block<parts, true, false> : tile_block<parts, false, false>);
+        block(a, lda, panel, vectors, depth, c, ldc, accumulate);
     }
 }
 
 // The left factor of a step's products, in tiles: narrowed once for all panels.
+template <class S>
 struct TileRows {
     using Packed = bf16;
     static constexpr int64_t kBlock = kTwoTiles;
@@ -195,50 +121,45 @@ struct TileRows {
         a = rows;
         ld = row;
         K = depth;
-        scratch = static_cast<bf16*>(thread_scratch(kBlock * packed_depth() * 2));
+        scratch = static_cast<bf16*>(thread_scratch(kBlock * tile_row<S>(K) * 2));
     }
     void take(int64_t b, int64_t end) {
         first = b;
-        narrow_rows(a + b * ld, ld, end - b, K, scratch);
+        narrow_rows<S>(a + b * ld, ld, end - b, K, scratch, tile_row<S>(K));
     }
-    int64_t packed_depth() const { return whole_tiles(K); }
+    int64_t packed_depth() const { return whole_tiles<S>(K); }
     void multiply(int64_t b, int64_t end, const bf16* panel, int vectors, float* c, int64_t ldc, bool accumulate) {
-        tile_product(state, scratch + (b - first) * packed_depth(), packed_depth(), end - b, panel, vectors,
-                     packed_depth(), c, ldc, accumulate);
+        tile_product<kTileParts<S>>(state, scratch + (b - first) * tile_row<S>(K), tile_row<S>(K), end - b, panel,
+                                    vectors, tiles_deep(K), c, ldc, accumulate);
     }
 };
 
-// c [M, columns] (+)= a times panels [p0, p1). Rows of `a` that are not bf16 in whole tiles pass through scratch memory.
-template <class From>
-void multiply_tiles(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K, int64_t p0,
-                    int64_t p1, float* c, int64_t ldc, bool accumulate) {
-    constexpr int64_t kRows = 256;  // at a time: with a panel they stay in L2
-    const int64_t padded_K = whole_tiles(K);
-    const bool ready = sizeof(From) == sizeof(bf16) && K == padded_K;
-    bf16* const scratch = static_cast<bf16*>(ready ? nullptr : thread_scratch(kRows * padded_K * 2));
+// c [M, columns] (+)= a times panels [p0, p1), for rows of `a` that are a left factor already.
+template <class S>
+void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
+                       int64_t p0, int64_t p1, float* c, int64_t ldc, bool accumulate) {
+    constexpr int parts = kTileParts<S>;
+    const int64_t depth = tiles_deep(K);
     alignas(64) float sums[kTwoTiles * kMaxVectors * 16];
     TileState state;
-    for (int64_t r0 = 0; r0 < M; r0 += kRows) {
-        const int64_t r1 = r0 + kRows < M ? r0 + kRows : M;
-        if (!ready) narrow_rows(a + r0 * lda, lda, r1 - r0, K, scratch);
-        const bf16* const left = ready ? reinterpret_cast<const bf16*>(a + r0 * lda) : scratch;
-        const int64_t ld = ready ? lda : padded_K;
+    for (int64_t r0 = 0; r0 < M; r0 += kRowsAtATime) {
+        const int64_t r1 = r0 + kRowsAtATime < M ? r0 + kRowsAtATime : M;
         for (int64_t p = p0; p < p1; ++p) {
             const int vectors = shape.vectors(p);
             const int64_t first = shape.first_column(p), width = vectors * 16;
-            const bf16* panel = panels + shape.offset(p, padded_K);
+            const bf16* panel = panels + shape.offset(p, whole_tiles<S>(K));
             for (int64_t r = r0; r < r1; r += kTwoTiles) {
                 const int64_t rows = r1 - r < kTwoTiles ? r1 - r : kTwoTiles;
                 float* to = c + r * ldc + first;
                 if (first + width <= shape.columns) {
-                    tile_product(state, left + (r - r0) * ld, ld, rows, panel, vectors, padded_K, to, ldc, accumulate);
+                    tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, to, ldc, accumulate);
                     continue;
                 }
-                tile_product(state, left + (r - r0) * ld, ld, rows, panel, vectors, padded_K, sums, width, false);
+                tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, sums, width, false);
                 for (int64_t i = 0; i < rows; ++i) {
                     for (int64_t k = 0; k < shape.columns - first; k += 16) {
-                        const int64_t left_over = shape.columns - first - k;
-                        const int n = left_over < 16 ? static_cast<int>(left_over) : 16;
+                        const int64_t left = shape.columns - first - k;
+                        const int n = left < 16 ? static_cast<int>(left) : 16;
                         Vec<float> v = load<float>(sums + i * width + k, 16);
                         if (accumulate) v += load<float>(to + i * ldc + k, n);
                         store(to + i * ldc + k, v, n);
@@ -246,5 +167,20 @@ void multiply_tiles(const From* a, int64_t lda, int64_t M, const bf16* panels, P
                 }
             }
         }
+    }
+}
+
+// The same for any rows: they pass through scratch memory, unless they are bf16 in whole tiles.
+template <class S, class From>
+void multiply_tiles(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K, int64_t p0,
+                    int64_t p1, float* c, int64_t ldc, bool accumulate) {
+    if constexpr (sizeof(From) == sizeof(bf16)) {
+        if (K % kTileDepth == 0) return multiply_narrowed<S>(a, lda, M, panels, shape, K, p0, p1, c, ldc, accumulate);
+    }
+    bf16* const scratch = static_cast<bf16*>(thread_scratch(kRowsAtATime * tile_row<S>(K) * 2));
+    for (int64_t r = 0; r < M; r += kRowsAtATime) {
+        const int64_t rows = M - r < kRowsAtATime ? M - r : kRowsAtATime;
+        narrow_rows<S>(a + r * lda, lda, rows, K, scratch, tile_row<S>(K));
+        multiply_narrowed<S>(scratch, tile_row<S>(K), rows, panels, shape, K, p0, p1, c + r * ldc, ldc, accumulate);
     }
 }

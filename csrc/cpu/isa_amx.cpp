@@ -1,4 +1,4 @@
-// AMX tiles and bf16 beside AVX-512 (Sapphire Rapids and later): bf16 alone gains by them, the rest is AVX-512's.
+// AMX tiles and bf16 beside AVX-512 (Sapphire Rapids and later): bf16 and split f32 gain by them, the rest is AVX-512's.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -15,15 +15,24 @@
 #define FUSED_RNN_VECTOR_BYTES 64
 namespace fused_rnn::cpu::amx {
 #include "kernels-inl.h"
+// clang-format off
+#include "pack_tiles-inl.h"
 #include "gemm_tiles-inl.h"
-static constexpr TileKernels tile_kernels = {forward_loop<TileRows, float, bf16>,
-                                             backward_loop<TileRows, float, bf16>,
-                                             pack_tiles_transposed,
-                                             pack_tiles_plain<bf16>,
-                                             pack_tiles_plain<float>,
-                                             multiply_tiles<bf16>,
-                                             multiply_tiles<float>,
-                                             narrow_transposed};
+// clang-format on
+template <class S>
+constexpr TileKernels<float, S> make_tile_kernels() {
+    return {forward_loop<TileRows<S>, float, S>,
+            backward_loop<TileRows<S>, float, S>,
+            pack_tiles_transposed<S>,
+            pack_tiles_plain<S, S>,
+            pack_tiles_plain<S, float>,
+            multiply_tiles<S, S>,
+            multiply_tiles<S, float>,
+            multiply_narrowed<S>,
+            narrow_transposed<S>};
+}
+static constexpr TileKernels<float, bf16> bf16_tiles = make_tile_kernels<bf16>();
+static constexpr TileKernels<float, float> f32_tiles = make_tile_kernels<float>();
 }  // namespace fused_rnn::cpu::amx
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -33,6 +42,7 @@ static constexpr TileKernels tile_kernels = {forward_loop<TileRows, float, bf16>
 
 namespace fused_rnn::cpu {
 const IsaTable amx_table = {
-    "amx", avx512_table.f32, avx512_table.f64, avx512_table.bf16_, avx512_table.f16_, &amx::tile_kernels};
+    "amx",          avx512_table.f32, avx512_table.f64, avx512_table.bf16_, avx512_table.f16_, &amx::bf16_tiles,
+    &amx::f32_tiles};
 }  // namespace fused_rnn::cpu
 #endif  // __x86_64__

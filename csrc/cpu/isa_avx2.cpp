@@ -21,7 +21,7 @@ namespace fused_rnn::cpu::avx2 {
 #endif
 
 namespace fused_rnn::cpu {
-const IsaTable avx2_table = {"avx2", &avx2::f32_kernels, &avx2::f64_kernels, &avx2::bf16_kernels, &avx2::f16_kernels,
-                             nullptr};
+const IsaTable avx2_table = {
+    "avx2", &avx2::f32_kernels, &avx2::f64_kernels, &avx2::bf16_kernels, &avx2::f16_kernels, nullptr, nullptr};
 }  // namespace fused_rnn::cpu
 #endif  // __x86_64__

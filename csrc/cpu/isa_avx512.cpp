@@ -23,6 +23,7 @@ namespace fused_rnn::cpu::avx512 {
 
 namespace fused_rnn::cpu {
 const IsaTable avx512_table = {
-    "avx512", &avx512::f32_kernels, &avx512::f64_kernels, &avx512::bf16_kernels, &avx512::f16_kernels, nullptr};
+    "avx512", &avx512::f32_kernels, &avx512::f64_kernels, &avx512::bf16_kernels, &avx512::f16_kernels, nullptr,
+    nullptr};
 }  // namespace fused_rnn::cpu
 #endif  // __x86_64__

@@ -8,5 +8,6 @@ namespace fused_rnn::cpu::generic {
 
 namespace fused_rnn::cpu {
 const IsaTable generic_table = {
-    "generic", &generic::f32_kernels, &generic::f64_kernels, &generic::bf16_kernels, &generic::f16_kernels, nullptr};
+    "generic", &generic::f32_kernels, &generic::f64_kernels, &generic::bf16_kernels, &generic::f16_kernels, nullptr,
+    nullptr};
 }  // namespace fused_rnn::cpu

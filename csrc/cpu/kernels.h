@@ -72,28 +72,48 @@ struct Kernels {
     void (*tanh)(const F* x, F* y, int64_t n);
 };
 
-// bf16 products through matrix tiles, where the CPU has them: packed weights are bf16, in tiles of kTileDepth of the summed
-// dimension, filled up with zeros. In the loops only the products differ.
+// Products through matrix tiles, where the CPU has them: bf16 factors, f32 sums, in tiles of kTileDepth of the summed
+// dimension, filled up with zeros. An element of a factor is kTileParts bf16: bf16 as it is; f32 split in two, a high
+// part and what that is off by, of which all products but that of two low parts are summed. In the loops only the
+// products differ.
 constexpr int64_t kTileDepth = 32;
-constexpr int64_t whole_tiles(int64_t K) { return (K + kTileDepth - 1) / kTileDepth * kTileDepth; }
+template <class S>
+constexpr int kTileParts = 1;
+template <>
+inline constexpr int kTileParts<float> = 2;
+constexpr int64_t tiles_deep(int64_t K) { return (K + kTileDepth - 1) / kTileDepth; }
+// How many bf16 K elements of a factor are.
+template <class S>
+constexpr int64_t whole_tiles(int64_t K) {
+    return tiles_deep(K) * kTileDepth * kTileParts<S>;
+}
+// The same for a row of a left factor: a cache line more, lest all rows of a tile share one set of the cache.
+template <class S>
+constexpr int64_t tile_row(int64_t K) {
+    return whole_tiles<S>(K) + kTileDepth;
+}
 
 template <class From>
 using PackTiles = void (*)(const From* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, bf16* out);
 // c [M, columns] (+)= a [M, K] times panels [p0, p1).
-template <class From>
+template <class From, class F>
 using MultiplyTiles = void (*)(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
-                               int64_t p0, int64_t p1, float* c, int64_t ldc, bool accumulate);
+                               int64_t p0, int64_t p1, F* c, int64_t ldc, bool accumulate);
 
+// For factors stored in S, or `wide`: in F, but taken as if in S.
+template <class F, class S>
 struct TileKernels {
-    void (*forward_loop)(const ForwardArgs<float, bf16>&, int64_t t0, int64_t t1, const Slice&);
-    void (*backward_loop)(const BackwardArgs<float, bf16>&, int64_t t0, int64_t t1, const Slice&);
-    PackTiles<bf16> pack_transposed;
-    PackTiles<bf16> pack_plain;
-    PackTiles<float> pack_plain_wide;
-    MultiplyTiles<bf16> multiply;
-    MultiplyTiles<float> multiply_wide;
-    // out[c][r] = a[r][c] for columns [c0, c1), rows of `out` whole_tiles(rows) long.
-    void (*narrow_transposed)(const float* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out);
+    decltype(Kernels<F, S>::forward_loop) forward_loop;
+    decltype(Kernels<F, S>::backward_loop) backward_loop;
+    PackTiles<S> pack_transposed;
+    PackTiles<S> pack_plain;
+    PackTiles<F> pack_plain_wide;
+    MultiplyTiles<S, F> multiply;
+    MultiplyTiles<F, F> multiply_wide;
+    // A left factor as narrow_transposed leaves it.
+    MultiplyTiles<bf16, F> multiply_narrowed;
+    // out[c][r] = a[r][c] for columns [c0, c1), rows of `out` tile_row<S>(rows) apart.
+    void (*narrow_transposed)(const F* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out);
 };
 
 // One per instruction set; `kernels<F, S>` of dispatch.h picks.
@@ -103,7 +123,8 @@ struct IsaTable {
     const Kernels<double, double>* f64;
     const Kernels<float, bf16>* bf16_;
     const Kernels<float, f16>* f16_;
-    const TileKernels* tiles;  // or null
+    const TileKernels<float, bf16>* bf16_tiles;  // or null, both
+    const TileKernels<float, float>* f32_tiles;
 };
 extern const IsaTable generic_table;
 #if defined(__x86_64__)

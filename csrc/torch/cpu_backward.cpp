@@ -30,7 +30,8 @@ template <class F, class S>
 class BackwardPass {
   public:
     // `gates_only`: keep dg of the whole sequence, skip what would follow from it.
-    BackwardPass(const Layer& layer, const LayerArgs& in, const Gradients& grads, int64_t needs, bool gates_only)
+    BackwardPass(const Layer& layer, const LayerArgs& in, const Gradients& grads, int64_t needs, bool gates_only,
+                 bool split_f32)
         : layer_(layer),
           pool_(torch_pool()),
           k_(cpu::kernels<F, S>()),
@@ -38,13 +39,10 @@ class BackwardPass {
           needs_(needs),
           gates_only_(gates_only),
           saved_(laid_out(grads.saved)) {
-        tiles_ = tiles_for<S>(layer);
+        tiles_ = tiles_for<F, S>(layer, split_f32);
         direct_ = !tiles_ && walks_unpacked(layer);
-        loop_ = k_.backward_loop;
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (tiles_) loop_ = tiles_->backward_loop;
-            if (tiles_) gradient_ = TileGradient(pool_, *tiles_);
-        }
+        loop_ = tiles_ ? tiles_->backward_loop : k_.backward_loop;
+        if (tiles_) gradient_ = TileGradient<F, S>(pool_, *tiles_);
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, grads);
@@ -76,7 +74,8 @@ class BackwardPass {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
                 cpu::run_loop(
-                    pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    pool_,
+                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
                     team_work, this);
             }
             if (gates_only_) continue;
@@ -218,9 +217,7 @@ class BackwardPass {
         if (!dx_) return;
         BackwardDirection<F, S>& to = dir_[d];
         F* dx = dx_.data() + row_[d] * layer_.I;
-        if constexpr (std::is_same_v<F, float>) {
-            if (tiles_) return to.tile_ih(to.dgx.data(), to.args.ld_dg, rows_[d], dx, layer_.I, accumulate);
-        }
+        if (tiles_) return to.tile_ih(to.dgx.data(), to.args.ld_dg, rows_[d], dx, layer_.I, accumulate);
         to.w_ih.sum(to.dgx.data(), to.args.ld_dg, rows_[d], dx, layer_.I, accumulate);
     }
 
@@ -237,12 +234,10 @@ class BackwardPass {
             });
             return;
         }
-        if constexpr (std::is_same_v<F, float>) {
-            if (tiles_) {
-                if (transposed_ != dg.data()) gradient_.set(dg.data(), ld, count, outputs);
-                transposed_ = dg.data();
-                return gradient_.add(rows.data, rows.row, columns, to, accumulate);
-            }
+        if (tiles_) {
+            if (transposed_ != dg.data()) gradient_.set(dg.data(), ld, count, outputs);
+            transposed_ = dg.data();
+            return gradient_.add(rows.data, rows.row, columns, to, accumulate);
         }
         const Matrix<const F> left{dg.data(), count, outputs, ld, 1};
         multiply<F>({to, outputs, columns, columns, 1}, left.transposed(), rows, accumulate);
@@ -323,9 +318,9 @@ class BackwardPass {
     const int64_t needs_;
     const bool gates_only_;
     bool direct_;
-    const cpu::TileKernels* tiles_;
+    const cpu::TileKernels<F, S>* tiles_;
     decltype(cpu::Kernels<F, S>::backward_loop) loop_;
-    TileGradient gradient_;
+    TileGradient<F, S> gradient_;
     const F* transposed_ = nullptr;  // what gradient_ holds
     const Tensor saved_;
     std::optional<Tensor> y_, dy_;
@@ -339,16 +334,19 @@ class BackwardPass {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
-    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(OptionalTensor dy, OptionalTensor dhn,
+                                                                       OptionalTensor dcn, Tensor x, Tensor h0,
+                                                                       OptionalTensor c0, std::vector<Tensor> weights,
+                                                                       Tensor y, Tensor saved,
+                                                                       OptionalTensor batch_sizes, int64_t cell,
+                                                                       int64_t needs, bool split_f32) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_backward", in);
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward", l, grads);
     if (!is_lstm(cell)) needs &= ~int64_t(kDc0);
     return cpu_by_dtype("layer_backward", l.type, [&]<class F, class S>() {
-        BackwardPass<F, S> pass(l, in, grads, needs, false);
+        BackwardPass<F, S> pass(l, in, grads, needs, false, split_f32);
         if (l.N > 0) {
             pass.run();
         } else {
@@ -358,11 +356,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
-                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                        OptionalTensor c0, std::vector<Tensor> weights,
-                                                                        Tensor y, Tensor saved,
-                                                                        OptionalTensor batch_sizes, int64_t cell) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved};
@@ -370,7 +366,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(Optional
     const int64_t needs = kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0);
     return cpu_by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {
         using Direction = BackwardDirection<F, S>;
-        BackwardPass<F, S> pass(l, in, grads, needs, true);
+        BackwardPass<F, S> pass(l, in, grads, needs, true, split_f32);
         if (l.N > 0) pass.run();
         const int64_t GH = l.G * l.H;
         const Tensor none = empty({0}, l.type);

@@ -29,14 +29,11 @@ struct ForwardDirection {
 template <class F, class S>
 class ForwardPass {
   public:
-    ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out)
+    ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out, bool split_f32)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
-        tiles_ = tiles_for<S>(layer);
+        tiles_ = tiles_for<F, S>(layer, split_f32);
         direct_ = !tiles_ && walks_unpacked(layer);
-        loop_ = k_.forward_loop;
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (tiles_) loop_ = tiles_->forward_loop;
-        }
+        loop_ = tiles_ ? tiles_->forward_loop : k_.forward_loop;
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
@@ -58,7 +55,7 @@ class ForwardPass {
     // One region of threads from the first step to the last.
     void walk() {
         const Layer& l = layer_;
-        const cpu::LoopSize size = loop_size(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, false);
+        const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, false);
         const int64_t parts = cpu::divide_loop(size, pool_.threads).row_parts;
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
         const int64_t rows = std::max(kPieceRows, kPieceBytes / row_bytes) * parts;
@@ -110,7 +107,8 @@ class ForwardPass {
                 for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
             } else {
                 cpu::run_loop(
-                    pool_, loop_size(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    pool_,
+                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
                     team_work, this);
             }
         }
@@ -177,17 +175,13 @@ class ForwardPass {
         grow(to.gx, rows * ld);
         to.args.gx = to.gx.data();
         to.args.gx_row = layer_.seq.row(t0_[d]);
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (tiles_ && layer_.x_is_matrix()) {
-                const int64_t row = layer_.x_matrix_row();
-                to.tile_ih(data_of<S>(layer_.x) + to.args.gx_row * row, row, rows, to.gx.data(), ld, false);
-                return;
-            }
+        if (tiles_ && layer_.x_is_matrix()) {
+            const int64_t row = layer_.x_matrix_row();
+            to.tile_ih(data_of<S>(layer_.x) + to.args.gx_row * row, row, rows, to.gx.data(), ld, false);
+            return;
         }
         const Matrix<const F> x = x_.rows(t0_[d], t1_[d]);
-        if constexpr (std::is_same_v<F, float>) {
-            if (tiles_) return to.tile_ih(x.data, x.row, rows, to.gx.data(), ld, false);
-        }
+        if (tiles_) return to.tile_ih(x.data, x.row, rows, to.gx.data(), ld, false);
         to.w_ih.dot(x.data, x.row, rows, to.gx.data(), ld, false);
     }
 
@@ -226,7 +220,7 @@ class ForwardPass {
     const cpu::Kernels<F, S>& k_;
     InputRows<F, S> x_;
     bool direct_;
-    const cpu::TileKernels* tiles_;
+    const cpu::TileKernels<F, S>* tiles_;
     decltype(cpu::Kernels<F, S>::forward_loop) loop_;
     ForwardDirection<F, S> dir_[kMaxDirections];
     int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
@@ -238,14 +232,15 @@ class ForwardPass {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, int64_t save) {
+                                                         int64_t cell, int64_t save, bool split_f32) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),
                      is_lstm(cell) ? make({l.D, l.B, l.H}) : make({0}), saved_tensor("layer_forward", l, save, make)};
     if (l.N > 0) {
-        cpu_by_dtype("layer_forward", l.type, [&]<class F, class S>() { ForwardPass<F, S>(l, in, out).run(out); });
+        cpu_by_dtype("layer_forward", l.type,
+                     [&]<class F, class S>() { ForwardPass<F, S>(l, in, out, split_f32).run(out); });
     }
     return {out.y, out.hn, out.cn, out.saved};
 }

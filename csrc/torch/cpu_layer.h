@@ -22,8 +22,9 @@ constexpr int64_t kFewRows = 4;
 constexpr int64_t kStepsWorthPacking = 6;
 constexpr int64_t kStepsWorthPackingFewRows = 16;
 constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
-constexpr int64_t kTileSpeed = 8;           // of matrix tiles over multiply-adds in f32
 constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
+template <class S>
+constexpr int64_t kTileSpeed = std::is_same_v<S, float> ? 3 : 8;  // of matrix tiles over multiply-adds in f32
 
 // glibc gives blocks over 32 MB back to the system at every free, so at every call they are fresh again and cost more in
 // page faults than the kernels need to fill them. Where the system gives huge pages to those who ask (Linux's default),
@@ -93,11 +94,11 @@ void multiply(Matrix<F> c, Matrix<const F> a, Matrix<const F> b, bool accumulate
 }
 
 // The size of `steps` steps of a layer's time loop over these packed weights (one direction's).
-template <class Sizes, class PackedWeights>
+template <class S, class Sizes, class PackedWeights>
 cpu::LoopSize loop_size(const Sizes& l, const PackedWeights& hh, const PackedWeights& hr, int64_t steps, bool tiles) {
     // Two for each weight and row, and what the cell costs beside them.
     const int64_t products = 2 * l.G * l.R + (l.projected ? 2 * l.R : 0);
-    const int64_t flops = l.B * l.H * (products / (tiles ? kTileSpeed : 1) + kCellFlops * l.G);
+    const int64_t flops = l.B * l.H * (products / (tiles ? kTileSpeed<S> : 1) + kCellFlops * l.G);
     return {l.D, l.B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops};
 }
 
@@ -108,10 +109,18 @@ inline bool walks_unpacked(const Layer& l) {
     return l.T < (l.B <= kFewRows ? kStepsWorthPackingFewRows : kStepsWorthPacking);
 }
 
-// The matrix tiles to multiply with, or null where there are none, or too few rows for them.
-template <class S>
-const cpu::TileKernels* tiles_for(const Layer& l) {
-    return std::is_same_v<S, bf16> && l.N > kFewRows ? cpu::tile_kernels() : nullptr;
+// Whether splitting f32 is faster than multiplying it as it is: a single row a step is bound by reading the weights, which
+// take as many bytes either way; else packing them must pay, w_ih too, and w_hh where it would not be packed otherwise.
+inline bool worth_splitting(const Layer& l) {
+    return l.B > 1 && l.N >= l.G * l.H * (l.I + l.R) >> (walks_unpacked(l) ? 12 : 14);
+}
+
+// The matrix tiles to multiply with, or null where there are none, too few rows for them, or f32 is not to be split.
+template <class F, class S>
+const cpu::TileKernels<F, S>* tiles_for(const Layer& l, bool split_f32) {
+    if (l.N <= kFewRows) return nullptr;
+    if (std::is_same_v<S, float> && !(split_f32 && worth_splitting(l))) return nullptr;
+    return cpu::tile_kernels<F, S>();
 }
 
 // Weights and other inputs in the compute type, contiguous: as they are, or converted once.
@@ -249,8 +258,16 @@ const F* bias_hn(int64_t cell, int64_t H, const Buffer<F>& bias) {
     return bias.data() + (gates_of(cell) + 2) * H;
 }
 
-// Of memory for so many bf16.
-inline int64_t tile_floats(int64_t count) { return (count + 1) / 2; }
+// Memory for so many bf16.
+template <class F>
+Buffer<F> tile_buffer(int64_t count) {
+    constexpr int64_t each = sizeof(F) / sizeof(bf16);
+    return Buffer<F>((count + each - 1) / each);
+}
+template <class F>
+bf16* as_tiles(const Buffer<F>& buffer) {
+    return reinterpret_cast<bf16*>(buffer.data());
+}
 
 // Recurrent weights packed for the register tiles, or for matrix tiles where `tiles` is given. `transposed`: columns of
 // the panels are rows of w (forward, h W^T), else columns of w (backward, dg W).
@@ -258,7 +275,7 @@ template <class F, class S>
 class Packed {
   public:
     Packed() = default;
-    Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels* tiles, const Tensor& w,
+    Packed(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels<F, S>* tiles, const Tensor& w,
            int64_t gates, bool transposed) {
         const Tensor laid = laid_out(w);
         const int64_t rows = w.size(0), columns = w.size(1);
@@ -272,13 +289,10 @@ class Packed {
             pool.split(shape_.count(), parts,
                        [&](int64_t p0, int64_t p1) { pack(from, columns, K, shape_, p0, p1, to); });
         };
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (tiles) {
-                buffer_ = Buffer<F>(tile_floats(cpu::whole_tiles(K) * vectors * k.W));
-                split(transposed ? tiles->pack_transposed : tiles->pack_plain, reinterpret_cast<bf16*>(buffer_.data()));
-            }
-        }
-        if (!buffer_) {
+        if (tiles) {
+            buffer_ = tile_buffer<F>(cpu::whole_tiles<S>(K) * vectors * k.W);
+            split(transposed ? tiles->pack_transposed : tiles->pack_plain, as_tiles(buffer_));
+        } else {
             buffer_ = Buffer<F>(K * vectors * k.W);
             split(transposed ? k.pack_transposed : k.pack_plain, buffer_.data());
         }
@@ -288,7 +302,7 @@ class Packed {
     const cpu::PanelShape& shape() const { return shape_; }
     const F* data() const { return buffer_.data(); }
     // As matrix tiles have them.
-    const bf16* tiles() const { return reinterpret_cast<const bf16*>(buffer_.data()); }
+    const bf16* tiles() const { return as_tiles(buffer_); }
     int64_t bytes() const { return buffer_.count() * static_cast<int64_t>(sizeof(F)); }
 
   private:

@@ -9,7 +9,7 @@ namespace fused_rnn {
 template <class F, class S>
 class GateRebuild {
   public:
-    GateRebuild(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels* tiles, const Layer& l,
+    GateRebuild(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels<F, S>* tiles, const Layer& l,
                 const DirectionWeights& w)
         : pool_(pool),
           k_(k),
@@ -46,7 +46,8 @@ class GateRebuild {
 
   private:
     struct Factor {
-        Factor(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels* tiles, const Tensor& w) {
+        Factor(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels<F, S>* tiles,
+               const Tensor& w) {
             if (tiles) {
                 in_tiles = TileProduct<F, S>(pool, k, *tiles, w, true);
             } else {
@@ -59,15 +60,13 @@ class GateRebuild {
 
     // to [rows, G*H] = a w^T
     void multiply(Factor& w, Matrix<const F> a, F* to) {
-        if constexpr (std::is_same_v<F, float>) {
-            if (tiles_) return w.in_tiles(a.data, a.row, a.rows, to, args_.ld_gx, false);
-        }
+        if (tiles_) return w.in_tiles(a.data, a.row, a.rows, to, args_.ld_gx, false);
         w.as_it_lies.dot(a.data, a.row, a.rows, to, args_.ld_gx, false);
     }
 
     const cpu::Pool& pool_;
     const cpu::Kernels<F, S>& k_;
-    const cpu::TileKernels* tiles_;
+    const cpu::TileKernels<F, S>* tiles_;
     Factor of_x_, of_h_;
     Buffer<F> bias_, hidden_;
     Buffer<S> gates_;

@@ -234,9 +234,12 @@ class BackwardCall {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
-    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(OptionalTensor dy, OptionalTensor dhn,
+                                                                       OptionalTensor dcn, Tensor x, Tensor h0,
+                                                                       OptionalTensor c0, std::vector<Tensor> weights,
+                                                                       Tensor y, Tensor saved,
+                                                                       OptionalTensor batch_sizes, int64_t cell,
+                                                                       int64_t needs, bool) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_backward", in);
     const Gradients grads{dy, dhn, dcn, y, saved};
@@ -248,11 +251,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
-                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                        OptionalTensor c0, std::vector<Tensor> weights,
-                                                                        Tensor y, Tensor saved,
-                                                                        OptionalTensor batch_sizes, int64_t cell) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved};

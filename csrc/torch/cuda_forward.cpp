@@ -67,7 +67,7 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, int64_t save) {
+                                                         int64_t cell, int64_t save, bool) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
     const Layer l("layer_forward", in);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {

@@ -27,7 +27,7 @@ struct Stack {
     Stack(int64_t cell, const std::vector<StreamLayer>& from) : cell(cell), k(cpu::kernels<F, S>()) {
         loop = k.forward_loop;
         if constexpr (std::is_same_v<S, bf16>) {
-            tiles = cpu::tile_kernels();
+            tiles = cpu::tile_kernels<F, S>();
             if (tiles) loop = tiles->forward_loop;
         }
         const cpu::Pool pool = torch_pool();
@@ -48,7 +48,7 @@ struct Stack {
 
     const int64_t cell;
     const cpu::Kernels<F, S>& k;
-    const cpu::TileKernels* tiles = nullptr;
+    const cpu::TileKernels<F, S>* tiles = nullptr;
     decltype(cpu::Kernels<F, S>::forward_loop) loop;
     std::vector<PackedLayer<F, S>> layers;
 };
@@ -160,7 +160,7 @@ class StreamOf final : public Stream {
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
         const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
-        const cpu::LoopSize size = loop_size(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
+        const cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
         F* const gx = grown(s.gx, rows * a.ld_gx);
         if constexpr (std::is_same_v<S, bf16>) {
             if (stack_->tiles) {

@@ -93,6 +93,7 @@ void check(const char* what, const Layer& l, const vector<double>& got, const ve
 // One direction's buffers and arguments, as csrc/torch prepares them.
 template <class F, class S>
 struct Direction {
+    const cpu::TileKernels<F, S>* tiles = nullptr;
     vector<F> gx, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr, back_hh, back_hr;
     ForwardArgs<F, S> forward{};
     BackwardArgs<F, S> backward{};
@@ -101,18 +102,15 @@ struct Direction {
         const auto& k = cpu::kernels<F, S>();
         const cpu::PanelShape shape{transposed ? rows / gates : columns, transposed ? gates : 1, k.W};
         const int64_t K = transposed ? columns : rows;
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (const auto* tiles = cpu::tile_kernels()) {
-                const int64_t vectors = shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors);
-                to.assign(size_t(cpu::whole_tiles(K) * vectors * k.W / 2), F(NAN));
-                const vector<S> stored = narrow<F, S>(w);
-                (transposed ? tiles->pack_transposed : tiles->pack_plain)(
-                    stored.data(), columns, K, shape, 0, shape.count(), reinterpret_cast<bf16*>(to.data()));
-                return {to.data(), K, shape.columns, shape.count()};
-            }
-        }
-        to.assign(size_t(K * k.W * shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors)), F(NAN));
+        const int64_t lanes = shape.count() * (shape.gates > 1 ? gates : cpu::kMaxVectors) * k.W;
         const vector<S> stored = narrow<F, S>(w);
+        if (tiles) {
+            to.assign(size_t(cpu::whole_tiles<S>(K) * lanes) * sizeof(bf16) / sizeof(F), F(NAN));
+            (transposed ? tiles->pack_transposed : tiles->pack_plain)(
+                stored.data(), columns, K, shape, 0, shape.count(), reinterpret_cast<bf16*>(to.data()));
+            return {to.data(), K, shape.columns, shape.count()};
+        }
+        to.assign(size_t(K * lanes), F(NAN));
         (transposed ? k.pack_transposed : k.pack_plain)(stored.data(), columns, K, shape, 0, shape.count(), to.data());
         return {to.data(), K, shape.columns, shape.count()};
     }
@@ -121,13 +119,15 @@ struct Direction {
 template <class F, class S>
 struct Run {
     const Layer& l;
+    const cpu::TileKernels<F, S>* tiles;
     vector<S> y, saved, hn, dy;
     Direction<F, S> dir[2];
     int64_t ld_r, ld_h;
     bool forward_now = true;
     std::atomic<int> workers{0};
 
-    explicit Run(const Layer& layer) : l(layer), ld_r(cpu::padded(l.R)), ld_h(cpu::padded(l.H)) {
+    Run(const Layer& layer, const cpu::TileKernels<F, S>* tiles)
+        : l(layer), tiles(tiles), ld_r(cpu::padded(l.R)), ld_h(cpu::padded(l.H)) {
         const int64_t G = gates_of(l.cell), N = l.rows(), B = l.seq.B;
         y.resize(size_t(N * l.D * l.R));
         saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
@@ -135,6 +135,7 @@ struct Run {
         dy = narrow<F, S>(l.dy);
         for (int d = 0; d < l.D; ++d) {
             auto& to = dir[d];
+            to.tiles = tiles;
             const auto& in = l.dir[d];
             const auto state = [&](const vector<double>& s, int64_t width) {
                 return spread<F>(wide(narrow<F, S>(s)), width, cpu::padded(width));
@@ -177,14 +178,9 @@ struct Run {
     static void work(void* context, const cpu::Share& share) {
         auto& self = *static_cast<Run*>(context);
         self.workers.fetch_add(1);
-        auto forward_loop = cpu::kernels<F, S>().forward_loop;
-        auto backward_loop = cpu::kernels<F, S>().backward_loop;
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (const auto* tiles = cpu::tile_kernels()) {
-                forward_loop = tiles->forward_loop;
-                backward_loop = tiles->backward_loop;
-            }
-        }
+        const auto& k = cpu::kernels<F, S>();
+        const auto forward_loop = self.tiles ? self.tiles->forward_loop : k.forward_loop;
+        const auto backward_loop = self.tiles ? self.tiles->backward_loop : k.backward_loop;
         const int64_t T = self.l.seq.T, cut = T / 3;  // in two pieces of time, as chunks come
         for (int d = 0; d < self.l.D; ++d) {
             if (share.direction >= 0 && share.direction != d) continue;
@@ -235,10 +231,10 @@ struct Run {
 #include "teams.h"
 
 template <class F, class S>
-void every_team(const Layer& l) {
+void every_team(const Layer& l, const cpu::TileKernels<F, S>* tiles = nullptr) {
     const int64_t panels = cpu::PanelShape{l.H, int(gates_of(l.cell)), cpu::kernels<F, S>().W}.count();
     const auto once = [&](const std::function<void(cpu::Work, void*)>& loop) {
-        Run<F, S> run(l);
+        Run<F, S> run(l, tiles);
         run(loop);
         run.compare();
     };
@@ -279,9 +275,10 @@ int main(int argc, char** argv) {
                 for (const bool packed : {false, true}) {
                     const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
                     every_team<float, float>(l);
+                    if (const auto* tiles = cpu::tile_kernels<float, float>()) every_team<float, float>(l, tiles);
                     if (k > 1 && cell > kRnnTanh) continue;  // the rest differ in loads and stores alone
                     every_team<double, double>(l);
-                    every_team<float, bf16>(l);
+                    every_team<float, bf16>(l, cpu::tile_kernels<float, bf16>());
                     every_team<float, f16>(l);
                 }
             }
