@@ -11,18 +11,21 @@ namespace fused_rnn::cpu {
 
 constexpr int64_t kMaxPiece = 512;  // steps
 
-template <class F, class S>
+// Rows of x are multiplied as Left (F or S), with weights packed as Panel (F, or bf16 for matrix tiles).
+template <class F, class S, class Left, class Panel>
 struct ForwardWalk {
-    const Kernels<F, S>* kernels;
     ForwardArgs<F, S> args;  // but for gx
-    const S* x;              // row b of step t at t * x_step + b * x_row; packed: row n at n * x_row
+    decltype(Kernels<F, S>::forward_loop) loop;
+    MultiplyPanels<Left, Panel, F> multiply;
+    void (*copy)(const S* from, int64_t ld_from, int64_t rows, int64_t columns, Left* to, int64_t ld_to);
+    const S* x;  // row b of step t at t * x_step + b * x_row; packed: row n at n * x_row
     int64_t x_step, x_row;
     int64_t I;
-    const F* w_ih;  // packed plainly, transposed
+    const Panel* w_ih;  // packed plainly, transposed
     PanelShape w_ih_shape;
     int64_t piece;  // steps, up to kMaxPiece
     F* gx;          // [piece * B, ld_gx], for all threads
-    F* rows;        // [piece * B, I], for rows of x that are not one matrix of F
+    Left* rows;     // [piece * B, I], for rows of x that are not one matrix of Left
 
     void run(const Slice& slice) const {
         int64_t first[kMaxPiece + 1];  // row of gx at which each step of a piece begins, of this slice's rows alone
@@ -39,21 +42,21 @@ struct ForwardWalk {
             for (int64_t k = 0; k < steps; ++k) first[k + 1] = first[k] + rows_at(a.gx_t0 + k, slice);
             const Matrix left = matrix(a.gx_t0, steps, first, slice);
             const int64_t panels = w_ih_shape.count();
-            kernels->multiply(left.data, left.row, first[steps], w_ih, w_ih_shape, I, panels * slice.part / slice.parts,
-                              panels * (slice.part + 1) / slice.parts, own_gx, a.ld_gx, false);
+            multiply(left.data, left.row, first[steps], w_ih, w_ih_shape, I, panels * slice.part / slice.parts,
+                     panels * (slice.part + 1) / slice.parts, own_gx, a.ld_gx, false);
             if (slice.barrier) barrier_wait(slice.barrier);
-            kernels->forward_loop(a, a.gx_t0, a.gx_t0 + steps, slice);
+            loop(a, a.gx_t0, a.gx_t0 + steps, slice);
         }
     }
 
-    // Whether all rows of any steps lie as one matrix of F, and need no memory to be gathered in.
+    // Whether all rows of any steps lie as one matrix of Left, and need no memory to be gathered in.
     static bool is_matrix(const Sequence& seq, int64_t x_step, int64_t x_row) {
-        return std::is_same_v<F, S> && (seq.batch_sizes || seq.T == 1 || x_step == seq.B * x_row);
+        return std::is_same_v<Left, S> && (seq.batch_sizes || seq.T == 1 || x_step == seq.B * x_row);
     }
 
   private:
     struct Matrix {
-        const F* data;
+        const Left* data;
         int64_t row;
     };
 
@@ -66,13 +69,13 @@ struct ForwardWalk {
 
     // x of the slice's rows in `steps` steps from t0 on.
     Matrix matrix(int64_t t0, int64_t steps, const int64_t* first, const Slice& slice) const {
-        if constexpr (std::is_same_v<F, S>) {
+        if constexpr (std::is_same_v<Left, S>) {
             if ((slice.b1 - slice.b0 == args.seq.B && is_matrix(args.seq, x_step, x_row)) || steps == 1)
                 return {x_at(t0, slice.b0), x_row};
         }
-        F* const to = rows + slice.b0 * piece * I;
+        Left* const to = rows + slice.b0 * piece * I;
         for (int64_t k = steps * slice.part / slice.parts; k < steps * (slice.part + 1) / slice.parts; ++k)
-            kernels->copy_in(x_at(t0 + k, slice.b0), x_row, first[k + 1] - first[k], I, to + first[k] * I, I);
+            copy(x_at(t0 + k, slice.b0), x_row, first[k + 1] - first[k], I, to + first[k] * I, I);
         if (slice.barrier) barrier_wait(slice.barrier);
         return {to, I};
     }

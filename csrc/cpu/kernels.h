@@ -38,9 +38,9 @@ using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int
 template <class F, class S>
 using Pack = void (*)(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out);
 
-// c [M, columns] (+)= a [M, K] times panels [p0, p1). Columns past the last are written up to a whole vector.
-template <class From, class F>
-using MultiplyPanels = void (*)(const From* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K,
+// c [M, columns] (+)= a [M, K] times panels [p0, p1). Rows of c have room for whole vectors.
+template <class From, class Panel, class F>
+using MultiplyPanels = void (*)(const From* a, int64_t lda, int64_t M, const Panel* panels, PanelShape shape, int64_t K,
                                 int64_t p0, int64_t p1, F* c, int64_t ldc, bool accumulate);
 
 // F computes, S stores.
@@ -60,7 +60,7 @@ struct Kernels {
     void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, F* to);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
-    MultiplyPanels<F, F> multiply;
+    MultiplyPanels<F, F, F> multiply;
     RowsProduct<F, S> dot_rows;
     RowsProduct<F, S> sum_rows;
     RowsProduct<F, F> outer_rows;
@@ -95,10 +95,9 @@ constexpr int64_t tile_row(int64_t K) {
 
 template <class From>
 using PackTiles = void (*)(const From* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, bf16* out);
-// c [M, columns] (+)= a [M, K] times panels [p0, p1).
+// Nothing is written past the last column.
 template <class From, class F>
-using MultiplyTiles = void (*)(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
-                               int64_t p0, int64_t p1, F* c, int64_t ldc, bool accumulate);
+using MultiplyTiles = MultiplyPanels<From, bf16, F>;
 
 // For factors stored in S, or `wide`: in F, but taken as if in S.
 template <class F, class S>

@@ -1,17 +1,14 @@
-// The forward op: for each piece of time, gx = x W_ih^T as one product, then the time loop over it.
+// The forward op: for each piece of time, gx = x W_ih^T, then the time loop over it; few steps walk on unpacked weights.
 #include <algorithm>
 
-#include "../cpu/forward_walk.h"
-#include "cpu_tiles.h"
+#include "cpu_walk.h"
 #include "ops.h"
 
 namespace fused_rnn {
 namespace {
 
-// gx of one piece stays within this, so that the loop finds it in cache; at least kChunkRows rows
+// gx of a thread's piece of time stays within this, so that the loop finds it in cache; at least kPieceRows rows
 // keep the product efficient.
-constexpr int64_t kChunkBytes = 2 << 20;
-constexpr int64_t kChunkRows = 256;
 constexpr int64_t kPieceBytes = 1 << 20;
 constexpr int64_t kPieceRows = 96;
 
@@ -21,7 +18,6 @@ struct ForwardDirection {
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
-    TileProduct<F, S> tile_ih;
     Buffer<F> x_rows;
     cpu::ForwardArgs<F, S> args{};
 };
@@ -33,13 +29,12 @@ class ForwardPass {
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
         tiles_ = tiles_for<F, S>(layer, split_f32);
         direct_ = !tiles_ && walks_unpacked(layer);
-        loop_ = tiles_ ? tiles_->forward_loop : k_.forward_loop;
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
     void run(const LayerOutputs& out) {
-        if (direct_ || tiles_) {
-            run_in_pieces();
+        if (direct_) {
+            walk_unpacked();
         } else {
             walk();
         }
@@ -55,63 +50,33 @@ class ForwardPass {
     // One region of threads from the first step to the last.
     void walk() {
         const Layer& l = layer_;
-        const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, false);
+        const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, tiles_ != nullptr);
         const int64_t parts = cpu::divide_loop(size, pool_.threads).row_parts;
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
         const int64_t rows = std::max(kPieceRows, kPieceBytes / row_bytes) * parts;
         piece_ = std::min({l.T, std::max<int64_t>(1, rows / l.B), cpu::kMaxPiece});
-        const bool alone = pool_.threads == 1 || l.B == 1;
-        const bool whole = alone && cpu::ForwardWalk<F, S>::is_matrix(l.seq, l.x_step, l.x_row);
         for (int64_t d = 0; d < l.D; ++d) {
             dir_[d].gx = Buffer<F>(piece_ * l.B * dir_[d].args.ld_gx);
-            // A team may come out smaller than planned, and then share rows that were not to be shared.
-            if (!whole) dir_[d].x_rows = Buffer<F>(piece_ * l.B * l.I);
+            // Of each thread's own rows, which are no matrix. (Of planned threads some may not come: the team then
+            // shares differently.)
+            dir_[d].x_rows = Buffer<F>(piece_ * l.B * l.I);
         }
-        cpu::run_loop(
-            pool_, size,
-            [](void* context, const cpu::Share& share) {
-                const auto& self = *static_cast<const ForwardPass*>(context);
-                for (int64_t d = 0; d < self.layer_.D; ++d)
-                    if (share.direction < 0 || share.direction == d) self.walk_of(d).run(share.slice);
-            },
-            this);
-    }
-    cpu::ForwardWalk<F, S> walk_of(int64_t d) const {
-        const ForwardDirection<F, S>& from = dir_[d];
-        const Layer& l = layer_;
-        return {&k_,
-                from.args,
-                data_of<S>(l.x),
-                l.x_step,
-                l.x_row,
-                l.I,
-                from.packed_ih.data(),
-                from.packed_ih.shape(),
-                piece_,
-                from.gx.data(),
-                from.x_rows.data()};
+        cpu::run_loop(pool_, size, tiles_ ? team_work<S, bf16> : team_work<F, F>, this);
     }
 
-    void run_in_pieces() {
-        const int64_t row_bytes = layer_.G * layer_.H * static_cast<int64_t>(sizeof(F));
-        const auto bounds = layer_.chunks(std::max(kChunkRows, kChunkBytes / row_bytes));
-        const size_t pieces = bounds.size() - 1;
-        for (size_t piece = 0; piece < pieces; ++piece) {
-            for (int64_t d = 0; d < layer_.D; ++d) {
-                const size_t k = d == 0 ? piece : pieces - 1 - piece;
-                t0_[d] = bounds[k];
-                t1_[d] = bounds[k + 1];
-                project_input(d);
-            }
-            if (direct_) {
-                for (int64_t d = 0; d < layer_.D; ++d) direct_loop(d);
-            } else {
-                cpu::run_loop(
-                    pool_,
-                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
-                    team_work, this);
-            }
-        }
+    template <class Left, class Panel>
+    static void team_work(void* context, const cpu::Share& share) {
+        const auto& self = *static_cast<const ForwardPass*>(context);
+        for (int64_t d = 0; d < self.layer_.D; ++d)
+            if (share.direction < 0 || share.direction == d) self.template walk_of<Left, Panel>(d).run(share.slice);
+    }
+
+    template <class Left, class Panel>
+    cpu::ForwardWalk<F, S, Left, Panel> walk_of(int64_t d) const {
+        const ForwardDirection<F, S>& from = dir_[d];
+        const Layer& l = layer_;
+        return forward_walk<Left, Panel>(k_, tiles_, from.args, data_of<S>(l.x), l.x_step, l.x_row, l.I, from.packed_ih,
+                                         piece_, from.gx, from.x_rows);
     }
 
     void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
@@ -119,18 +84,14 @@ class ForwardPass {
         ForwardDirection<F, S>& to = dir_[d];
         cpu::ForwardArgs<F, S>& a = to.args;
         const DirectionWeights& w = l.weights[d];
-        to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
         if (direct_) {
+            to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
             to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, l.G, true);
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
-            if (tiles_) {
-                to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
-            } else {
-                to.packed_ih = Packed<F, S>(pool_, k_, nullptr, *w.w_ih, 1, true);
-            }
+            to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
         if (l.T == 1) {  // h0 is only read
@@ -169,39 +130,33 @@ class ForwardPass {
         a.w_hr = to.packed_hr.panels();
     }
 
-    void project_input(int64_t d) {
-        ForwardDirection<F, S>& to = dir_[d];
-        const int64_t rows = layer_.rows_between(t0_[d], t1_[d]), ld = to.args.ld_gx;
-        grow(to.gx, rows * ld);
-        to.args.gx = to.gx.data();
-        to.args.gx_row = layer_.seq.row(t0_[d]);
-        if (tiles_ && layer_.x_is_matrix()) {
-            const int64_t row = layer_.x_matrix_row();
-            to.tile_ih(data_of<S>(layer_.x) + to.args.gx_row * row, row, rows, to.gx.data(), ld, false);
-            return;
-        }
-        const Matrix<const F> x = x_.rows(t0_[d], t1_[d]);
-        if (tiles_) return to.tile_ih(x.data, x.row, rows, to.gx.data(), ld, false);
-        to.w_ih.dot(x.data, x.row, rows, to.gx.data(), ld, false);
-    }
-
-    static void team_work(void* context, const cpu::Share& share) {
-        auto& self = *static_cast<ForwardPass*>(context);
-        for (int64_t d = 0; d < self.layer_.D; ++d)
-            if (share.direction < 0 || share.direction == d)
-                self.loop_(self.dir_[d].args, self.t0_[d], self.t1_[d], share.slice);
-    }
-
     // Few steps: products straight from the weights as they lie.
-    void direct_loop(int64_t d) {
+    void walk_unpacked() {
+        const int64_t row_bytes = layer_.G * layer_.H * static_cast<int64_t>(sizeof(F));
+        const auto bounds = layer_.chunks(std::max(2 * kPieceRows, 2 * kPieceBytes / row_bytes));
+        const size_t pieces = bounds.size() - 1;
+        for (size_t piece = 0; piece < pieces; ++piece) {
+            for (int64_t d = 0; d < layer_.D; ++d) {
+                const size_t k = d == 0 ? piece : pieces - 1 - piece;
+                walk_unpacked(d, bounds[k], bounds[k + 1]);
+            }
+        }
+    }
+
+    void walk_unpacked(int64_t d, int64_t t0, int64_t t1) {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];
-        const cpu::ForwardArgs<F, S>& a = to.args;
-        const int64_t GH = l.G * l.H;
+        cpu::ForwardArgs<F, S>& a = to.args;
+        const int64_t GH = l.G * l.H, count = l.rows_between(t0, t1);
+        grow(to.gx, count * GH);
+        a.gx = to.gx.data();
+        a.gx_row = l.seq.row(t0);
+        const Matrix<const F> x = x_.rows(t0, t1);
+        to.w_ih.dot(x.data, x.row, count, to.gx.data(), GH, false);
         if (!products_) products_ = Buffer<F>(l.B * std::max(GH, l.R));
         F* hg = products_.data();
-        for (int64_t step = t0_[d]; step < t1_[d]; ++step) {
-            const int64_t t = a.reverse ? t0_[d] + t1_[d] - 1 - step : step;
+        for (int64_t step = t0; step < t1; ++step) {
+            const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
             const int next = a.next(t);
             const int64_t rows = l.seq.rows(t);
             to.w_hh.dot(a.h[1 - next], a.ld_h, rows, hg, GH, false);
@@ -221,9 +176,7 @@ class ForwardPass {
     InputRows<F, S> x_;
     bool direct_;
     const cpu::TileKernels<F, S>* tiles_;
-    decltype(cpu::Kernels<F, S>::forward_loop) loop_;
     ForwardDirection<F, S> dir_[kMaxDirections];
-    int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
     Buffer<F> products_;
     int64_t piece_ = 0;
 };

@@ -3,15 +3,13 @@
 #include <mutex>
 #include <utility>
 
-#include "../cpu/forward_walk.h"
-#include "cpu_layer.h"
+#include "cpu_walk.h"
 
 namespace fused_rnn {
 namespace {
 
 // Rows of x in a piece of time, which goes through all layers before the next one: gx stays in cache.
 constexpr int64_t kPieceRows = 256;
-constexpr int64_t kWorthSharing = 1 << 20;  // multiply-adds of a product, from which a second thread pays for itself
 
 template <class F, class S>
 struct PackedLayer {
@@ -25,11 +23,7 @@ struct PackedLayer {
 template <class F, class S>
 struct Stack {
     Stack(int64_t cell, const std::vector<StreamLayer>& from) : cell(cell), k(cpu::kernels<F, S>()) {
-        loop = k.forward_loop;
-        if constexpr (std::is_same_v<S, bf16>) {
-            tiles = cpu::tile_kernels<F, S>();
-            if (tiles) loop = tiles->forward_loop;
-        }
+        if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
         const int64_t G = gates_of(cell);
         const auto packed = [&](const void* w, int64_t rows, int64_t columns, int64_t gates) {
@@ -49,7 +43,6 @@ struct Stack {
     const int64_t cell;
     const cpu::Kernels<F, S>& k;
     const cpu::TileKernels<F, S>* tiles = nullptr;
-    decltype(cpu::Kernels<F, S>::forward_loop) loop;
     std::vector<PackedLayer<F, S>> layers;
 };
 
@@ -161,43 +154,24 @@ class StreamOf final : public Stream {
         a.y = y;
         const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
         const cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
-        F* const gx = grown(s.gx, rows * a.ld_gx);
-        if constexpr (std::is_same_v<S, bf16>) {
-            if (stack_->tiles) {
-                tile_input(l, x, rows, gx, a.ld_gx);
-                a.gx = gx;
-                struct Loop {
-                    decltype(stack_->loop) run;
-                    const cpu::ForwardArgs<F, S>& args;
-                } loop{stack_->loop, a};
-                cpu::run_loop(
-                    pool_, size,
-                    [](void* context, const cpu::Share& share) {
-                        const Loop& own = *static_cast<Loop*>(context);
-                        own.run(own.args, 0, own.args.seq.T, share.slice);
-                    },
-                    &loop);
-                if (steps % 2) std::swap(a.h[0], a.h[1]);
-                return;
-            }
+        grow(s.gx, rows * a.ld_gx);
+        grow(x_rows_, rows * l.I);
+        if (stack_->tiles) {
+            walk<S, bf16>(size, s, l, x, steps);
+        } else {
+            walk<F, F>(size, s, l, x, steps);
         }
-        cpu::ForwardWalk<F, S> walk{
-            &k_, a, x, B_ * l.I, l.I, l.I, l.ih.data(), l.ih.shape(), steps, gx, grown(x_rows_, rows * l.I)};
-        cpu::run_loop(
-            pool_, size,
-            [](void* context, const cpu::Share& share) {
-                static_cast<const cpu::ForwardWalk<F, S>*>(context)->run(share.slice);
-            },
-            &walk);
         if (steps % 2) std::swap(a.h[0], a.h[1]);
     }
 
-    void tile_input(const PackedLayer<F, S>& l, const S* x, int64_t rows, F* gx, int64_t ld) {
-        const cpu::PanelShape& shape = l.ih.shape();
-        const int64_t parts = rows * l.I * shape.columns < kWorthSharing ? 1 : shape.count();
-        pool_.split(shape.count(), parts, [&](int64_t p0, int64_t p1) {
-            stack_->tiles->multiply(x, l.I, rows, l.ih.tiles(), shape, l.I, p0, p1, gx, ld, false);
-        });
+    template <class Left, class Panel>
+    void walk(const cpu::LoopSize& size, const Carried& s, const PackedLayer<F, S>& l, const S* x, int64_t steps) {
+        using Walk = cpu::ForwardWalk<F, S, Left, Panel>;
+        Walk walk =
+            forward_walk<Left, Panel>(k_, stack_->tiles, s.args, x, B_ * l.I, l.I, l.I, l.ih, steps, s.gx, x_rows_);
+        cpu::run_loop(
+            pool_, size,
+            [](void* context, const cpu::Share& share) { static_cast<const Walk*>(context)->run(share.slice); }, &walk);
     }
 
     // f(own, ld, width, given) for h and c of every layer, given as [L, B, width].
@@ -213,11 +187,10 @@ class StreamOf final : public Stream {
         }
     }
 
-    static F* grown(Buffer<F>& buffer, int64_t count) {
-        if (buffer.count() < count) buffer = Buffer<F>(count);
-        return buffer.data();
+    static S* storage(Buffer<F>& buffer, int64_t count) {
+        grow(buffer, count);
+        return reinterpret_cast<S*>(buffer.data());
     }
-    static S* storage(Buffer<F>& buffer, int64_t count) { return reinterpret_cast<S*>(grown(buffer, count)); }
 
     const std::shared_ptr<const Stack<F, S>> stack_;
     const cpu::Kernels<F, S>& k_;
