@@ -45,8 +45,9 @@ class ForwardPass {
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out, bool split_f32)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
         tiles_ = tiles_for<F, S>(layer, split_f32);
-        direct_ = !tiles_ && walks_unpacked(layer);
-        loop_ = tiles_ ? tiles_->forward_loop : k_.forward_loop;
+        loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
+        direct_ = !loop_tiles_ && walks_unpacked(layer);
+        loop_ = loop_tiles_ ? loop_tiles_->forward_loop : k_.forward_loop;
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
@@ -66,7 +67,7 @@ class ForwardPass {
             } else {
                 cpu::run_loop(
                     pool_,
-                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], loop_tiles_ != nullptr),
                     team_work, this);
             }
         }
@@ -89,10 +90,10 @@ class ForwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, l.G, true);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
-            if (tiles_) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
+            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, l.G, true);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, true);
         }
+        if (tiles_) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, true);
         to.bias = bias_buffer(k_, l, w);
         if (l.T == 1) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
@@ -181,7 +182,7 @@ class ForwardPass {
     const cpu::Kernels<F, S>& k_;
     InputRows<F, S> x_;
     bool direct_;
-    const cpu::TileKernels<F, S>* tiles_;
+    const cpu::TileKernels<F, S>*tiles_, *loop_tiles_;
     decltype(cpu::Kernels<F, S>::forward_loop) loop_;
     ForwardDirection<F, S> dir_[kMaxDirections];
     int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};
