@@ -82,6 +82,7 @@ CASES = [
         (7, 33, 100, 100, 0, 1, False),
         (70, 110, 40, 90, 0, 1, False),  # several chunks
         (6, 33, 64, 100, 30, 2, True),
+        (200, 1, 17, 64, 0, 2, False),  # the products around the loop alone
     )
     if not P or cell == Cell.LSTM
 ]
@@ -95,8 +96,8 @@ def test_layers(case):
     assert_close(got, {name: exact[name] for name in ("y", "hn", "cn")}, BOUND)
     if case.cell != Cell.RNN_RELU:  # at its kink a rounding turns a gradient on or off
         assert_close(got, exact, 2 * BOUND)  # several products one after the other
-    for name in exact:
-        assert name == "cn" or name == "dc0" or not torch.equal(got[name], plain[name]), name
+    for name in ("y", "dx", "dweights[0]", "dweights[1]"):
+        assert not torch.equal(got[name], plain[name]), name
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -156,9 +157,9 @@ def test_medium_is_high():
     assert_identical(at("medium", run, problem), run(problem))
 
 
-@pytest.mark.parametrize("case", [Case(Cell.LSTM, T=40, B=1, I=0, H=64), Case(Cell.GRU, T=6, B=2, I=0, H=512)], ids=str)
+@pytest.mark.parametrize("case", [Case(Cell.LSTM, T=99, B=1, I=0, H=64), Case(Cell.GRU, T=6, B=2, I=0, H=512)], ids=str)
 def test_not_where_it_is_slower(case):
-    # One row a step, or more weights than a few rows pay for. (Products of x are then BLAS's, which has its own ways.)
+    # The loop of one row a step, and more weights than a few rows pay for. (Products of x are then BLAS's own affair.)
     problem = make(case, torch.float32)
     for got, plain in zip(forward(problem), at("highest", forward, problem), strict=True):
         assert torch.equal(got, plain)

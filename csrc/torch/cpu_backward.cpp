@@ -40,8 +40,9 @@ class BackwardPass {
           gates_only_(gates_only),
           saved_(laid_out(grads.saved)) {
         tiles_ = tiles_for<F, S>(layer, split_f32);
-        direct_ = !tiles_ && walks_unpacked(layer);
-        loop_ = tiles_ ? tiles_->backward_loop : k_.backward_loop;
+        loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
+        direct_ = !loop_tiles_ && walks_unpacked(layer);
+        loop_ = loop_tiles_ ? loop_tiles_->backward_loop : k_.backward_loop;
         if (tiles_) gradient_ = TileGradient<F, S>(pool_, *tiles_);
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
@@ -75,7 +76,7 @@ class BackwardPass {
             } else {
                 cpu::run_loop(
                     pool_,
-                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], tiles_ != nullptr),
+                    loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, t1_[0] - t0_[0], loop_tiles_ != nullptr),
                     team_work, this);
             }
             if (gates_only_) continue;
@@ -122,10 +123,10 @@ class BackwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, 1, false);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, false);
-            if (tiles_ && needs_ & kDx) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, false);
+            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, 1, false);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, false);
         }
+        if (tiles_ && needs_ & kDx) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, false);
         to.dh = gradient_buffer(grads.dhn, d, l.R);
         to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
         if (is_lstm(l.cell)) {
@@ -318,7 +319,7 @@ class BackwardPass {
     const int64_t needs_;
     const bool gates_only_;
     bool direct_;
-    const cpu::TileKernels<F, S>* tiles_;
+    const cpu::TileKernels<F, S>*tiles_, *loop_tiles_;
     decltype(cpu::Kernels<F, S>::backward_loop) loop_;
     TileGradient<F, S> gradient_;
     const F* transposed_ = nullptr;  // what gradient_ holds

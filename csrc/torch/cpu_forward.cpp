@@ -28,7 +28,8 @@ class ForwardPass {
     ForwardPass(const Layer& layer, const LayerArgs& in, const LayerOutputs& out, bool split_f32)
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
         tiles_ = tiles_for<F, S>(layer, split_f32);
-        direct_ = !tiles_ && walks_unpacked(layer);
+        loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
+        direct_ = !loop_tiles_ && walks_unpacked(layer);
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
@@ -50,7 +51,7 @@ class ForwardPass {
     // One region of threads from the first step to the last.
     void walk() {
         const Layer& l = layer_;
-        const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, tiles_ != nullptr);
+        const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, loop_tiles_ != nullptr);
         const int64_t parts = cpu::divide_loop(size, pool_.threads).row_parts;
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
         const int64_t rows = std::max(kPieceRows, kPieceBytes / row_bytes) * parts;
@@ -75,8 +76,8 @@ class ForwardPass {
     cpu::ForwardWalk<F, S, Left, Panel> walk_of(int64_t d) const {
         const ForwardDirection<F, S>& from = dir_[d];
         const Layer& l = layer_;
-        return forward_walk<Left, Panel>(k_, tiles_, from.args, data_of<S>(l.x), l.x_step, l.x_row, l.I, from.packed_ih,
-                                         piece_, from.gx, from.x_rows);
+        return forward_walk<Left, Panel>(k_, tiles_, loop_tiles_, from.args, data_of<S>(l.x), l.x_step, l.x_row, l.I,
+                                         from.packed_ih, piece_, from.gx, from.x_rows);
     }
 
     void prepare(int64_t d, const LayerArgs& in, const LayerOutputs& out) {
@@ -89,8 +90,8 @@ class ForwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, tiles_, *w.w_hh, l.G, true);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, tiles_, *w.w_hr, 1, true);
+            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, l.G, true);
+            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, true);
             to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
@@ -175,7 +176,7 @@ class ForwardPass {
     const cpu::Kernels<F, S>& k_;
     InputRows<F, S> x_;
     bool direct_;
-    const cpu::TileKernels<F, S>* tiles_;
+    const cpu::TileKernels<F, S>*tiles_, *loop_tiles_;  // around the loop and in it
     ForwardDirection<F, S> dir_[kMaxDirections];
     Buffer<F> products_;
     int64_t piece_ = 0;

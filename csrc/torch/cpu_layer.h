@@ -109,10 +109,10 @@ inline bool walks_unpacked(const Layer& l) {
     return l.T < (l.B <= kFewRows ? kStepsWorthPackingFewRows : kStepsWorthPacking);
 }
 
-// Whether splitting f32 is faster than multiplying it as it is: a single row a step is bound by reading the weights, which
-// take as many bytes either way; else packing them must pay, w_ih too, and w_hh where it would not be packed otherwise.
+// Whether splitting f32 pays for packing the weights: w_ih alone where the loop does not go through tiles; both, where w_hh
+// would not be packed otherwise; else w_ih for the gain of both.
 inline bool worth_splitting(const Layer& l) {
-    return l.B > 1 && l.N >= l.G * l.H * (l.I + l.R) >> (walks_unpacked(l) ? 12 : 14);
+    return l.N >= l.G * l.H * (l.I + l.R) >> (l.B == 1 ? 10 : walks_unpacked(l) ? 12 : 14);
 }
 
 // The matrix tiles to multiply with, or null where there are none, too few rows for them, or f32 is not to be split.
@@ -121,6 +121,12 @@ const cpu::TileKernels<F, S>* tiles_for(const Layer& l, bool split_f32) {
     if (l.N <= kFewRows) return nullptr;
     if (std::is_same_v<S, float> && !(split_f32 && worth_splitting(l))) return nullptr;
     return cpu::tile_kernels<F, S>();
+}
+
+// Those of the time loop: a single row a step is bound by reading the weights, as many bytes in f32 whether split or not.
+template <class F, class S>
+const cpu::TileKernels<F, S>* loop_tiles_for(const Layer& l, const cpu::TileKernels<F, S>* tiles) {
+    return std::is_same_v<S, float> && l.B == 1 ? nullptr : tiles;
 }
 
 // Weights and other inputs in the compute type, contiguous: as they are, or converted once.

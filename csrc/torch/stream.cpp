@@ -167,8 +167,8 @@ class StreamOf final : public Stream {
     template <class Left, class Panel>
     void walk(const cpu::LoopSize& size, const Carried& s, const PackedLayer<F, S>& l, const S* x, int64_t steps) {
         using Walk = cpu::ForwardWalk<F, S, Left, Panel>;
-        Walk walk =
-            forward_walk<Left, Panel>(k_, stack_->tiles, s.args, x, B_ * l.I, l.I, l.I, l.ih, steps, s.gx, x_rows_);
+        Walk walk = forward_walk<Left, Panel>(k_, stack_->tiles, stack_->tiles, s.args, x, B_ * l.I, l.I, l.I, l.ih,
+                                              steps, s.gx, x_rows_);
         cpu::run_loop(
             pool_, size,
             [](void* context, const cpu::Share& share) { static_cast<const Walk*>(context)->run(share.slice); }, &walk);
