@@ -54,7 +54,8 @@ class ForwardPass {
         const cpu::LoopSize size = loop_size<S>(l, dir_[0].packed_hh, dir_[0].packed_hr, l.T, loop_tiles_ != nullptr);
         const int64_t parts = cpu::divide_loop(size, pool_.threads).row_parts;
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
-        const int64_t rows = std::max(kPieceRows, kPieceBytes / row_bytes) * parts;
+        const bool near = size.weight_bytes <= kPieceBytes;  // recurrent weights that leave room for gx
+        const int64_t rows = (near ? std::max(kPieceRows, kPieceBytes / row_bytes) : 2 * kPieceRows) * parts;
         piece_ = std::min({l.T, std::max<int64_t>(1, rows / l.B), cpu::kMaxPiece});
         for (int64_t d = 0; d < l.D; ++d) {
             dir_[d].gx = Buffer<F>(piece_ * l.B * dir_[d].args.ld_gx);
