@@ -6,7 +6,7 @@ them as functions of their parameters. :class:`Stream` serves a module a few ste
 """
 
 from . import forking as _forking  # noqa: F401  (for what it registers)
-from . import functional
+from . import functional, init
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched
 from .modules import GRU, LSTM, RNN
@@ -23,5 +23,6 @@ __all__ = [
     "Stream",
     "convert",
     "functional",
+    "init",
     "patched",
 ]
