@@ -76,7 +76,7 @@ def orthogonal_(module: Module, gain: float = 1.0, generator: Generator | None =
 def identity_(
     module: Module, gain: float = 1.0, input_std: float | None = 1e-3, generator: Generator | None = None
 ) -> Module:
-    """The IRNN: W_hh becomes the identity times ``gain``, biases 0, W_ih normal of deviation ``input_std`` (None: kept).
+    """The IRNN: W_hh becomes the identity times ``gain``, biases 0, W_ih normal of ``input_std`` (None: kept).
 
     For plain RNNs, with relu as published: Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent networks
     of rectified linear units".
