@@ -9,6 +9,7 @@
 
 #include "naive.h"
 #include "../../csrc/cpu/dispatch.h"
+#include "../../csrc/cpu/forward_walk.h"
 #include "../../csrc/cpu/team.h"
 
 using namespace fused_rnn;
@@ -94,7 +95,9 @@ void check(const char* what, const Layer& l, const vector<double>& got, const ve
 template <class F, class S>
 struct Direction {
     const cpu::TileKernels<F, S>* tiles = nullptr;
-    vector<F> gx, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr, back_hh, back_hr;
+    vector<S> x;  // an x of which w_ih, the identity, makes gx
+    vector<F> gx, walk_gx, x_rows, packed_ih, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr,
+        back_hh, back_hr;
     ForwardArgs<F, S> forward{};
     BackwardArgs<F, S> backward{};
 
@@ -120,14 +123,21 @@ template <class F, class S>
 struct Run {
     const Layer& l;
     const cpu::TileKernels<F, S>* tiles;
+    const bool walks;  // the forward pass, through ForwardWalk
+    const int64_t piece;
     vector<S> y, saved, hn, dy;
     Direction<F, S> dir[2];
     int64_t ld_r, ld_h;
     bool forward_now = true;
     std::atomic<int> workers{0};
 
-    Run(const Layer& layer, const cpu::TileKernels<F, S>* tiles)
-        : l(layer), tiles(tiles), ld_r(cpu::padded(l.R)), ld_h(cpu::padded(l.H)) {
+    Run(const Layer& layer, const cpu::TileKernels<F, S>* tiles, bool walks)
+        : l(layer),
+          tiles(tiles),
+          walks(walks),
+          piece((l.seq.T + 1) / 2),
+          ld_r(cpu::padded(l.R)),
+          ld_h(cpu::padded(l.H)) {
         const int64_t G = gates_of(l.cell), N = l.rows(), B = l.seq.B;
         y.resize(size_t(N * l.D * l.R));
         saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
@@ -141,6 +151,12 @@ struct Run {
                 return spread<F>(wide(narrow<F, S>(s)), width, cpu::padded(width));
             };
             to.gx.assign(in.gx.begin(), in.gx.end());
+            to.x = narrow<F, S>(in.gx);
+            to.walk_gx.assign(size_t(piece * B * cpu::padded(G * l.H)), F(NAN));
+            to.x_rows.assign(size_t(piece * B * G * l.H), F(NAN));
+            vector<double> identity(size_t(G * l.H * G * l.H));
+            for (int64_t k = 0; k < G * l.H; ++k) identity[size_t(k * (G * l.H + 1))] = 1;
+            to.pack(to.packed_ih, identity, G * l.H, G * l.H, 1, true);
             to.bias.assign(in.bias.begin(), in.bias.end());
             to.h0 = to.h[0] = to.h[1] = state(in.h0, l.R);
             to.c0 = to.c = state(in.c0, l.H);
@@ -175,6 +191,31 @@ struct Run {
         }
     }
 
+    // The forward loops in pieces of time, each thread multiplying the rows of x that it goes on with.
+    template <class Left, class Panel>
+    void walk(int d, const Slice& slice, cpu::MultiplyPanels<Left, Panel, F> multiply,
+              decltype(cpu::Kernels<F, S>::forward_loop) loop,
+              decltype(cpu::ForwardWalk<F, S, Left, Panel>::copy) copy) {
+        const int64_t width = gates_of(l.cell) * l.H;
+        auto& from = dir[d];
+        cpu::ForwardWalk<F, S, Left, Panel> w{};
+        w.args = from.forward, w.loop = loop, w.multiply = multiply, w.copy = copy;
+        w.args.ld_gx = cpu::padded(width);
+        w.x = from.x.data(), w.x_step = l.seq.B * width, w.x_row = width, w.I = width;
+        w.w_ih = reinterpret_cast<const Panel*>(from.packed_ih.data());
+        w.w_ih_shape = {width, 1, cpu::kernels<F, S>().W};
+        w.piece = piece, w.gx = from.walk_gx.data(), w.rows = reinterpret_cast<Left*>(from.x_rows.data());
+        w.run(slice);
+    }
+    void walk(int d, const Slice& slice) {
+        const auto& k = cpu::kernels<F, S>();
+        if (!tiles) return walk<F, F>(d, slice, k.multiply, k.forward_loop, k.copy_in);
+        walk<S, bf16>(d, slice, tiles->multiply, tiles->forward_loop,
+                      [](const S* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to) {
+                          for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * ld_from, columns, to + r * ld_to);
+                      });
+    }
+
     static void work(void* context, const cpu::Share& share) {
         auto& self = *static_cast<Run*>(context);
         self.workers.fetch_add(1);
@@ -184,6 +225,10 @@ struct Run {
         const int64_t T = self.l.seq.T, cut = T / 3;  // in two pieces of time, as chunks come
         for (int d = 0; d < self.l.D; ++d) {
             if (share.direction >= 0 && share.direction != d) continue;
+            if (self.forward_now && self.walks) {
+                self.walk(d, share.slice);
+                continue;
+            }
             std::array pieces{std::array{int64_t(0), cut}, std::array{cut, T}};
             if (self.forward_now != (d == 0)) std::swap(pieces[0], pieces[1]);
             for (const auto& [t0, t1] : pieces) {
@@ -234,9 +279,11 @@ template <class F, class S>
 void every_team(const Layer& l, const cpu::TileKernels<F, S>* tiles = nullptr) {
     const int64_t panels = cpu::PanelShape{l.H, int(gates_of(l.cell)), cpu::kernels<F, S>().W}.count();
     const auto once = [&](const std::function<void(cpu::Work, void*)>& loop) {
-        Run<F, S> run(l, tiles);
-        run(loop);
-        run.compare();
+        for (const bool walks : {false, true}) {
+            Run<F, S> run(l, tiles, walks);
+            run(loop);
+            run.compare();
+        }
     };
     once([&](cpu::Work work, void* context) { alone(l.seq.B, work, context); });
     // directions, parts of the rows, parts of the units
