@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "../cpu/forward_walk.h"
+#include "cpu_reset.h"
 #include "cpu_tiles.h"
 #include "ops.h"
 
@@ -23,6 +24,7 @@ struct ForwardDirection {
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     TileProduct<F, S> tile_ih;
     Buffer<F> x_rows;
+    ResetState<F, S> reset;
     cpu::ForwardArgs<F, S> args{};
 };
 
@@ -133,7 +135,7 @@ class ForwardPass {
             }
         }
         to.bias = bias_buffer(k_, l, w);
-        if (l.T == 1) {  // h0 is only read
+        if (l.T == 1 && !l.begins) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
             a.ld_h = l.R;
             a.h[0] = const_cast<F*>(to.h0.data()) + d * l.B * l.R;
@@ -167,6 +169,9 @@ class ForwardPass {
         a.hn = mutable_data_of<S>(out.hn) + d * l.B * l.R;
         a.w_hh = to.packed_hh.panels();
         a.w_hr = to.packed_hr.panels();
+        to.reset = ResetState<F, S>(k_, l, in, d);
+        a.reset = to.reset.args();
+        reset_first(a);
     }
 
     void project_input(int64_t d) {
@@ -232,8 +237,9 @@ class ForwardPass {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, int64_t save, bool split_f32) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+                                                         int64_t cell, int64_t save, bool split_f32,
+                                                         OptionalTensor reset, bool reset_initial) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),
