@@ -75,14 +75,13 @@ def test_ops(kind, sizes, save):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 def test_every_instruction_set(isa, kind, dtype):
-    """As far from the truth as without a mask, within a factor: errors of an op that takes the mask wrong are of the
-    size of the values."""
+    """Within a few roundings of the truth; a mask taken wrong errs by the size of the values."""
     problem = make(replace(kind, T=12, B=7, H=37), dtype)
     eps = torch.finfo(dtype).eps
     for save in (Save.ALL, Save.STATES):
         got, want = run_ops(problem, save), expected(problem.to(torch.float64))
         for name, value in want.items():
-            assert distance(got[name], value) <= 100 * eps * largest_of([value]), name
+            assert distance(got[name], value) <= 16 * eps * largest_of([value]), name
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND[::2], ids=str)
@@ -177,12 +176,9 @@ def test_final_states_are_not_cleared(kind):
 
 
 @pytest.mark.parametrize("steps", [3, 9])
-@pytest.mark.parametrize("options", [{}, {"proj_size": 2}], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "options"), [*((kind, {}) for kind in KINDS), ("LSTM", {"proj_size": 2})])
 def test_nothing_passes(kind, options, steps):
     """A state that is not a number is replaced, not multiplied by zero; no gradient comes back, nor from NaN."""
-    if options and kind != "LSTM":
-        pytest.skip("no projection")
     _, ours = pair(kind, I, H, bidirectional=True, **options)
     clean = torch.randn(steps, B, I)
     spoilt = clean.clone()
@@ -220,6 +216,16 @@ def test_gradients_of_the_initial_state(kind, to):
         assert dh[0, 0].any() == (to == "initial")
         assert dh[0, 1].any() == (to == "initial")
         assert dh[0, 2:].any()
+
+
+def test_a_mask_changed_before_the_backward_raises():
+    _, ours = pair("GRU", I, H)
+    x = torch.randn(T, B, I)
+    mask = random_mask(x)
+    y, _ = ours(x, reset=mask)
+    mask.logical_not_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_dropout_between_layers():

@@ -104,7 +104,7 @@ struct BackwardArgs {
     const F* h0;  // [B, ld_h0]
     int64_t ld_h0;
     const F* c0;  // [B, ld_c]
-    F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0
+    F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0 (without resets)
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
