@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from . import ops, reference
-from .folding import fold, folded_lengths, loop, sample_gradients, unfold
+from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
-from .reference import Cell
 
 __all__ = ["differentiates", "layer"]
 
@@ -52,21 +51,23 @@ def layer(
     batch_sizes: Maybe,
     cell: int,
     recompute: bool = False,
+    reset: Maybe = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
 
     x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None.
-    With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them.
+    With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
-        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, NOTHING)
+        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, NOTHING, reset, reset_initial)
     elif torch.compiler.is_compiling():
         apply = partial(_beyond_dynamo, _FusedLayerJvp) if _transformed() else _FusedLayer.apply
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, save, *weights)
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, *weights)
     else:
         apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, cell, save, *weights)
+        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, *weights)
     return y, hn, None if c0 is None else cn
 
 
@@ -78,36 +79,37 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 
 class _FusedLayer(Function):
-    """(x, h0, c0, batch_sizes, cell, save, *weights) -> (y, hn, cn, saved).
+    """(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, *weights) -> (y, hn, cn, saved).
 
     Without a jvp rule, as Dynamo refuses Functions that have one.
     """
 
     @staticmethod
-    def forward(x: Tensor, h0: Tensor, c0: Maybe, batch_sizes: Maybe, cell: int, save: int, *weights: Tensor) -> tuple:
-        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, save)
+    def forward(*args: Any) -> tuple:
+        x, h0, c0, batch_sizes, reset, cell, save, reset_initial, *weights = args
+        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, h0, c0, batch_sizes, cell, _, *weights = inputs
+        x, h0, c0, batch_sizes, reset, cell, _, reset_initial, *weights = inputs
         y, _, cn, saved = output
-        ctx.cell, ctx.compiled = cell, torch.compiler.is_compiling()
+        ctx.cell, ctx.reset_initial, ctx.compiled = cell, reset_initial, torch.compiler.is_compiling()
         ctx.set_materialize_grads(False)
         if c0 is None:
             ctx.mark_non_differentiable(cn, saved)
             y = None  # GRU and RNN keep their own h: changing y in place stays allowed
         else:
             ctx.mark_non_differentiable(saved)
-        ctx.save_for_backward(x, h0, c0, batch_sizes, y, saved, *weights)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, y, saved, *weights)
 
     @staticmethod
     def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: None) -> tuple:
         if dy is None and dhn is None and dcn is None:
             return (None,) * len(ctx.needs_input_grad)
-        x, h0, c0, batch_sizes, y, saved, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[6:]))
-        args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, ctx.cell, needs, 0, *weights)
+        x, h0, c0, batch_sizes, reset, y, saved, *weights = ctx.saved_tensors
+        wanted, initial = ctx.needs_input_grad, ctx.reset_initial
+        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[8:]))
+        args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, reset, ctx.cell, needs, 0, initial, *weights)
         # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
         # that ran outside of it, and those have them.
         if ctx.compiled:
@@ -117,25 +119,27 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
         elif any(dout is not None and _legacy_batched(dout) for dout in (dy, dhn, dcn)):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
-            asked = iter(gradients(batch_sizes, ctx.cell, needs, 0, dy, dhn, dcn, x, h0, c0, *weights))
+            constants = Constants(batch_sizes, reset, ctx.cell, needs, 0, initial)
+            asked = iter(gradients(constants, dy, dhn, dcn, x, h0, c0, *weights))
             dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
         elif torch.is_grad_enabled() or _transformed():
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
-        return dx, dh0, dc0, None, None, None, *dweights
+        return dx, dh0, dc0, None, None, None, None, None, *dweights
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        x, h0, c0, batch_sizes, cell, save, *weights = args
+        x, h0, c0, batch_sizes, reset, cell, save, reset_initial, *weights = args
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[6:]):
+        if any(dim is not None for dim in in_dims[8:]):
             return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
-        x = fold(x, in_dims[0], rows, size)
+        x, reset = fold(x, in_dims[0], rows, size), fold(reset, in_dims[4], rows, size)
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
-        y, hn, cn, saved = _lowered(_FusedLayerJvp, x, h0, c0, lengths, cell, save, *weights)
+        inputs = (x, h0, c0, lengths, reset, cell, save, reset_initial, *weights)
+        y, hn, cn, saved = _lowered(_FusedLayerJvp, *inputs)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
         return (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(saved, 1, size)), (rows + 1, 2, cn_dim, 2)
 
@@ -146,22 +150,26 @@ class _FusedLayerJvp(_FusedLayer):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _FusedLayer.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:4], *inputs[6:])
+        ctx.save_for_forward(*inputs[:5], *inputs[8:])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
-        x, h0, c0, batch_sizes, *weights = ctx.saved_tensors
+        x, h0, c0, batch_sizes, reset, *weights = ctx.saved_tensors
 
         def definition(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple:
-            outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell)
+            resets = {"reset": reset, "reset_initial": ctx.reset_initial}
+            outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell, **resets)
             return outputs if outputs[2] is not None else outputs[:2]
 
-        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[6:])
+        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[8:])
         return (*pushed, None) if c0 is not None else (*pushed, None, None)
 
 
 class _FusedLayerGradient(Function):
-    """(dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights) -> (dx, dh0, dc0, *dweights).
+    """The derivative of that.
+
+    (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, reset, cell, needs, samples, reset_initial, *weights) ->
+    (dx, dh0, dc0, *dweights).
 
     What ``needs`` does not ask for is None. With ``samples`` = V > 0 the batch holds V examples folded into it, and
     each weight gradient is [V, *weight.shape], one for each example.
@@ -169,58 +177,58 @@ class _FusedLayerGradient(Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Maybe, ...]:
-        dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, cell, needs, samples, *weights = args
+        dy, dhn, dcn, x, h0, c0, y, saved, *fixed = args[:14]
+        batch_sizes, reset, cell, needs, samples, initial = fixed
+        weights = args[14:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
         grads: tuple[Maybe, ...]
         if not samples:
-            *others, own = ops.layer_backward(*inputs, needs)
+            *others, own = ops.layer_backward(*inputs, needs, reset, initial)
             grads = (*others, *own)
         else:
-            gates = ops.layer_backward_gates(*inputs)
-            of_one = None if batch_sizes is None else batch_sizes // samples
-            dx, dweights = sample_gradients(gates[2:], x, h0, weights, y, saved, of_one, Cell(cell), needs, samples)
+            gates = ops.layer_backward_gates(*inputs, reset, initial)
+            dx, dweights = sample_gradients(gates[2:], x, h0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
         return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        *true, _, _, batch_sizes, cell, needs, samples = inputs[:12]
-        ctx.constants = cell, needs, samples
+        true, weights = inputs[:6], inputs[14:]
+        batch_sizes, reset, *ctx.numbers = inputs[8:14]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(batch_sizes, *true, *inputs[12:])
-        ctx.save_for_forward(batch_sizes, *true, *inputs[12:])
+        ctx.save_for_backward(batch_sizes, reset, *true, *weights)
+        ctx.save_for_forward(batch_sizes, reset, *true, *weights)
 
     @staticmethod
     def backward(ctx: Any, *douts: Maybe) -> tuple[Maybe, ...]:
-        batch_sizes, *true = ctx.saved_tensors
-        cell, needs, samples = ctx.constants
+        batch_sizes, reset, *true = ctx.saved_tensors
         # A gradient nothing was made of needs no recomputation.
         needs = sum(1 << i for i, dout in enumerate(douts) if dout is not None)
-        wanted = ctx.needs_input_grad[:6] + ctx.needs_input_grad[12:]
-        definition = partial(gradients, batch_sizes, cell, needs, samples)
-        grads = pullback(definition, true, wanted, tuple(dout for dout in douts if dout is not None))
-        return *grads[:6], *[None] * 6, *grads[6:]
+        constants = Constants(batch_sizes, reset, *ctx.numbers)._replace(needs=needs)
+        wanted = ctx.needs_input_grad[:6] + ctx.needs_input_grad[14:]
+        grads = pullback(partial(gradients, constants), true, wanted, tuple(dout for dout in douts if dout is not None))
+        return *grads[:6], *[None] * 8, *grads[6:]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
-        batch_sizes, *true = ctx.saved_tensors
-        cell, needs, samples = ctx.constants
-        definition = partial(gradients, batch_sizes, cell, needs, samples)
-        pushed = iter(pushforward(definition, true, tangents[:6] + tangents[12:]))
-        return tuple(next(pushed) if needs >> i & 1 else None for i in range(len(true) - 3))
+        batch_sizes, reset, *true = ctx.saved_tensors
+        constants = Constants(batch_sizes, reset, *ctx.numbers)
+        pushed = iter(pushforward(partial(gradients, constants), true, tangents[:6] + tangents[14:]))
+        return tuple(next(pushed) if constants.needs >> i & 1 else None for i in range(len(true) - 3))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        batch_sizes, cell, needs, samples, *weights = args[8:]
+        batch_sizes, reset, cell, needs, samples, initial, *weights = args[8:]
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[12:]):
+        if any(dim is not None for dim in in_dims[14:]):
             return loop(partial(_lowered, _FusedLayerGradient), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[8], size)
         rows = 1 if batch_sizes is None else 0
         row_dims = (rows, 1, 1, rows, 1, 1, rows, 1)
         folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:8], in_dims[:8], row_dims, strict=True))
+        reset = fold(reset, in_dims[9], rows, size)
         together = max(samples, 1) * size if needs >> 3 else 0
-        inputs = (*folded, lengths, cell, needs, together, *weights)
+        inputs = (*folded, lengths, reset, cell, needs, together, initial, *weights)
         dx, dh0, dc0, *dweights = _lowered(_FusedLayerGradient, *inputs)
         grads = [unfold(dx, rows, size), unfold(dh0, 1, size), unfold(dc0, 1, size)]
         if samples:  # [V*W, ..] -> [V, W, ..]

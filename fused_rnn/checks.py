@@ -6,6 +6,7 @@ Every function here builds the exception; the caller tests and raises, so that a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,31 @@ def state_dtype(states: Sequence[Tensor], dtype: torch.dtype) -> RuntimeError:
 
 def state_count() -> RuntimeError:
     return RuntimeError("lstm expects two hidden states")
+
+
+def reset_type(given: Any) -> TypeError:
+    kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+    return TypeError(f"reset must be a bool tensor, got {kind}")
+
+
+def reset_not_packed(given: Any) -> TypeError:
+    return TypeError(f"reset must be a PackedSequence, as input is one, got {type(given).__name__}")
+
+
+def reset_size(expected: tuple[int, ...], reset: Tensor) -> RuntimeError:
+    return RuntimeError(f"Expected reset size {expected}, got {list(reset.shape)}")
+
+
+def reset_device(expected: torch.device, given: torch.device) -> RuntimeError:
+    return RuntimeError(f"reset must be on the device of input ({expected}), got {given}")
+
+
+def reset_packing() -> RuntimeError:
+    return RuntimeError("reset must be packed as input is: its batch_sizes or its sorted_indices are others")
+
+
+def reset_state(given: str) -> ValueError:
+    return ValueError(f"reset_to must be 'zero' or 'initial', got {given!r}")
 
 
 def no_steps() -> RuntimeError:

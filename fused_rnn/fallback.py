@@ -28,15 +28,15 @@ _FUNCTIONS: dict[int, Callable[..., Any]] = {
 _warned: set[str] = set()
 
 
-def warn_once(why: str) -> None:
-    """That CUDA tensors go to torch's own functions, the first time they do."""
-    if not torch.compiler.is_compiling() and why not in _warned:
-        _warned.add(why)
-        warnings.warn(f"fused_rnn: CUDA tensors go to torch's own functions, as {why}", stacklevel=5)
+def warn_once(text: str) -> None:
+    """That something runs without kernels, the first time it does."""
+    if not torch.compiler.is_compiling() and text not in _warned:
+        _warned.add(text)
+        warnings.warn(f"fused_rnn: {text}", stacklevel=5)
 
 
 def run(
-    net: tuple[int, int, int, int, int, int, float, bool, bool],
+    net: tuple[int, int, int, int, int, int, float, bool, bool, bool],
     input: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -45,7 +45,7 @@ def run(
     batch_first: bool,
 ) -> tuple[Any, Any, Any]:
     """The same as ``functional._run``: y, hn, cn (or None)."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, _ = net
+    cell, batch, hidden, projection, layers, directions, dropout, training, *_ = net
     if h0 is None:
         h0 = input.new_zeros((layers * directions, batch, projection or hidden))
         if cell == Cell.LSTM:

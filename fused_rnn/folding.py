@@ -7,13 +7,29 @@ contiguous (``batch_sizes * V``), and y and what the forward saved unfold as vie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .reference import Cell, Weights, split_weights
 
-__all__ = ["fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
+__all__ = ["Constants", "fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
+
+
+class Constants(NamedTuple):
+    """What a backward is given that nothing is differentiated by."""
+
+    batch_sizes: Tensor | None
+    reset: Tensor | None
+    cell: int
+    needs: int  # bits as the op's
+    samples: int  # V where the batch holds V examples and weight gradients are to be of each, else 0
+    reset_initial: bool
+
+    def lengths_of_one(self) -> Tensor | None:
+        """``batch_sizes`` of a single example."""
+        return None if self.batch_sizes is None else self.batch_sizes // self.samples
 
 
 def fold(tensor: Tensor | None, mapped: int | None, rows: int, size: int) -> Tensor | None:
@@ -49,7 +65,7 @@ def folded_lengths(batch_sizes: Tensor | None, mapped: int | None, size: int) ->
 
 
 def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) -> Tensor:
-    """The h each of the N rows started from: h [N, V, R] after each row, h0 [B, V, R] -> [N, V, R]."""
+    """What the row before has, of the N rows: h [N, V, ..] of each row, h0 [B, V, ..] before the first ones."""
     rows, batch = h.shape[0], h0.shape[0]
     if batch_sizes is None:
         return torch.cat([h[batch:], h0] if reverse else [h0, h])[:rows]
@@ -63,6 +79,23 @@ def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) 
     row = own - begins
     following = batch + own + batch_sizes.repeat_interleave(batch_sizes)
     return alike[torch.where(row < after, following, row)]
+
+
+def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, constants: Constants) -> Tensor:
+    """h that each row started from, where episodes begin too: before [N, V, R] without them, h0 [B, V, R]."""
+    if constants.reset is None:
+        return before
+    begins = constants.reset.reshape(before.shape[:2])
+    if reverse:  # where the row before, one step later, is an episode's first
+        begins = _previous(begins, begins.new_zeros(h0.shape[:2]), batch_sizes, reverse)
+    if not constants.reset_initial:
+        anew = before.new_zeros(())
+    elif batch_sizes is None:
+        anew = h0.repeat(constants.reset.shape[0], 1, 1)
+    else:
+        steps = (batch_sizes.cumsum(0) - batch_sizes).repeat_interleave(batch_sizes)
+        anew = h0[torch.arange(len(steps), device=steps.device) - steps]
+    return torch.where(begins.unsqueeze(-1), anew, before)
 
 
 def _output_gate(x: Tensor, h: Tensor, own: Weights, cell: Cell) -> Tensor:
@@ -82,17 +115,15 @@ def sample_gradients(
     weights: Sequence[Tensor],
     y: Tensor | None,
     saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: Cell,
-    needs: int,
-    size: int,
+    constants: Constants,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """dx and the weight gradients of each of ``size`` examples folded into the batch.
+    """dx and the weight gradients of each of the V examples folded into the batch.
 
-    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``batch_sizes`` those of one example, ``y`` None where h
-    is in ``saved``; bit 0 of ``needs`` asks for dx, bit 3 + i for the gradient of weights[i].
+    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``y`` is None where h is in ``saved``.
     Returns dx [.., B*V, I] and, weight by weight, [V, *weight.shape] or None.
     """
+    cell, needs, size = Cell(constants.cell), constants.needs, constants.samples
+    batch_sizes = constants.lengths_of_one()
     directions = h0.shape[0]
     each = len(weights) // directions
     dx: Tensor | None = None
@@ -106,7 +137,8 @@ def sample_gradients(
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
-        h = _previous(h, h0[d].unflatten(0, (-1, size)), batch_sizes, d == 1)
+        first = h0[d].unflatten(0, (-1, size))
+        h = _renewed(_previous(h, first, batch_sizes, d == 1), first, batch_sizes, d == 1, constants)
         rows = x.reshape(-1, size, x.shape[-1])
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:

@@ -34,6 +34,8 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -48,6 +50,8 @@ def lstm(
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
+        reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
+            [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -55,10 +59,13 @@ def lstm(
         (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence.
 
     Raises:
-        ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params.
-        RuntimeError: sizes or dtypes of input or states that do not fit the params; a sequence of no steps.
+        ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
+            another ``reset_to``.
+        TypeError: a reset that is not bool, or not packed where the input is.
+        RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
     """
-    return _functional(LSTM, input, hx, params, num_layers, bidirectional, batch_first, dropout, training, recompute)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    return _functional(LSTM, input, hx, params, *options)
 
 
 def gru(
@@ -72,6 +79,8 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -79,7 +88,8 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    return _functional(GRU, input, hx, params, num_layers, bidirectional, batch_first, dropout, training, recompute)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    return _functional(GRU, input, hx, params, *options)
 
 
 def rnn_tanh(
@@ -93,13 +103,15 @@ def rnn_tanh(
     dropout: float = 0.0,
     training: bool = False,
     recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
     Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
     return _functional(RNN_TANH, input, hx, params, *options)
 
 
@@ -114,9 +126,11 @@ def rnn_relu(
     dropout: float = 0.0,
     training: bool = False,
     recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
     return _functional(RNN_RELU, input, hx, params, *options)
 
 
@@ -131,6 +145,8 @@ def _functional(
     dropout: float,
     training: bool,
     recompute: bool,
+    reset: Any,
+    reset_to: str,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
@@ -140,8 +156,8 @@ def _functional(
     hidden = params[0].shape[0] // Cell(cell).gates
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
-    shape = (features, hidden, projection, num_layers, directions)
-    return sequence(cell, input, hx, params, *shape, batch_first, dropout, training, recompute)
+    shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to)
 
 
 def lstm_cell(

@@ -7,7 +7,6 @@ differentiable in the ordinary way.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,25 +14,26 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference
-from .folding import unfold
+from .folding import Constants, unfold
 
 __all__ = ["gradients", "pullback", "pushforward"]
 
 Maybe = Tensor | None
 
 
-def gradients(batch_sizes: Maybe, cell: int, needs: int, samples: int, *inputs: Maybe) -> tuple[Tensor, ...]:
+def gradients(constants: Constants, *inputs: Maybe) -> tuple[Tensor, ...]:
     """The definition of the backward: of (dy, dhn, dcn, x, h0, c0, *weights) the gradients ``needs`` asks for.
 
     Shapes and ``samples`` as in ``autograd._FusedLayerGradient``; what is not asked for is left out.
     """
-    if samples:
-        return _sample_gradients(batch_sizes, cell, needs, samples, *inputs)
+    if constants.samples:
+        return _sample_gradients(constants, *inputs)
+    batch_sizes, reset, cell, needs, _, reset_initial = constants
     douts, args = inputs[:3], inputs[3:]
     given = [i for i, dout in enumerate(douts) if dout is not None]
 
     def outputs(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple[Any, ...]:
-        every = reference.layer(x, h0, c0, weights, batch_sizes, cell)
+        every = reference.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial)
         return tuple(every[i] for i in given)
 
     wanted = [bool(needs >> i & 1) for i in range(len(args))]
@@ -41,21 +41,23 @@ def gradients(batch_sizes: Maybe, cell: int, needs: int, samples: int, *inputs: 
     return tuple(grad for grad in grads if grad is not None)
 
 
-def _sample_gradients(batch_sizes: Maybe, cell: int, needs: int, samples: int, *inputs: Maybe) -> tuple[Tensor, ...]:
+def _sample_gradients(constants: Constants, *inputs: Maybe) -> tuple[Tensor, ...]:
     """The same where the batch holds ``samples`` examples: mapped over them."""
-    rows = 1 if batch_sizes is None else 0
+    needs, samples = constants.needs, constants.samples
+    rows = 1 if constants.batch_sizes is None else 0
     row_dims = (rows, 1, 1, rows, 1, 1)
-    of_one = None if batch_sizes is None else batch_sizes // samples
+    reset = unfold(constants.reset, rows, samples)
+    of_one = constants._replace(batch_sizes=constants.lengths_of_one(), samples=0)
     unfolded = [unfold(a, row, samples) for a, row in zip(inputs[:6], row_dims, strict=True)]
     in_dims = tuple(None if a is None else row + 1 for a, row in zip(unfolded, row_dims, strict=True))
     out_dims = (rows + 1, 2, 2, *[0] * (len(inputs) - 6))
     asked = [i for i in range(len(inputs) - 3) if needs >> i & 1]
     mapped = torch.vmap(
-        partial(gradients, of_one, cell, needs, 0),
-        in_dims=in_dims + (None,) * (len(inputs) - 6),
+        lambda reset, *inputs: gradients(of_one._replace(reset=reset), *inputs),
+        in_dims=(None if reset is None else rows + 1, *in_dims) + (None,) * (len(inputs) - 6),
         out_dims=tuple(out_dims[i] for i in asked),
     )
-    grads = mapped(*unfolded, *inputs[6:])
+    grads = mapped(reset, *unfolded, *inputs[6:])
     return tuple(g.flatten(out_dims[i] - 1, out_dims[i]) if i < 3 else g for i, g in zip(asked, grads, strict=True))
 
 

@@ -44,9 +44,9 @@ class _Sequence(RNNBase):
     def extra_repr(self) -> str:
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
-            return _as_node(self, input, hx)
+            return _as_node(self, input, hx, {} if reset is None else {"reset": reset, "reset_to": reset_to})
         return sequence(
             _CELLS[self.mode],
             input,
@@ -61,6 +61,8 @@ class _Sequence(RNNBase):
             self.dropout,
             self.training,
             self.recompute,
+            reset,
+            reset_to,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -78,11 +80,11 @@ class _Sequence(RNNBase):
         return flat
 
 
-def _as_node(module: torch.nn.Module, input: Proxy, hx: Any) -> Proxy:
+def _as_node(module: torch.nn.Module, input: Proxy, hx: Any, options: dict[str, Any]) -> Proxy:
     """One node of a ``torch.fx`` graph, which its tracer makes by itself only of modules that torch defines."""
     tracer: Any = input.tracer
     path = tracer.path_of_module(module)
-    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), {})
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), options)
 
 
 class LSTM(_Sequence):
@@ -108,7 +110,11 @@ class LSTM(_Sequence):
             ``recompute`` may be changed at any time. Outputs are the same bits, gradients the same within rounding.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
-    c0 [L*D, B, H]), without B if unbatched, or None for zeros.
+    c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
+    unbatched [T], or a PackedSequence of bool packed like the input. True at (t, b) says that an episode of row b
+    begins at step t: in every layer the state is cleared before step t, in the reverse direction after it, and no
+    gradient passes. ``h_n`` and ``c_n`` are those after the last step, as ever. ``reset_to`` says what the state is
+    cleared to: "zero", or "initial" for ``hx``, to which gradients of every episode then flow.
 
     Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
 
@@ -119,7 +125,9 @@ class LSTM(_Sequence):
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-        RuntimeError: for sizes of input or states that do not fit, states of another dtype, a sequence of no steps.
+            For a reset that is not bool; another ``reset_to``.
+        RuntimeError: for sizes of input, states or reset that do not fit, states of another dtype, a sequence of no
+            steps.
     """
 
     @overload
@@ -164,12 +172,24 @@ class LSTM(_Sequence):
     if TYPE_CHECKING:
 
         @overload
-        def __call__(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, States]: ...
+        def __call__(
+            self,
+            input: Tensor,
+            hx: Sequence[Tensor] | None = None,
+            *,
+            reset: Tensor | None = None,
+            reset_to: str = "zero",
+        ) -> tuple[Tensor, States]: ...
         @overload
         def __call__(
-            self, input: PackedSequence, hx: Sequence[Tensor] | None = None
+            self,
+            input: PackedSequence,
+            hx: Sequence[Tensor] | None = None,
+            *,
+            reset: PackedSequence | None = None,
+            reset_to: str = "zero",
         ) -> tuple[PackedSequence, States]: ...
-        def __call__(self, input: Any, hx: Any = None) -> Any: ...
+        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
 
 
 class _Hidden(_Sequence):
@@ -183,10 +203,19 @@ class _Hidden(_Sequence):
     if TYPE_CHECKING:
 
         @overload
-        def __call__(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+        def __call__(
+            self, input: Tensor, hx: Tensor | None = None, *, reset: Tensor | None = None, reset_to: str = "zero"
+        ) -> tuple[Tensor, Tensor]: ...
         @overload
-        def __call__(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
-        def __call__(self, input: Any, hx: Any = None) -> Any: ...
+        def __call__(
+            self,
+            input: PackedSequence,
+            hx: Tensor | None = None,
+            *,
+            reset: PackedSequence | None = None,
+            reset_to: str = "zero",
+        ) -> tuple[PackedSequence, Tensor]: ...
+        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
 
 
 class GRU(_Hidden):

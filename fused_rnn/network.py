@@ -1,19 +1,19 @@
 """A whole network over a whole sequence: layers, dropout between them, packed sequences, autocast.
 
 One layer is one call of ``autograd.layer``, whatever its length and directions, a packed sequence too. What has no
-kernels goes to torch's own functions (``fallback.py``).
+kernels goes to torch's own functions (``fallback.py``), or with a reset, which these do not know, to the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback
+from . import checks, fallback, reference
 from .autograd import layer
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell
@@ -21,8 +21,8 @@ from .reference import Cell
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute
-Net = tuple[int, int, int, int, int, int, float, bool, bool]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
@@ -31,6 +31,7 @@ _AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
 _autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
+_RESET_STATES = {"zero": False, "initial": True}
 
 
 def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
@@ -66,19 +67,27 @@ def sequence(
     dropout: float,
     training: bool,
     recompute: bool,
+    reset: Any = None,
+    reset_to: str = "zero",
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
-    ``features`` is I, ``hidden`` H, ``projection`` P or 0.
+    ``features`` is I, ``hidden`` H, ``projection`` P or 0; ``reset`` in the layout of ``input``, without features.
     """
+    if reset_to not in _RESET_STATES:
+        raise checks.reset_state(reset_to)
+    reset_initial = _RESET_STATES[reset_to]
     if type(input) is not Tensor and isinstance(input, PackedSequence):
-        options = (layers, directions, dropout, training, recompute)
-        return _packed(cell, input, hx, weights, features, hidden, projection, *options)
+        options = (layers, directions, dropout, training, recompute, reset_initial)
+        return _packed(cell, input, hx, reset, weights, features, hidden, projection, *options)
     rank = input.dim()
-    if rank != 3:
-        if rank != 2:
-            raise checks.input_rank(cell, rank)
+    if rank != 3 and rank != 2:
+        raise checks.input_rank(cell, rank)
+    if reset is not None:
+        _check_reset(reset, input, input.shape[:-1])
+    if rank == 2:
         input, batch_first = input.unsqueeze(1), False
+        reset = None if reset is None else reset.unsqueeze(1)
     if hx is None:
         h0 = c0 = None
     elif cell != LSTM:
@@ -104,8 +113,8 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute)
-    y, hn, cn = _run(net, input, h0, c0, weights, None, batch_first)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial)
+    y, hn, cn = _run(net, input, h0, c0, weights, None, reset, batch_first)
     if rank == 2:
         y, hn, cn = y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1)
     return y, hn if cn is None else (hn, cn)
@@ -115,6 +124,7 @@ def _packed(
     cell: int,
     input: PackedSequence,
     hx: Any,
+    reset: PackedSequence | None,
     weights: Sequence[Tensor],
     features: int,
     hidden: int,
@@ -124,12 +134,15 @@ def _packed(
     dropout: float,
     training: bool,
     recompute: bool,
+    reset_initial: bool,
 ) -> tuple[PackedSequence, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
     if data.dim() != 2:
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
+    if reset is not None:
+        _check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -140,8 +153,8 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute)
-    y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, False)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial)
+    y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, None if reset is None else reset.data, False)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
 
@@ -174,35 +187,92 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
+def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+    if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
+        raise checks.reset_type(reset)
+    if reset.shape != shape:
+        raise checks.reset_size(tuple(shape), reset)
+    if reset.device != input.device:
+        raise checks.reset_device(input.device, reset.device)
+
+
+def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+    if not isinstance(reset, PackedSequence):
+        raise checks.reset_not_packed(reset)
+    _check_reset(reset.data, input.data, input.data.shape[:1])
+    for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
+        # A graph compares no values.
+        if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):
+            raise checks.reset_packing()
+
+
 def _run(
-    net: Net, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe, batch_first: bool
+    net: Net,
+    input: Tensor,
+    h0: Maybe,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    reset: Maybe,
+    batch_first: bool,
 ) -> tuple[Any, Any, Any]:
     """Checked arguments -> y, hn, cn (or None), by the kernels where there are any."""
     dtype = input.dtype
     if _autocasts():
         device = input.device.type
-        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA)
+        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or reset is not None
         if ours and torch.is_autocast_enabled(device):
             input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
-                return _run(net, input, h0, c0, weights, batch_sizes, batch_first)
-    if not has_kernels(input, h0, c0, weights):
+                return _run(net, input, h0, c0, weights, batch_sizes, reset, batch_first)
+    kernels = has_kernels(input, h0, c0, weights)
+    if reset is not None and input.is_cuda:
+        fallback.warn_once("CUDA tensors with a reset go through plain torch, step by step: it has no CUDA kernels yet")
+        kernels = False
+    if not kernels and reset is None:
         if WITHOUT_CUDA and input.is_cuda:
-            fallback.warn_once(WITHOUT_CUDA)
+            fallback.warn_once(f"CUDA tensors go to torch's own functions, as {WITHOUT_CUDA}")
         return fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first)
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
+    one = layer if kernels else _by_reference
     if not batch_first:
-        return _stack(net, input, h0, c0, weights, batch_sizes)
-    y, hn, cn = _stack(net, input.transpose(0, 1), h0, c0, weights, batch_sizes)
+        return _stack(one, net, input, h0, c0, weights, batch_sizes, reset)
+    if reset is not None:
+        reset = reset.transpose(0, 1).contiguous()
+    y, hn, cn = _stack(one, net, input.transpose(0, 1), h0, c0, weights, batch_sizes, reset)
     return y.transpose(0, 1), hn, cn
 
 
-def _stack(
-    net: Net, x: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor], batch_sizes: Maybe
+def _by_reference(
+    x: Tensor,
+    h0: Tensor,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    cell: int,
+    recompute: bool,
+    reset: Maybe,
+    reset_initial: bool,
 ) -> tuple[Tensor, Tensor, Maybe]:
-    """Layer upon layer: x [T, B, I] or packed [N, I]; h0 [L*D, B, R] and c0 [L*D, B, H], or None for zeros."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute = net
+    """``autograd.layer`` for what has no kernels and, for its reset, no function of torch's."""
+    return reference.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial)
+
+
+def _stack(
+    one: Callable[..., tuple[Tensor, Tensor, Maybe]],
+    net: Net,
+    x: Tensor,
+    h0: Maybe,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    reset: Maybe,
+) -> tuple[Tensor, Tensor, Maybe]:
+    """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
+    c0 [L*D, B, H], or None for zeros."""
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial = net
+    options = (batch_sizes, cell, recompute, reset, reset_initial)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
@@ -211,7 +281,7 @@ def _stack(
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
     if layers == 1:
-        return layer(x, h0, c0, weights, batch_sizes, cell, recompute)
+        return one(x, h0, c0, weights, *options)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
     each = len(weights) // layers
@@ -220,7 +290,7 @@ def _stack(
     for i in range(layers):
         if i and dropout and training:
             x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
-        x, h, c = layer(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], batch_sizes, cell, recompute)
+        x, h, c = one(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
         hn.append(h)
         cn.append(c)
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn)

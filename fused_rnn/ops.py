@@ -101,9 +101,11 @@ def layer_forward(
     batch_sizes: Tensor | None,
     cell: int,
     save: int,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
-    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32())
+    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32(), reset, reset_initial)
 
 
 def layer_backward(
@@ -119,9 +121,12 @@ def layer_backward(
     batch_sizes: Tensor | None,
     cell: int,
     needs: int,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
-    return _layer_backward(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, needs, splits_f32())
+    inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial)
 
 
 def layer_backward_gates(
@@ -136,9 +141,12 @@ def layer_backward_gates(
     saved: Tensor,
     batch_sizes: Tensor | None,
     cell: int,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
-    return _layer_backward_gates(dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell, splits_f32())
+    inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
+    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -170,6 +178,8 @@ def _(
     cell: int,
     save: int,
     split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
     rows, hidden = _rows_and_hidden(x, weights, cell)
@@ -197,6 +207,8 @@ def _(
     cell: int,
     needs: int,
     split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
@@ -219,6 +231,8 @@ def _(
     batch_sizes: Tensor | None,
     cell: int,
     split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     rows, hidden = _rows_and_hidden(x, weights, cell)

@@ -148,24 +148,43 @@ _STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
 
 
 def _walk(
-    inputs: Sequence[tuple], sizes: Sequence[int], initial: State, step: Callable[..., State], reverse: bool
+    inputs: Sequence[tuple],
+    sizes: Sequence[int],
+    initial: State,
+    step: Callable[..., State],
+    reverse: bool,
+    reset: Sequence[Tensor] | None,
+    begin: State,
 ) -> tuple[list[Tensor], State]:
     """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
 
     Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
-    joins with its initial state at its own last step. Returns h of every step, in order of t, and the final states.
+    joins with its initial state at its own last step. Where ``reset[t]`` [n] says that a row's episode begins at step
+    t, its state becomes that of ``begin``, forward before the step, in reverse after it (after step 0 none follows).
+    Returns h of every step, in order of t, and the final states.
     """
+
+    def renewed(state: State, t: int) -> State:
+        if reset is None or t == len(sizes):
+            return state
+        mask = reset[t].unsqueeze(-1)
+        return tuple(torch.where(mask, new[: sizes[t]], s) for s, new in zip(state, begin, strict=True))
+
     order = range(len(sizes))[:: -1 if reverse else 1]
     rows = sizes[order[0]]
     state = tuple(s[:rows] for s in initial)
     ended: list[State] = []
     outputs = []
     for t in order:
+        if reverse:
+            state = renewed(state, t + 1)
         if sizes[t] < rows:
             ended.append(tuple(s[sizes[t] :] for s in state))
             state = tuple(s[: sizes[t]] for s in state)
         elif sizes[t] > rows:
             state = tuple(torch.cat([s, first[rows : sizes[t]]]) for s, first in zip(state, initial, strict=True))
+        if not reverse:
+            state = renewed(state, t)
         rows = sizes[t]
         state = step(state, *inputs[t])
         outputs.append(state[0])
@@ -189,11 +208,14 @@ def layer(
     batch_sizes: Tensor | None,
     cell: int,
     taps: Taps | None = None,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
-    h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction.
+    h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
+    reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
     """
     step_of_cell, sigmoid, tanh = _STEPS[Cell(cell)]
@@ -201,13 +223,14 @@ def layer(
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 
     def by_step(rows: Tensor) -> Sequence[Tensor]:
-        """[T, B, K] or [N, K] -> for each step its rows [n, K]."""
-        return rows.unbind() if rows.dim() == 3 else rows.split(sizes)
+        """[T, B, ..] or [N, ..] -> for each step its rows [n, ..]."""
+        return rows.unbind() if batch_sizes is None else rows.split(sizes)
 
     def tap(whole: Tensor | None, d: int) -> Sequence:
         """The part of direction d, [N, D*K] -> for each step [n, K]."""
         return [None] * len(sizes) if whole is None else whole.chunk(directions, -1)[d].split(sizes)
 
+    begins = None if reset is None else by_step(reset)
     outputs, finals = [], []
     for d, each in enumerate(split_weights(weights, directions)):
         gx = by_step(F.linear(x, each.w_ih, each.b_ih))
@@ -216,7 +239,8 @@ def layer(
         inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
         initial = (h0[d],) if c0 is None else (h0[d], c0[d])
         step = partial(step_of_cell, _Inner(each, sigmoid, tanh))
-        walked, final = _walk(inputs, sizes, initial, step, reverse=d == 1)
+        begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
+        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat

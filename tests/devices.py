@@ -36,11 +36,15 @@ def on_cpu() -> bool:
     return device().type == "cpu"
 
 
+def cuda_kernels() -> bool:
+    """Whether the ops run those: on a GPU, or on the host (host_kernels.py)."""
+    return not on_cpu() or ops._layer_forward is not torch.ops.fused_rnn.layer_forward.default
+
+
 def rounds_operands(dtype: torch.dtype) -> bool:
     """Whether products of a narrow type take their operands in it: CUDA's kernels and the CPU's matrix tiles do, its
     other kernels widen them."""
-    others = not on_cpu() or ops._layer_forward is not torch.ops.fused_rnn.layer_forward.default
-    return others or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
+    return cuda_kernels() or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
 
 
 def isas() -> list[str]:

@@ -30,6 +30,7 @@ class Layer:
     args: tuple[Tensor, ...]
     batch_sizes: Tensor | None
     recompute: bool = False
+    reset: Tensor | None = None
 
     @property
     def states(self) -> int:
@@ -39,7 +40,8 @@ class Layer:
     def _bound(self, layer: Callable) -> Callable[..., tuple[Tensor, ...]]:
         def function(*args):
             (x, h0), c0 = args[:2], args[2] if self.case.cell.is_lstm else None
-            outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell)
+            resets = {"reset": self.reset, "reset_initial": self.case.reset == "initial"}
+            outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell, **resets)
             return tuple(output for output in outputs if output is not None)
 
         return function
@@ -61,7 +63,7 @@ def make_layer(kind: str, recompute: bool = False, **options) -> Layer:
     case = Case(**{"T": 4, "B": 3, "I": 2, "H": 5, **KINDS[kind], **options})
     problem = make(case)
     states = (problem.x, problem.h0) if problem.c0 is None else (problem.x, problem.h0, problem.c0)
-    return Layer(case, (*states, *problem.weights), problem.batch_sizes, recompute)
+    return Layer(case, (*states, *problem.weights), problem.batch_sizes, recompute, problem.reset)
 
 
 def scalar(function: Callable) -> Callable[..., Tensor]:

@@ -29,9 +29,11 @@ class Case:
     D: int = 1
     bias: bool = True
     packed: bool = False
+    reset: str = ""  # "zero" or "initial", what a random mask clears the state to
 
     def __str__(self) -> str:
         flags = ("b" if self.bias else "") + ("p" if self.packed else "")
+        flags += f"-{self.reset}" if self.reset else ""
         return f"{self.cell.name}-T{self.T}-B{self.B}-I{self.I}-H{self.H}-P{self.P}-D{self.D}-{flags}"
 
     @property
@@ -59,9 +61,11 @@ class Problem:
     dy: Tensor | None
     dhn: Tensor | None
     dcn: Tensor | None
+    reset: Tensor | None = None
+    reset_initial: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn")}
+        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset")}
         named |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
         return {k: v for k, v in named.items() if v is not None}
 
@@ -106,6 +110,9 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         dhn=values(generator, case.D, case.B, R),
         dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
     )
+    if case.reset:
+        reset = torch.rand(rows, generator=generator, device="cpu") < 0.3
+        problem = replace(problem, reset=reset.to(device()), reset_initial=case.reset == "initial")
     return problem.to(device(), dtype)
 
 
@@ -115,21 +122,22 @@ def all_needs(problem: Problem) -> int:
 
 def forward(problem: Problem, save: Save = Save.ALL) -> tuple[Tensor, ...]:
     p = problem
-    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))
+    inputs = (p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))
+    return ops.layer_forward(*inputs, p.reset, p.reset_initial)
 
 
 def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = None) -> dict[str, Tensor]:
     p = problem
     needs = all_needs(p) if needs is None else needs
-    dx, dh0, dc0, dweights = ops.layer_backward(
-        p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell), needs
-    )
+    inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
+    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial)
     return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
 
 
 def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tensor]:
     p = problem
-    out = ops.layer_backward_gates(p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
+    inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
+    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial)
     return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
 
 
@@ -147,7 +155,8 @@ def expected(problem: Problem) -> dict[str, Tensor]:
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
     x, h0, *rest = leaves
     c0, weights = (None, rest) if p.c0 is None else (rest[0], rest[1:])
-    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell)
+    resets = {"reset": p.reset, "reset_initial": p.reset_initial}
+    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **resets)
     pairs = [(o, g) for o, g in ((y, p.dy), (hn, p.dhn), (cn, p.dcn)) if o is not None and g is not None]
     outputs, incoming = zip(*pairs, strict=True)
     grads = list(torch.autograd.grad(outputs, leaves, incoming, allow_unused=True, materialize_grads=True))

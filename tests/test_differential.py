@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from devices import device
+from episodes import BySteps, Masked, random_mask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pairs import CELLS, KINDS, agree, pair
@@ -39,8 +40,8 @@ def layouts(draw, *shape, dtype, requires_grad=False):
 
 
 @st.composite
-def networks(draw):
-    """(torch's module, ours, input, hx, seed of the dropout)."""
+def networks(draw, by_steps=False):
+    """(torch's module, ours, input, hx, seed of the dropout). ``by_steps``: without what single steps do not have."""
     kind = draw(st.sampled_from(KINDS))
     features, hidden, layers = draw(SIZES), draw(SIZES), draw(st.integers(1, 3))
     dtype = draw(st.sampled_from(DTYPES))
@@ -48,13 +49,13 @@ def networks(draw):
         "num_layers": layers,
         "bias": draw(st.booleans()),
         "batch_first": draw(st.booleans()),
-        "dropout": draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])),
+        "dropout": 0.0 if by_steps else draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])),
         "bidirectional": draw(st.booleans()),
         "dtype": dtype,
     }
     if kind == "RNN" and dtype not in HALVES:
         options["nonlinearity"] = draw(st.sampled_from(["tanh", "relu"]))
-    if kind == "LSTM" and hidden > 1:
+    if kind == "LSTM" and hidden > 1 and not by_steps:
         options["proj_size"] = draw(st.sampled_from([0, 0, 1, hidden // 2]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,6 +103,24 @@ def test_networks_agree(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch: "LSTM with projections is not supported with oneDNN"
         agree(*case)
+
+
+@st.composite
+def networks_with_resets(draw):
+    theirs, ours, input, *others = draw(networks(by_steps=True))
+    torch.manual_seed(draw(st.integers(0, 99)))
+    mask, to = (
+        random_mask(input, draw(st.sampled_from([0.0, 0.2, 0.5, 1.0]))),
+        draw(st.sampled_from(["zero", "initial"])),
+    )
+    return BySteps(theirs, mask, to), Masked(ours, mask, to), input, *others
+
+
+@pytest.mark.cpu_only("reset has no CUDA kernels")
+@settings(max_examples=300, **FAST)
+@given(networks_with_resets())
+def test_networks_with_resets_agree(case):
+    agree(*case)
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -72,6 +73,8 @@ def test_dropout_with_one_layer_warns():
 
 
 Z = torch.zeros
+NO = partial(torch.zeros, dtype=torch.bool)
+PACKED = pack_padded_sequence
 FORWARD = {
     "rank 4": ("every", lambda: (Z(1, 1, 1, 3),)),
     "rank 1": ("every", lambda: (Z(3),)),
@@ -161,6 +164,81 @@ def test_packed(kind, enforce_sorted):
     if kind == "LSTM":
         assert refused(packed(), (Z(1, 3, 4), Z(1, 3, 5)))[1] == "Expected hidden[1] size (1, 3, 4), got [1, 3, 5]"
         assert refused(packed(), (Z(1, 3, 4),) * 3)[1] == "lstm expects two hidden states"
+
+
+RESETS = {
+    "ints": (
+        lambda: (Z(5, 3, 3), Z(5, 3, dtype=torch.int64)),
+        TypeError,
+        "reset must be a bool tensor, got torch.int64",
+    ),
+    "a list": (lambda: (Z(5, 3, 3), [True] * 5), TypeError, "reset must be a bool tensor, got list"),
+    "batch first": (lambda: (Z(5, 3, 3), NO(3, 5)), RuntimeError, "Expected reset size (5, 3), got [3, 5]"),
+    "with features": (lambda: (Z(5, 3, 3), NO(5, 3, 1)), RuntimeError, "Expected reset size (5, 3), got [5, 3, 1]"),
+    "of a batch": (lambda: (Z(5, 3), NO(5, 1)), RuntimeError, "Expected reset size (5,), got [5, 1]"),
+    "elsewhere": (
+        lambda: (Z(5, 3, 3), NO(5, 3, device="meta")),
+        RuntimeError,
+        f"reset must be on the device of input ({Z(0).device}), got meta",
+    ),
+    "not packed": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2]), NO(5, 3)),
+        TypeError,
+        "reset must be a PackedSequence, as input is one, got Tensor",
+    ),
+    "packed": (
+        lambda: (Z(5, 3, 3), PACKED(NO(5, 3), [5, 4, 2])),
+        TypeError,
+        "reset must be a bool tensor, got PackedSequence",
+    ),
+    "packed ints": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2]), PACKED(Z(5, 3), [5, 4, 2])),
+        TypeError,
+        "reset must be a bool tensor, got torch.float32",
+    ),
+    "fewer rows": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2]), PACKED(NO(5, 3), [5, 4, 1])),
+        RuntimeError,
+        "Expected reset size (11,), got [10]",
+    ),
+    "other lengths": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2]), PACKED(NO(5, 3), [5, 3, 3])),
+        RuntimeError,
+        "reset must be packed as input is: its batch_sizes or its sorted_indices are others",
+    ),
+    "another order": (
+        lambda: (
+            PACKED(Z(5, 3, 3), [2, 4, 5], enforce_sorted=False),
+            PACKED(NO(5, 3), [4, 2, 5], enforce_sorted=False),
+        ),
+        RuntimeError,
+        "reset must be packed as input is: its batch_sizes or its sorted_indices are others",
+    ),
+    "no order": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2], enforce_sorted=False), PACKED(NO(5, 3), [5, 4, 2])),
+        RuntimeError,
+        "reset must be packed as input is: its batch_sizes or its sorted_indices are others",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RESETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_resets(kind, case):
+    arguments, *expected = RESETS[case]
+    input, reset = arguments()
+    _, ours = pair(kind, 3, 4, 2)
+    assert raised(ours, input, reset=reset) == tuple(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_state_to_reset_to(kind):
+    _, ours = pair(kind, 3, 4)
+    expected = (ValueError, "reset_to must be 'zero' or 'initial', got 'h0'")
+    for reset in (NO(5, 3), None):
+        assert raised(ours, Z(5, 3, 3), reset=reset, reset_to="h0") == expected
+    function = getattr(fused_rnn.functional, {"RNN": "rnn_tanh"}.get(kind, kind.lower()))
+    assert raised(function, Z(5, 3, 3), None, list(ours.parameters()), reset_to="h0") == expected
 
 
 CELL_CALLS = {

@@ -16,6 +16,12 @@ OPTIONS = [
     {"D": 2, "packed": True, "bias": True, "recompute": True},
     {"D": 1, "packed": False, "bias": False, "recompute": True},
 ]
+RESETS = [
+    {"D": D, "packed": packed, "recompute": packed, "reset": to}
+    for D in (1, 2)
+    for packed in (False, True)
+    for to in ("zero", "initial")
+]
 # Derivatives of the second order and on run on the reference, some 100,000 small operations a test. Where each is a
 # launch, every option is met once.
 HIGHER = OPTIONS if on_cpu() else [{"D": 1, "packed": True, "bias": True}, {"D": 2, "packed": False, "bias": False}]
@@ -23,10 +29,15 @@ KEPT = [kind for kind in KINDS if not kind.startswith("lstm")]  # whose backward
 
 
 def _name(options: dict) -> str:
-    return "-".join(key + str(int(value)) for key, value in options.items())
+    return "-".join(key + (value if isinstance(value, str) else str(int(value))) for key, value in options.items())
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=_name)
+def _with_resets(options: list[dict]) -> list:
+    mark = pytest.mark.cpu_only("reset has no CUDA kernels")
+    return [pytest.param(o, id=_name(o)) for o in options] + [pytest.param(o, id=_name(o), marks=mark) for o in RESETS]
+
+
+@pytest.mark.parametrize("options", _with_resets(OPTIONS))
 @pytest.mark.parametrize("kind", KINDS)
 class TestFirstOrder:
     def test_reverse_mode(self, kind, options):
@@ -39,7 +50,7 @@ class TestFirstOrder:
         assert gradcheck(layer.ours, layer.leaves(), fast_mode=True, **checks)
 
 
-@pytest.mark.parametrize("options", HIGHER, ids=_name)
+@pytest.mark.parametrize("options", _with_resets(HIGHER))
 @pytest.mark.parametrize("kind", KINDS)
 class TestHigherOrders:
     def test_second(self, kind, options):
@@ -69,7 +80,7 @@ class TestWhatIsAsked:
         run = ops.layer_backward
 
         def recorded(*args):
-            asked.append(args[-1])
+            asked.append(args[11])
             return run(*args)
 
         monkeypatch.setattr(ops, "layer_backward", recorded)
@@ -102,7 +113,7 @@ class TestWhatIsAsked:
         layer = make_layer(kind, packed=packed)
         saves = []
         run = ops.layer_forward
-        monkeypatch.setattr(ops, "layer_forward", lambda *args: (saves.append(args[-1]), run(*args))[1])
+        monkeypatch.setattr(ops, "layer_forward", lambda *args: (saves.append(args[6]), run(*args))[1])
         layer.ours(*layer.args)
         with torch.no_grad():
             layer.ours(*layer.leaves())

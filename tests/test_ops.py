@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import cuda_kernels
 from loop_cases import Case, forward, make
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -62,6 +63,23 @@ class TestOpcheck:
         op = torch.ops.fused_rnn.layer_backward_gates.default
         opcheck(op, _backward_args(make(case)), test_utils=UTILS)
         opcheck(op, _backward_args(make(case), dy=None), test_utils=UTILS)
+
+
+@pytest.mark.cpu_only("reset has no CUDA kernels")
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_opcheck_with_a_reset(packed):
+    problem = make(Case(Cell.LSTM, P=4, D=2, packed=packed, reset="initial"))
+    resets = {"reset": problem.reset, "reset_initial": True}
+    needs = (1 << (3 + len(problem.weights))) - 1
+    opcheck(torch.ops.fused_rnn.layer_forward.default, _forward_args(problem), resets, test_utils=UTILS)
+    opcheck(torch.ops.fused_rnn.layer_backward.default, (*_backward_args(problem), needs), resets, test_utils=UTILS)
+    opcheck(torch.ops.fused_rnn.layer_backward_gates.default, _backward_args(problem), resets, test_utils=UTILS)
+
+
+@pytest.mark.skipif(not cuda_kernels(), reason="the CPU's kernels know a reset")
+def test_kernels_of_cuda_refuse_a_reset():
+    with pytest.raises(RuntimeError, match="layer_forward: reset has no CUDA kernels"):
+        forward(make(Case(Cell.GRU, reset="zero")))
 
 
 def _strided(tensor):

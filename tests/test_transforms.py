@@ -1,5 +1,8 @@
 """``torch.func`` over a layer: every transform, alone and nested, gives what it gives over the reference."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from layer_cases import KINDS, Layer, assert_close, make_layer, scalar
@@ -156,14 +159,79 @@ OPTIONS = {
     "bidirectional-packed": {"D": 2, "packed": True},
     "recomputed": {"D": 2, "packed": True, "recompute": True},
 }
+RESETS = {
+    "reset": {"reset": "zero"},
+    "reset-packed": {"D": 2, "packed": True, "recompute": True, "reset": "zero"},
+    "reset-to-initial": {"D": 2, "bias": False, "reset": "initial"},
+    "reset-to-initial-packed": {"packed": True, "reset": "initial"},
+}
+without_cuda_kernels = pytest.mark.cpu_only("reset has no CUDA kernels")
+EVERY = [pytest.param(options, id=name) for name, options in OPTIONS.items()]
+EVERY += [pytest.param(options, id=name, marks=without_cuda_kernels) for name, options in RESETS.items()]
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", EVERY)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_transform(kind, transform, options):
     layer = make_layer(kind, T=3, B=3, H=4, **options)
     assert_close(transform(layer.ours, layer), transform(layer.theirs, layer), 1e-9)
+
+
+def _of_masks(layer: Layer, function: str):
+    """A function of a mask, then of the layer's own arguments."""
+    return lambda mask, *args: getattr(replace(layer, reset=mask), function)(*args)
+
+
+def _gradient_of_masks(f, layer):
+    return lambda mask, *args: _gradient(partial(f, mask), layer)(*args)
+
+
+MASKED = {
+    "vmap over masks": lambda f, layer, masks: vmap(f, (0,) + (None,) * len(layer.args))(masks, *layer.args),
+    "vmap over examples": lambda f, layer, masks: vmap(f, (0, *_over_examples(layer)))(
+        masks, *_examples(layer, V), *_weights(layer)
+    ),
+    "vmap moved": lambda f, layer, masks: vmap(f, (masks.dim() - 1, *_over_examples(layer)))(
+        masks.movedim(0, -1), *_examples(layer, V), *_weights(layer)
+    ),
+    "vmap over weights": lambda f, layer, masks: vmap(f, (0,) + (None,) * layer.states + (0,) * len(_weights(layer)))(
+        masks, *layer.args[: layer.states], *_several(_weights(layer), V)
+    ),
+    "vmap of grad": lambda f, layer, masks: vmap(_gradient_of_masks(f, layer), (0, *_over_examples(layer)))(
+        masks, *_examples(layer, V), *_weights(layer)
+    ),
+    "vmap of grad over masks": lambda f, layer, masks: vmap(
+        _gradient_of_masks(f, layer), (0,) + (None,) * len(layer.args)
+    )(masks, *layer.args),
+    "vmap of vmap of grad": lambda f, layer, masks: vmap(
+        vmap(_gradient_of_masks(f, layer), (0, *_over_examples(layer))), (None, *_over_examples(layer))
+    )(masks, *_examples(layer, 2, V), *_weights(layer)),
+    "jvp of vmap of grad": lambda f, layer, masks: jvp(
+        lambda *weights: vmap(_gradient_of_masks(f, layer), (0, *_over_examples(layer)))(
+            masks, *_examples(layer, V), *weights
+        ),
+        _weights(layer),
+        _several(_weights(layer)),
+    ),
+    "vmap of jvp": lambda f, layer, masks: vmap(
+        lambda mask, *args: _directional(partial(f, mask), layer)(*args), (0, *_over_examples(layer))
+    )(masks, *_examples(layer, V), *_weights(layer)),
+    "grad of vmap": lambda f, layer, masks: grad(
+        scalar(lambda *args: vmap(f, (0, *_over_examples(layer)))(masks, *args)), _all(layer)
+    )(*_examples(layer, V), *_weights(layer)),
+}
+
+
+@without_cuda_kernels
+@pytest.mark.parametrize("options", RESETS.values(), ids=RESETS)
+@pytest.mark.parametrize("transform", MASKED.values(), ids=MASKED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mapped_masks(kind, transform, options):
+    layer = make_layer(kind, T=3, B=3, H=4, **options)
+    masks = torch.rand(V, *layer.reset.shape) < 0.4
+    got, want = (transform(_of_masks(layer, f), layer, masks) for f in ("ours", "theirs"))
+    assert_close(got, want, 1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

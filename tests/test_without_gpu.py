@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fused_rnn import fallback, functional, network, ops
+from fused_rnn import fallback, functional, network, ops, reference
 
 CELLS = {"lstm": 4, "gru": 3, "rnn_tanh": 1}  # gates
 pytestmark = pytest.mark.cpu_only("a GPU at hand shows it itself")
@@ -19,14 +19,14 @@ def device():
         yield torch.device("cuda")
 
 
-def run(name, device, dtype=torch.float32, layers=1):
+def run(name, device, dtype=torch.float32, layers=1, reset=None):
     """Outputs for an input that is not there, without a thought for values."""
     gates = CELLS[name]
     params = []
     for features in [3, 4][:layers]:
         params += [torch.empty(gates * 4, columns, device=device, dtype=dtype) for columns in (features, 4)]
     x = torch.empty(5, 2, 3, device=device, dtype=dtype)
-    y, state = getattr(functional, name)(x, None, params, num_layers=layers)
+    y, state = getattr(functional, name)(x, None, params, num_layers=layers, reset=reset)
     return [y, *state] if isinstance(state, tuple) else [y, state]
 
 
@@ -43,6 +43,31 @@ def test_one_warning_where_there_are_no_kernels(name, device, monkeypatch):
         warnings.simplefilter("error")
         run(name, device)
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize("without", ["", "nobody built them"])
+@pytest.mark.parametrize("name", CELLS)
+def test_one_warning_where_there_is_a_reset(name, without, device, monkeypatch):
+    """It has no kernels, and torch's own functions do not know it: no op and none of them runs."""
+    monkeypatch.setattr(network, "WITHOUT_CUDA", without)
+    monkeypatch.setattr(fallback, "_warned", set())
+    monkeypatch.setattr(fallback, "run", None)
+    monkeypatch.setattr(ops, "layer_forward", None)
+    ran = []
+
+    def layer(x, h0, c0, *args, reset, reset_initial):
+        ran.append(reset)
+        return x.new_empty(5, 2, 4), h0, c0
+
+    monkeypatch.setattr(reference, "layer", layer)
+    reset = torch.empty(5, 2, dtype=torch.bool, device=device)
+    with pytest.warns(UserWarning, match="CUDA tensors with a reset go through plain torch, step by step") as caught:
+        run(name, device, layers=2, reset=reset)
+    assert len(caught) == 1
+    assert [mask is reset for mask in ran] == [True, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(name, device, reset=reset)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -1,13 +1,29 @@
 // One time step for a block of rows and units: loads, the step of core/cells.h, stores.
 // Included inside an ISA namespace.
 
-// Forward. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
+// Units [u0, u1) of one row.
+template <class F>
+void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {
+    for (int64_t u = u0; u < u1; ++u) to[u] = from[u];
+}
+// Takes a gradient out, which is added to `sums` where these are kept.
+template <class F>
+void move_units(F* gradient, int64_t u0, int64_t u1, F* sums) {
+    for (int64_t u = u0; u < u1; ++u) {
+        if (sums) sums[u] += gradient[u];
+        gradient[u] = F(0);
+    }
+}
+
+// Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
+// none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                     int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
     constexpr int W = Simd<F>::W;
     const int64_t H = a.H, first = a.seq.row(t);
     const int64_t final_from = a.final_from(t);
+    const Marks reset = reset_after(a, t);
     const F* gx = a.gx_at(t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
@@ -24,11 +40,15 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
             store(a.y + n * a.ld_y + u, h, lanes);
             if (b >= final_from) store(a.hn + b * H + u, h, lanes);
         }
+        if (!reset[b]) continue;
+        if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
+        if (!a.projected) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
     }
 }
 
 // Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
-// not yet from y); previous state is the one of the step before in walking order, or the initial.
+// not yet from y): without a projection these rows of a.dh. Previous state is the one of the step before in walking
+// order, the initial, or the one that an episode begins from.
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                      int64_t u1, const F* dh, int64_t row, bool add_dy) {
@@ -37,14 +57,19 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
     const int64_t before = a.reverse ? t + 1 : t - 1;
     const int64_t has_before = a.seq.rows(before);
     const int64_t first_before = has_before ? a.seq.row(before) : 0;
+    const Marks reset = reset_after(a, t), anew = reset_before(a, t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
-        const int64_t n_before = b < has_before ? first_before + b : -1;
+        const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
+        if (reset[b]) {
+            if (is_lstm(a.cell)) move_units(a.dc + b * a.ld_c, u0, u1, a.dc_reset ? a.dc_reset + b * a.ld_c : nullptr);
+            if (!a.projected) move_units(a.dh + b * a.ld_dh, u0, u1, a.dh_reset ? a.dh_reset + b * a.ld_dh : nullptr);
+        }
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            Cell::backward(a, b, n, n_before, u, lanes, g);
+            Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
         }
     }
 }
@@ -55,6 +80,7 @@ void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
                   const F* r, int64_t row, int next, int64_t final_from) {
     constexpr int W = Simd<F>::W;
     const int64_t end = first + count < a.R ? first + count : a.R;
+    const Marks reset = reset_after(a, t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
         for (int64_t u = first; u < end; u += W) {
@@ -64,6 +90,7 @@ void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
             store(a.y + n * a.ld_y + u, v, lanes);
             if (b >= final_from) store(a.hn + b * a.R + u, v, lanes);
         }
+        if (reset[b]) copy_units(a.reset.h + b * a.reset.ld_h, first, end, a.h[next] + b * a.ld_h);
     }
 }
 
@@ -100,8 +127,10 @@ void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to
 template <class F, class S>
 void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
     constexpr int W = Simd<F>::W;
+    const Marks reset = reset_after(a, t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
+        if (reset[b]) move_units(a.dh + b * a.ld_dh, r0, r1, a.dh_reset ? a.dh_reset + b * a.ld_dh : nullptr);
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
@@ -135,13 +164,12 @@ struct LstmRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
-                                          int64_t u, int lanes, V dh) {
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                          int64_t n_before, int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V c = load<F>(a.saved.state_of(n) + u, lanes);
-        const V c_prev =
-            n_before < 0 ? load<F>(a.c0 + b * a.ld_c + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         F* dc = a.dc + b * a.ld_c + u;
         const LstmGrad<V> d =
             lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
@@ -202,12 +230,11 @@ struct GruRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t n_before,
-                                          int64_t u, int lanes, V dh) {
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                          int64_t n_before, int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V h_prev =
-            n_before < 0 ? load<F>(a.h0 + b * a.ld_h0 + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
                                                    load<F>(s + 3 * H, lanes), h_prev, dh);
         store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
@@ -271,7 +298,7 @@ struct RnnRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, int64_t, int64_t u,
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
                                           int lanes, V dh) {
         const V h = load<F>(a.saved.state_of(n) + u, lanes);
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh), lanes);

@@ -14,6 +14,41 @@ struct Panels {
     int64_t count;    // number of panels
 };
 
+// Rows of a batch that are marked; those from `count` on are not.
+struct Marks {
+    const bool* rows;
+    int64_t count;
+    bool operator[](int64_t b) const { return b < count && rows[b]; }
+};
+
+// Where an episode of a row begins, and the state that it begins from.
+template <class F>
+struct Reset {
+    const bool* begins;  // [N], in the order of x's rows; null: nowhere
+    const F* h;          // [B, ld_h], or with ld_h = 0 one row for all
+    int64_t ld_h;
+    const F* c;  // [B, ld_c] likewise, LSTM
+    int64_t ld_c;
+
+    // Rows whose episode begins with step t.
+    Marks at(const Sequence& seq, int64_t t) const {
+        const int64_t rows = begins ? seq.rows(t) : 0;
+        return {rows ? begins + seq.row(t) : nullptr, rows};
+    }
+};
+
+// Rows whose state is set anew between step t of a loop and the step it walks next, and between the one before and t.
+// Two episodes meet between the same two steps in either direction.
+template <class Args>
+Marks reset_after(const Args& a, int64_t t) {
+    if (!a.reverse) return a.reset.at(a.seq, t + 1);
+    return t > 0 ? a.reset.at(a.seq, t) : Marks{};
+}
+template <class Args>
+Marks reset_before(const Args& a, int64_t t) {
+    return a.reset.at(a.seq, a.reverse ? t + 1 : t);
+}
+
 // One direction of one layer, forward, steps [t0, t1) (walked from t1-1 down when `reverse`).
 // F computes, S stores. Row strides are `ld_*`; the last dimension is contiguous everywhere.
 template <class F, class S>
@@ -42,6 +77,7 @@ struct ForwardArgs {
     S* hn;  // [B, R]
     Panels<F> w_hh;
     Panels<F> w_hr;
+    Reset<F> reset;
 
     // gx of row 0 of step t.
     const F* gx_at(int64_t t) const {
@@ -68,7 +104,7 @@ struct BackwardArgs {
     const F* h0;  // [B, ld_h0]
     int64_t ld_h0;
     const F* c0;  // [B, ld_c]
-    F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0
+    F* dh;        // [B, ld_dh], gradient of h carried from step to step; begins as dhn, ends as dh0 (without resets)
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
@@ -80,6 +116,14 @@ struct BackwardArgs {
     int64_t dg_row;
     Panels<F> w_hh;
     Panels<F> w_hr;
+    Reset<F> reset;
+    F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
+    F* dc_reset;  // [B, ld_c] likewise
+
+    // What a cell's backward reads of the state before row b's first step: an LSTM's c, or else h.
+    const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
+    // And before the first step of a later episode.
+    const F* anew(int64_t b) const { return is_lstm(cell) ? reset.c + b * reset.ld_c : reset.h + b * reset.ld_h; }
 };
 
 // The part of a loop one thread works on: rows [b0, b1) of the batch and panels [p0, p1).

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpu_rebuild.h"
+#include "cpu_reset.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -15,13 +16,14 @@ constexpr int64_t kChunkRows = 1024;
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dgx, dgh, dr, h_before, unprojected;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, h_before, unprojected;
     Compute<F, S> h0;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     TileProduct<F, S> tile_ih;
     std::optional<GateRebuild<F, S>> rebuild;
     std::optional<Matrix<const F>> before;  // rows_before of the piece at hand, once it was asked for
+    ResetState<F, S> reset;
     cpu::BackwardArgs<F, S> args{};
     bool weights_begun = false;
 };
@@ -86,6 +88,11 @@ class BackwardPass {
                 weight_gradients(d);
             }
         }
+        for (int64_t d = 0; d < layer_.D; ++d) {
+            BackwardDirection<F, S>& to = dir_[d];
+            add_reset(to.args, to.dh, to.args.ld_dh, to.dh_reset);
+            if (is_lstm(layer_.cell)) add_reset(to.args, to.dc, to.args.ld_c, to.dc_reset);
+        }
     }
 
     // No rows at all: weights still get their gradient, zero.
@@ -127,12 +134,16 @@ class BackwardPass {
             if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, false);
         }
         if (tiles_ && needs_ & kDx) to.tile_ih = TileProduct<F, S>(pool_, k_, *tiles_, *w.w_ih, false);
+        const bool sums_resets = l.begins && l.reset_initial;
         to.dh = gradient_buffer(grads.dhn, d, l.R);
         to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
+        if (sums_resets) to.dh_reset = gradient_buffer({}, d, l.R);
         if (is_lstm(l.cell)) {
             to.dc = gradient_buffer(grads.dcn, d, l.H);
             to.c0 = state_buffer(k_, *in.c0, d, l.B, l.H);
+            if (sums_resets) to.dc_reset = gradient_buffer({}, d, l.H);
         }
+        to.reset = ResetState<F, S>(k_, l, in, d);
         a.seq = l.seq;
         a.cell = l.cell;
         a.H = l.H;
@@ -154,6 +165,9 @@ class BackwardPass {
         a.ld_dr = l.R;
         a.w_hh = to.packed_hh.panels();
         a.w_hr = to.packed_hr.panels();
+        a.reset = to.reset.args();
+        a.dh_reset = to.dh_reset.data();
+        a.dc_reset = to.dc_reset.data();
     }
 
     Buffer<F> gradient_buffer(const OptionalTensor& grad, int64_t d, int64_t width) {
@@ -286,7 +300,7 @@ class BackwardPass {
         const Layer& l = layer_;
         BackwardDirection<F, S>& to = dir_[d];
         const cpu::BackwardArgs<F, S>& a = to.args;
-        if (l.T == 1) return {a.h0, l.B, l.R, l.R, 1};
+        if (l.T == 1 && !l.begins) return {a.h0, l.B, l.R, l.R, 1};
         if (to.before) return *to.before;
         grow(to.h_before, rows_[d] * l.R);
         const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
@@ -298,6 +312,9 @@ class BackwardPass {
                 F* out = to.h_before.data() + (l.seq.row(t) - row_[d]) * l.R;
                 if (kept) k_.copy_in(h + l.seq.row(before) * ld, ld, kept, l.R, out, l.R);
                 for (int64_t b = kept; b < rows; ++b) std::copy_n(a.h0 + b * a.ld_h0, l.R, out + b * l.R);
+                const cpu::Marks anew = cpu::reset_before(a, t);
+                for (int64_t b = 0; b < anew.count; ++b)
+                    if (anew[b]) std::copy_n(a.reset.h + b * a.reset.ld_h, l.R, out + b * l.R);
             }
         });
         return to.before.emplace(Matrix<const F>{to.h_before.data(), rows_[d], l.R, l.R, 1});
@@ -335,13 +352,11 @@ class BackwardPass {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(OptionalTensor dy, OptionalTensor dhn,
-                                                                       OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                       OptionalTensor c0, std::vector<Tensor> weights,
-                                                                       Tensor y, Tensor saved,
-                                                                       OptionalTensor batch_sizes, int64_t cell,
-                                                                       int64_t needs, bool split_f32) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
+    bool split_f32, OptionalTensor reset, bool reset_initial) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
     const Layer l("layer_backward", in);
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward", l, grads);
@@ -359,8 +374,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(OptionalT
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,
+    OptionalTensor reset, bool reset_initial) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward_gates", l, grads);

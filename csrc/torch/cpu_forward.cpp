@@ -1,6 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T, then the time loop over it; few steps walk on unpacked weights.
 #include <algorithm>
 
+#include "cpu_reset.h"
 #include "cpu_walk.h"
 #include "ops.h"
 
@@ -19,6 +20,7 @@ struct ForwardDirection {
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     Buffer<F> x_rows;
+    ResetState<F, S> reset;
     cpu::ForwardArgs<F, S> args{};
 };
 
@@ -96,7 +98,7 @@ class ForwardPass {
             to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
-        if (l.T == 1) {  // h0 is only read
+        if (l.T == 1 && !l.begins) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
             a.ld_h = l.R;
             a.h[0] = const_cast<F*>(to.h0.data()) + d * l.B * l.R;
@@ -130,6 +132,9 @@ class ForwardPass {
         a.hn = mutable_data_of<S>(out.hn) + d * l.B * l.R;
         a.w_hh = to.packed_hh.panels();
         a.w_hr = to.packed_hr.panels();
+        to.reset = ResetState<F, S>(k_, l, in, d);
+        a.reset = to.reset.args();
+        reset_first(a);
     }
 
     // Few steps: products straight from the weights as they lie.
@@ -187,8 +192,9 @@ class ForwardPass {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, int64_t save, bool split_f32) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell};
+                                                         int64_t cell, int64_t save, bool split_f32,
+                                                         OptionalTensor reset, bool reset_initial) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),

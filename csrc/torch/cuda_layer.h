@@ -6,6 +6,10 @@
 
 namespace fused_rnn::cuda {
 
+inline void refuse_reset(const char* op, const Layer& l) {
+    STD_TORCH_CHECK(!l.begins, op, ": reset has no CUDA kernels");
+}
+
 // One call of an op. Everything is queued on torch's current stream, nothing waits for the device.
 template <class S>
 class LayerCall {

@@ -14,7 +14,8 @@ const Tensor* checked(const char* op, const char* name, const Tensor& t, const T
 
 }  // namespace
 
-Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x) {
+Layer::Layer(const char* op, const LayerArgs& a)
+    : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x), reset_initial(a.reset_initial) {
     STD_TORCH_CHECK(cell >= 0 && cell < kCellCount, op, ": unknown cell ", cell);
     type = x.scalar_type();
     check_same(op, "h0", a.h0, x);
@@ -79,6 +80,13 @@ Layer::Layer(const char* op, const LayerArgs& a) : cell(a.cell), packed(a.batch_
         STD_TORCH_CHECK(x.size(1) == B, op, ": x has batch ", x.size(1), ", h0 has ", B);
         N = T * B;
         seq = {T, B, nullptr, nullptr};
+    }
+    if (a.reset) {
+        STD_TORCH_CHECK(place_of(*a.reset) == place_of(x), op, ": reset must be on the device of x");
+        STD_TORCH_CHECK(a.reset->scalar_type() == ScalarType::Bool, op, ": reset must be a bool tensor");
+        packed ? check_shape(op, "reset", *a.reset, {N}) : check_shape(op, "reset", *a.reset, {T, B});
+        reset_ = laid_out(*a.reset);
+        begins = data_of<bool>(*reset_);
     }
     STD_TORCH_CHECK(T > 0, op, ": expected sequence length to be larger than 0");
     if (I > 1 && x.stride(packed ? 1 : 2) != 1) x = laid_out(x);

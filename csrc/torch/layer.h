@@ -11,6 +11,8 @@ struct LayerArgs {
     const std::vector<Tensor>& weights;
     const OptionalTensor& batch_sizes;
     int64_t cell;
+    const OptionalTensor& reset;
+    bool reset_initial;
 };
 
 // Weights of one direction; null where the layer has none.
@@ -28,6 +30,8 @@ struct Layer {
     Sequence seq;
     Tensor x;  // last dimension contiguous
     DirectionWeights weights[kMaxDirections];
+    const bool* begins = nullptr;  // [N], where an episode does, on x's device; null: nowhere
+    bool reset_initial;            // to h0 and c0, else to zero
 
     // Rows of x lie `x_step` apart from step to step and `x_row` from row to row of the batch.
     int64_t x_step, x_row;
@@ -43,7 +47,7 @@ struct Layer {
 
   private:
     std::vector<int64_t> offsets_;
-    std::optional<Tensor> batch_sizes_;
+    std::optional<Tensor> batch_sizes_, reset_;
 };
 
 // What the backward ops are given beside the layer, and which gradients they are asked for.

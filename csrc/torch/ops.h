@@ -13,14 +13,16 @@ struct LayerOutputs {
 // The same for every device.
 using LayerForward = std::tuple<Tensor, Tensor, Tensor, Tensor>(Tensor x, Tensor h0, OptionalTensor c0,
                                                                 std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                                int64_t cell, int64_t save, bool split_f32);
+                                                                int64_t cell, int64_t save, bool split_f32,
+                                                                OptionalTensor reset, bool reset_initial);
 using LayerBackward = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
-    bool split_f32);
+    bool split_f32, OptionalTensor reset, bool reset_initial);
 using LayerBackwardGates = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
-    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32);
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,
+    OptionalTensor reset, bool reset_initial);
 
 LayerForward layer_forward;
 LayerBackward layer_backward;

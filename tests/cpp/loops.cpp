@@ -1,5 +1,5 @@
 // The time loops of csrc/cpu alone, without torch or Python, against a plain scalar double implementation: every cell,
-// storage type and instruction set, padded and packed, with a projection, in teams that split rows, units or directions,
+// storage type and instruction set, padded and packed, with a projection, with resets, in teams that split rows, units or directions,
 // on thread pools that behave and on ones that do not. Built and run under the sanitizers by sanitize.sh.
 #include <cmath>
 #include <cstdio>
@@ -19,6 +19,7 @@ using fused_rnn::cpu::ForwardArgs;
 using fused_rnn::cpu::Panels;
 using fused_rnn::cpu::Slice;
 using naive::Layer;
+using naive::Reset;
 using std::vector;
 
 namespace {
@@ -73,6 +74,13 @@ vector<double> gather(const vector<F>& from, int64_t width, int64_t ld) {
     return to;
 }
 
+// What reached the initial state: from the first step, and from later episodes where these begin from it.
+template <class F>
+vector<F> sum(vector<F> gradient, const vector<F>& of_episodes) {
+    for (size_t k = 0; k < of_episodes.size(); ++k) gradient[k] += of_episodes[k];
+    return gradient;
+}
+
 void check(const char* what, const Layer& l, const vector<double>& got, const vector<double>& want, double tolerance) {
     ++checks;
     if (got.size() == want.size()) {
@@ -86,8 +94,9 @@ void check(const char* what, const Layer& l, const vector<double>& got, const ve
     } else {
         std::printf("FAILED %s: %zu values, not %zu", what, got.size(), want.size());
     }
-    std::printf(" (%s, cell %d T %d B %d H %d R %d D %d%s)\n", cpu::isa_name().c_str(), int(l.cell), int(l.seq.T),
-                int(l.seq.B), int(l.H), int(l.R), int(l.D), l.seq.batch_sizes ? " packed" : "");
+    std::printf(" (%s, cell %d T %d B %d H %d R %d D %d%s%s)\n", cpu::isa_name().c_str(), int(l.cell), int(l.seq.T),
+                int(l.seq.B), int(l.H), int(l.R), int(l.D), l.seq.batch_sizes ? " packed" : "",
+                l.begins ? " reset" : "");
     ++failures;
 }
 
@@ -96,8 +105,8 @@ template <class F, class S>
 struct Direction {
     const cpu::TileKernels<F, S>* tiles = nullptr;
     vector<S> x;  // an x of which w_ih, the identity, makes gx
-    vector<F> gx, walk_gx, x_rows, packed_ih, bias, h[2], c, h_full, h0, c0, dh, dc, dgx, dgh, dr, packed_hh, packed_hr,
-        back_hh, back_hr;
+    vector<F> gx, walk_gx, x_rows, packed_ih, bias, h[2], c, h_full, h0, c0, dh, dc, zeros, dh_reset, dc_reset, dgx,
+        dgh, dr, packed_hh, packed_hr, back_hh, back_hr;
     ForwardArgs<F, S> forward{};
     BackwardArgs<F, S> backward{};
 
@@ -184,6 +193,16 @@ struct Run {
             b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx, b.ld_dg = G * l.H;
             b.dr = to.dr.data(), b.ld_dr = l.R;
             b.w_hh = to.pack(to.back_hh, in.w_hh, G * l.H, l.R, gates, false);
+            if (l.begins) {
+                to.zeros.assign(size_t(std::max(l.R, l.H)), F(0));
+                f.reset = {l.begins.get(), to.zeros.data(), 0, to.zeros.data(), 0};
+                if (l.reset == Reset::initial) {
+                    f.reset = {l.begins.get(), to.h0.data(), ld_r, to.c0.data(), ld_h};
+                    to.dh_reset.assign(to.dh.size(), F(0)), to.dc_reset.assign(to.dc.size(), F(0));
+                    b.dh_reset = to.dh_reset.data(), b.dc_reset = to.dc_reset.data();
+                }
+                b.reset = f.reset;
+            }
             if (l.projected()) {
                 f.w_hr = to.pack(to.packed_hr, in.w_hr, l.R, l.H, 1, true);
                 b.w_hr = to.pack(to.back_hr, in.w_hr, l.R, l.H, 1, false);
@@ -265,10 +284,10 @@ struct Run {
             check("dgx", l, gather(got.dgx, GH, GH), want.dgx, eps);
             if (is_gru(l.cell)) check("dgh", l, gather(got.dgh, GH, GH), want.dgh, eps);
             if (l.projected()) check("dr", l, gather(got.dr, l.R, l.R), want.dr, eps);
-            check("dh0", l, gather(got.dh, l.R, ld_r), want.dh0, eps);
+            check("dh0", l, gather(sum(got.dh, got.dh_reset), l.R, ld_r), want.dh0, eps);
             if (!is_lstm(l.cell)) continue;
             check("cn", l, gather(got.c, l.H, ld_h), want.cn, eps);
-            check("dc0", l, gather(got.dc, l.H, ld_h), want.dc0, eps);
+            check("dc0", l, gather(sum(got.dc, got.dc_reset), l.H, ld_h), want.dc0, eps);
         }
     }
 };
@@ -300,6 +319,16 @@ void every_team(const Layer& l, const cpu::TileKernels<F, S>* tiles = nullptr) {
     }
 }
 
+// float alone, or every storage type.
+void every_type(const Layer& l, bool every) {
+    every_team<float, float>(l);
+    if (const auto* tiles = cpu::tile_kernels<float, float>()) every_team<float, float>(l, tiles);
+    if (!every) return;
+    every_team<double, double>(l);
+    every_team<float, bf16>(l, cpu::tile_kernels<float, bf16>());
+    every_team<float, f16>(l);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -320,13 +349,13 @@ int main(int argc, char** argv) {
                 }
                 if (quick && k == 2) continue;
                 for (const bool packed : {false, true}) {
-                    const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
-                    every_team<float, float>(l);
-                    if (const auto* tiles = cpu::tile_kernels<float, float>()) every_team<float, float>(l, tiles);
-                    if (k > 1 && cell > kRnnTanh) continue;  // the rest differ in loads and stores alone
-                    every_team<double, double>(l);
-                    every_team<float, bf16>(l, cpu::tile_kernels<float, bf16>());
-                    every_team<float, f16>(l);
+                    const int D = 1 + int(k + packed) % 2;
+                    // the rest differ in loads and stores alone
+                    every_type(Layer(cell, T, B, H, P, D, packed, Reset::none, unsigned(k)),
+                               k <= 1 || cell <= kRnnTanh);
+                    if (k != 1 && k + 1 != sizes.size()) continue;
+                    for (const Reset reset : {Reset::zero, Reset::initial})
+                        every_type(Layer(cell, T, B, H, P, D, packed, reset, unsigned(k)), false);
                 }
             }
         }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -21,8 +22,12 @@ struct Direction {
     vector<double> cn, dgx, dgh, dr, dh0, dc0;              // computed
 };
 
+enum class Reset { none, zero, initial };
+
 struct Layer {
     int64_t cell, H, R, D;
+    Reset reset;
+    std::unique_ptr<bool[]> begins;  // [N], where an episode does; none at step 0, nor without a reset
     Sequence seq{};
     vector<int64_t> batch_sizes, offsets;
     Direction dir[2];
@@ -31,8 +36,8 @@ struct Layer {
     bool projected() const { return !dir[0].w_hr.empty(); }
     int64_t rows() const { return seq.row(seq.T - 1) + seq.rows(seq.T - 1); }
 
-    Layer(int64_t cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, bool packed, unsigned seed)
-        : cell(cell), H(H), R(P ? P : H), D(D), seq{T, B, nullptr, nullptr} {
+    Layer(int64_t cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, bool packed, Reset reset, unsigned seed)
+        : cell(cell), H(H), R(P ? P : H), D(D), reset(reset), seq{T, B, nullptr, nullptr} {
         if (packed) {
             int64_t total = 0;
             for (int64_t t = 0; t < T; ++t) {
@@ -51,6 +56,10 @@ struct Layer {
             return v;
         };
         const int64_t G = fused_rnn::gates_of(cell), N = rows();
+        if (reset != Reset::none) {
+            begins = std::make_unique<bool[]>(static_cast<size_t>(N));
+            for (int64_t n = B; n < N; ++n) begins[n] = random() % 3 == 0;
+        }
         dy = values(N * D * R, 8);
         for (int64_t d = 0; d < D; ++d) {
             Direction& to = dir[d];
@@ -94,6 +103,25 @@ struct Layer {
         return cell == fused_rnn::kRnnRelu ? t > 0 : 1 - t * t;
     }
 
+    // Whether the state of row b is set anew before step t of direction d.
+    bool anew(int64_t d, int64_t t, int64_t b) const {
+        const int64_t at = d ? t + 1 : t;
+        return begins && b < seq.rows(at) && begins[seq.row(at) + b];
+    }
+    // Row b of a state.
+    void set_anew(vector<double>& state, const vector<double>& initial, int64_t b) const {
+        const int64_t width = static_cast<int64_t>(state.size()) / seq.B;
+        for (int64_t k = b * width; k < (b + 1) * width; ++k) state[k] = reset == Reset::initial ? initial[k] : 0;
+    }
+    // Row b of a state's gradient.
+    void move_out(vector<double>& gradient, vector<double>& sums, int64_t b) const {
+        const int64_t width = static_cast<int64_t>(gradient.size()) / seq.B;
+        for (int64_t k = b * width; k < (b + 1) * width; ++k) {
+            if (reset == Reset::initial) sums[k] += gradient[k];
+            gradient[k] = 0;
+        }
+    }
+
     struct Step {
         vector<double> h_before, c_before, gates, hidden_n, c, full;  // of this step's rows
     };
@@ -107,6 +135,11 @@ struct Layer {
         for (int64_t k = 0; k < seq.T; ++k) {
             const int64_t t = d ? seq.T - 1 - k : k;
             Step& s = steps[static_cast<size_t>(t)];
+            for (int64_t b = 0; b < seq.rows(t); ++b) {
+                if (!anew(d, t, b)) continue;
+                set_anew(h, io.h0, b);
+                set_anew(c, io.c0, b);
+            }
             s.h_before = h;
             s.c_before = c;
             s.gates.resize(static_cast<size_t>(B * GH));
@@ -164,7 +197,7 @@ struct Layer {
         io.dr.resize(static_cast<size_t>(rows() * R));
         io.dh0 = io.dhn;
         io.dc0 = io.dcn;
-        vector<double> dfull(static_cast<size_t>(H));
+        vector<double> dfull(static_cast<size_t>(H)), dh_sums(io.dh0.size()), dc_sums(io.dc0.size());
         for (int64_t k = 0; k < seq.T; ++k) {
             const int64_t t = d ? k : seq.T - 1 - k;
             const Step& s = steps[static_cast<size_t>(t)];
@@ -205,8 +238,13 @@ struct Layer {
                     if (!gru || g < 2 * H) dgh[g] = dgx[g];
                     for (int64_t r = 0; r < R; ++r) dh[r] += dgh[g] * io.w_hh[g * R + r];
                 }
+                if (!anew(d, t, b)) continue;
+                move_out(io.dh0, dh_sums, b);
+                move_out(io.dc0, dc_sums, b);
             }
         }
+        for (size_t k = 0; k < dh_sums.size(); ++k) io.dh0[k] += dh_sums[k];
+        for (size_t k = 0; k < dc_sums.size(); ++k) io.dc0[k] += dc_sums[k];
     }
 };
 

@@ -222,7 +222,7 @@ int main(int argc, char** argv) {
             if (k > 1 && cell > kRnnTanh) continue;  // the activations differ, not the loops
             if (quick && (k < 2 || cell > kGru)) continue;
             for (const bool packed : {false, true}) {
-                const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, unsigned(k));
+                const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, naive::Reset::none, unsigned(k));
                 every_device<float>(l);
                 every_device<bf16>(l);
                 if (quick || (k > 1 && packed)) continue;
