@@ -227,7 +227,7 @@ def _run(
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, batch_first)
     kernels = has_kernels(input, h0, c0, weights)
     if reset is not None and input.is_cuda:
-        fallback.warn_once("CUDA tensors with a reset go through plain torch, step by step: it has no CUDA kernels yet")
+        fallback.warn_once("CUDA tensors with a reset go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
     if not kernels and reset is None:
         if WITHOUT_CUDA and input.is_cuda:
