@@ -6,12 +6,12 @@ template <class F>
 void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {
     for (int64_t u = u0; u < u1; ++u) to[u] = from[u];
 }
-// Takes a gradient out, which is added to `sums` where these are kept.
+// Takes them out of a gradient, in the row that begins at `row`, and adds them to `sums` where these are kept.
 template <class F>
-void move_units(F* gradient, int64_t u0, int64_t u1, F* sums) {
-    for (int64_t u = u0; u < u1; ++u) {
-        if (sums) sums[u] += gradient[u];
-        gradient[u] = F(0);
+void move_units(F* gradient, int64_t row, int64_t u0, int64_t u1, F* sums) {
+    for (int64_t k = row + u0; k < row + u1; ++k) {
+        if (sums) sums[k] += gradient[k];
+        gradient[k] = F(0);
     }
 }
 
@@ -62,8 +62,8 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const int64_t n = first + b;
         const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
         if (reset[b]) {
-            if (is_lstm(a.cell)) move_units(a.dc + b * a.ld_c, u0, u1, a.dc_reset ? a.dc_reset + b * a.ld_c : nullptr);
-            if (!a.projected) move_units(a.dh + b * a.ld_dh, u0, u1, a.dh_reset ? a.dh_reset + b * a.ld_dh : nullptr);
+            if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
+            if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
         }
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
@@ -130,7 +130,7 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     const Marks reset = reset_after(a, t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
-        if (reset[b]) move_units(a.dh + b * a.ld_dh, r0, r1, a.dh_reset ? a.dh_reset + b * a.ld_dh : nullptr);
+        if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);

@@ -45,8 +45,8 @@ void reset_first(const cpu::ForwardArgs<F, S>& a) {
     }
 }
 
-// The gradient of the initial state, made of the one that left the first step: with what reached it from later episodes,
-// or, where these begin from zero, without what the first step's do not let through.
+// Makes of the gradient that leaves the first step that of the initial state: with `sums`, what episodes that begin from it
+// sent there, or, where they begin from zero, without the rows of those that begin at the first step.
 template <class F, class S>
 void add_reset(const cpu::BackwardArgs<F, S>& a, Buffer<F>& gradient, int64_t ld, const Buffer<F>& sums) {
     F* const to = gradient.data();
