@@ -153,7 +153,8 @@ class StreamOf final : public Stream {
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
         const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
-        const cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
+        cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
+        size.weight_bytes += l.ih.bytes() / steps;  // W_ih goes by once
         grow(s.gx, rows * a.ld_gx);
         grow(x_rows_, rows * l.I);
         if (stack_->tiles) {
