@@ -23,7 +23,10 @@ def origin(document: Results) -> str:
     words += [f"fused_rnn {facts['commit']}"] if facts.get("commit") else []
     words += [f"ISA {facts['ISA']}"] if facts.get("ISA") else []
     words += [f"ONNX Runtime {facts['onnxruntime']}"] if facts.get("onnxruntime") else []
-    return f"Measured {document['date']} on {'; '.join(words)}; {document['settings']['rounds']} rounds."
+    words += [f"{document['settings']['rounds']} rounds"]
+    words += ["beside a busy process on every core"] if document.get("busy") else []
+    words += [document["note"]] if document.get("note") else []  # by hand, where two runs were put together
+    return f"Measured {document['date']} on {'; '.join(words)}."
 
 
 def summary(document: Results) -> str:
