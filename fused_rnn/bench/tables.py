@@ -56,7 +56,10 @@ def summary(document: Results) -> str:
         "Milliseconds a call, f32, `nn.*` → `fused_rnn`, and how many times faster; training is forward + backward. "
         "`2l` two layers, `bi` bidirectional, `packed` lengths from T down to T/4.\n\n"
     )
-    return text + markdown(head, rows) + "\n\n" + origin(document)
+    over_all = "Everything measured there ([docs/performance.md](docs/performance.md)), times faster:\n\n" + means(
+        document
+    )
+    return "\n\n".join([text + markdown(head, rows), origin(document), over_all])
 
 
 def streams(document: Results) -> str:
