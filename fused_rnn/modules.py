@@ -7,6 +7,7 @@ in torch's place.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -75,9 +76,20 @@ class _Sequence(RNNBase):
             return [getattr(self, name, old) for name, old in zip(self._flat_weights_names, flat, strict=True)]
         for name, weight in zip(self._flat_weights_names, flat, strict=True):
             if parameters.get(name) is not weight:  # replaced, parametrized, pruned, mapped or deleted
-                self._update_flat_weights()
-                return self._flat_weights
+                return self._renewed_weights(flat)
         return flat
+
+    def _renewed_weights(self, flat: Sequence[Any]) -> Sequence[Any]:
+        """What torch's ``_update_flat_weights`` does, looking at each attribute as often as it does: some advance with
+        every look, as spectral norm's iteration. But other threads may be here too, each with weights of a graph of
+        its own, so the list is not read back from the module."""
+        self._weights_have_changed()
+        names = self._flat_weights_names
+        current = [getattr(self, n) if hasattr(self, n) else old for n, old in zip(names, flat, strict=True)]
+        self._flat_weights = current
+        self._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in current]
+        self.flatten_parameters()
+        return current
 
 
 def _as_node(module: torch.nn.Module, input: Proxy, hx: Any, options: dict[str, Any]) -> Proxy:
