@@ -5,7 +5,7 @@ Every function here builds the exception; the caller tests and raises, so that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -100,6 +100,14 @@ def reset_packing() -> RuntimeError:
 
 def reset_state(given: str) -> ValueError:
     return ValueError(f"reset_to must be 'zero' or 'initial', got {given!r}")
+
+
+def activation(argument: str, known: Iterable[str], given: str) -> ValueError:
+    return ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {given!r}")
+
+
+def nonlinearity(known: Iterable[str], given: str) -> ValueError:
+    return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 
 
 def no_steps() -> RuntimeError:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .reference import Cell, Weights, split_weights
+from .reference import Cell, Variant, Weights, activations, split_weights
 
 __all__ = ["Constants", "fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
 
@@ -26,6 +26,7 @@ class Constants(NamedTuple):
     needs: int  # bits as the op's
     samples: int  # V where the batch holds V examples and weight gradients are to be of each, else 0
     reset_initial: bool
+    variant: Variant | None
 
     def lengths_of_one(self) -> Tensor | None:
         """``batch_sizes`` of a single example."""
@@ -53,7 +54,9 @@ def loop(apply: Callable, size: int, in_dims: Sequence[int | None], args: Sequen
     """The vmap rule where weights are mapped: one call for each example, as each has its own matrices."""
     every = []
     for v in range(size):
-        every.append(apply(*(a if dim is None else a.select(dim, v) for a, dim in zip(args, in_dims, strict=True))))
+        every.append(
+            apply(*(a.select(dim, v) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True)))
+        )
     stacked = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*every, strict=True))
     return stacked, tuple(None if part is None else 0 for part in stacked)
 
@@ -98,14 +101,14 @@ def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bo
     return torch.where(begins.unsqueeze(-1), anew, before)
 
 
-def _output_gate(x: Tensor, h: Tensor, own: Weights, cell: Cell) -> Tensor:
+def _output_gate(x: Tensor, h: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
     """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R] -> [N, V, H]."""
     *_, w_x = own.w_ih.chunk(4)
     *_, w_h = own.w_hh.chunk(4)
     o = x @ w_x.T + h @ w_h.T
     if own.b_ih is not None and own.b_hh is not None:
         o = o + (own.b_ih + own.b_hh).chunk(4)[3]
-    return o.sigmoid() if cell is Cell.LSTM else o
+    return gate(o)
 
 
 def sample_gradients(
@@ -146,8 +149,9 @@ def sample_gradients(
         if own.w_hr is not None:
             c = inner[..., -hidden:]
             kept = inner.shape[-1] > hidden
-            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, own, cell)
-            factors[each - 1] = (dr[d], o * (c.tanh() if cell is Cell.LSTM else c))
+            gate, state = activations(cell, constants.variant)
+            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, own, gate)
+            factors[each - 1] = (dr[d], o * state(c))
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1
             dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)

@@ -14,10 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
-from .reference import Cell
+from .reference import Cell, Variant
 from .step import step
+from .variants import of_nonlinearity, variant
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 Maybe = Tensor | None
@@ -36,6 +37,8 @@ def lstm(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -52,6 +55,7 @@ def lstm(
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation: in place of sigmoid and tanh (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -60,12 +64,12 @@ def lstm(
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``.
+            another ``reset_to``, an activation of another name.
         TypeError: a reset that is not bool, or not packed where the input is.
         RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(LSTM, input, hx, params, *options)
+    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation))
 
 
 def gru(
@@ -81,6 +85,8 @@ def gru(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -89,7 +95,7 @@ def gru(
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options)
+    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation))
 
 
 def rnn_tanh(
@@ -134,6 +140,31 @@ def rnn_relu(
     return _functional(RNN_RELU, input, hx, params, *options)
 
 
+def rnn(
+    input: Input,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
+) -> tuple[Input, Tensor]:
+    """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
+
+    Raises:
+        ValueError: also for a ``nonlinearity`` of another name.
+    """
+    cell, variant = of_nonlinearity(nonlinearity)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    return _functional(cell, input, hx, params, *options, variant)
+
+
 def _functional(
     cell: int,
     input: Any,
@@ -147,6 +178,7 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
+    variant: Variant | None = None,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
@@ -157,7 +189,7 @@ def _functional(
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant)
 
 
 def lstm_cell(

@@ -22,6 +22,9 @@ from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
+from .reference import Variant
+from .variants import describe, of_nonlinearity
+from .variants import variant as _variant
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -35,15 +38,26 @@ class _Sequence(RNNBase):
 
     _flat_weights: list[Any]
     _flat_weights_names: list[str]
-    recompute: bool = False  # instances have it where it is True; all their other attributes are torch's
+    # Instances have these where they are not the default; all their other attributes are torch's.
+    recompute: bool = False
+    variant: Variant | None = None
 
-    def __init__(self, mode: str, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(mode, *args, **kwargs)
         if recompute:
             self.recompute = True
+        if variant is not None:
+            self.variant = variant
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (", recompute=True" if self.recompute else "")
+        own = {"recompute": True} if self.recompute else {}
+        own |= self._variant_arguments()
+        return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
+
+    def _variant_arguments(self) -> dict[str, Any]:
+        return describe(self.variant)
 
     def forward(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
@@ -64,6 +78,7 @@ class _Sequence(RNNBase):
             self.recompute,
             reset,
             reset_to,
+            self.variant,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -120,6 +135,9 @@ class LSTM(_Sequence):
             the gates again, on the CPU a piece of time at a time: training in about half of the memory, for two more
             matrix products of the whole sequence. By keyword, as ``torch.nn`` has no such option; the attribute
             ``recompute`` may be changed at any time. Outputs are the same bits, gradients the same within rounding.
+        gate_activation: in place of the sigmoid of i, f and o, by keyword: "sigmoid", "hard_sigmoid", "tanh",
+            "hard_tanh", "relu", "softsign" or "identity" (docs/variants.md).
+        activation: likewise, in place of both tanh.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -137,7 +155,7 @@ class LSTM(_Sequence):
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``.
+            For a reset that is not bool; another ``reset_to``; an activation of another name.
         RuntimeError: for sizes of input, states or reset that do not fit, states of another dtype, a sequence of no
             steps.
     """
@@ -157,13 +175,15 @@ class LSTM(_Sequence):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, **kwargs)
+    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation), **kwargs)
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
@@ -237,7 +257,8 @@ class GRU(_Hidden):
     h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014 with the reset gate after the product).
 
     Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
-    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n.
+    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
+    ``gate_activation`` is that of r and z, ``activation`` that of n.
     """
 
     @overload
@@ -254,21 +275,24 @@ class GRU(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("GRU", *args, **kwargs)
+    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
+        super().__init__("GRU", *args, variant=_variant(gate_activation, activation), **kwargs)
 
 
 class RNN(_Hidden):
     r"""A drop-in replacement of ``torch.nn.RNN``: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh) (Elman 1990), or
     relu in place of tanh.
 
-    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh'
-    or 'relu') as the fourth; the only state is h, so ``hx`` is h0 [L*D, B, H] and the outputs are ``output, h_n``.
+    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh',
+    'relu', or another activation that :class:`LSTM` names) as the fourth; the only state is h, so ``hx`` is
+    h0 [L*D, B, H] and the outputs are ``output, h_n``.
     """
 
     @overload
@@ -296,6 +320,8 @@ class RNN(_Hidden):
             args, self.nonlinearity = args[:3] + args[4:], args[3]
         else:
             self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
-        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+        cell, variant = of_nonlinearity(self.nonlinearity)
+        super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
+
+    def _variant_arguments(self) -> dict[str, Any]:
+        return {} if self.variant is None else {"nonlinearity": self.nonlinearity}

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Cell", "Taps", "Weights", "layer", "split_weights"]
+__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "layer", "split_weights"]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
-Activation = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]
 
 
 class Cell(IntEnum):
@@ -55,6 +55,29 @@ class Cell(IntEnum):
         return 4 if self.is_lstm else 3 if self.is_gru else 1
 
 
+class Activation(IntEnum):
+    """Of gates or of states; the numbers are those of the op's ``variant`` argument."""
+
+    OWN = 0  # what torch's cell has there
+    SIGMOID = 1
+    HARD_SIGMOID = 2
+    TANH = 3
+    HARD_TANH = 4
+    RELU = 5
+    SOFTSIGN = 6
+    IDENTITY = 7
+
+
+class Variant(NamedTuple):
+    """What a cell does otherwise than torch's (docs/variants.md), as numbers: the op's ``variant`` argument.
+
+    A later option is a field at the end, whose default leaves it out.
+    """
+
+    gate: int = Activation.OWN  # of i, f, o; r, z
+    state: int = Activation.OWN  # of g and c; n; an RNN's h
+
+
 class Weights(NamedTuple):
     """The parameters of one direction."""
 
@@ -77,8 +100,8 @@ class _Inner(NamedTuple):
     """What stays the same over the steps of one direction."""
 
     weights: Weights
-    sigmoid: Activation
-    tanh: Activation
+    sigmoid: Function  # or what a variant has in its place
+    tanh: Function
 
 
 def split_weights(weights: Sequence[Tensor], directions: int) -> list[Weights]:
@@ -136,7 +159,22 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-_STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
+def _hard_sigmoid(x: Tensor) -> Tensor:
+    """min(max(x / 6 + 1 / 2, 0), 1). That of torch takes its slope for 1 / 6 in f32, whatever the dtype."""
+    return F.hardtanh(x / 6 + 0.5, 0.0, 1.0)
+
+
+_ACTIVATIONS: dict[int, Function] = {
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.HARD_SIGMOID: _hard_sigmoid,
+    Activation.TANH: torch.tanh,
+    Activation.HARD_TANH: F.hardtanh,  # min(max(x, -1), 1)
+    Activation.RELU: torch.relu,
+    Activation.SOFTSIGN: F.softsign,  # x / (1 + |x|)
+    Activation.IDENTITY: _identity,
+}
+
+_STEPS: dict[Cell, tuple[Callable[..., State], Function, Function]] = {
     Cell.LSTM: (_lstm_step, torch.sigmoid, torch.tanh),
     Cell.GRU: (_gru_step, torch.sigmoid, torch.tanh),
     Cell.RNN_TANH: (_rnn_step, torch.sigmoid, torch.tanh),
@@ -145,6 +183,14 @@ _STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
     Cell.GRU_LINEAR: (_gru_step, _identity, _identity),
     Cell.RNN_LINEAR: (_rnn_step, _identity, _identity),
 }
+
+
+def activations(cell: int, variant: Variant | None) -> tuple[Function, Function]:
+    """Of gates and of states."""
+    _, gate, state = _STEPS[Cell(cell)]
+    if variant is None:
+        return gate, state
+    return _ACTIVATIONS.get(variant.gate, gate), _ACTIVATIONS.get(variant.state, state)
 
 
 def _walk(
@@ -210,15 +256,18 @@ def layer(
     taps: Taps | None = None,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
-    reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros.
+    reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
+    variant: of the cell, None for torch's.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
     """
-    step_of_cell, sigmoid, tanh = _STEPS[Cell(cell)]
+    step_of_cell = _STEPS[Cell(cell)][0]
+    sigmoid, tanh = activations(cell, variant)
     directions = h0.shape[0]
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 

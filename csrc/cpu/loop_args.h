@@ -2,6 +2,7 @@
 // instruction set; no torch, no intrinsics, no std templates.
 #pragma once
 #include "../core/saved.h"
+#include "../core/variant.h"
 
 namespace fused_rnn::cpu {
 
@@ -55,8 +56,9 @@ template <class F, class S>
 struct ForwardArgs {
     Sequence seq;
     int64_t cell;
-    int64_t H;  // units
-    int64_t R;  // size of h: P with a projection, H without
+    Variant variant;  // as resolved() leaves it
+    int64_t H;        // units
+    int64_t R;        // size of h: P with a projection, H without
     bool reverse;
     bool projected;
     const F* gx;  // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
@@ -94,6 +96,7 @@ template <class F, class S>
 struct BackwardArgs {
     Sequence seq;
     int64_t cell;
+    Variant variant;  // as resolved() leaves it
     int64_t H;
     int64_t R;
     bool reverse;

@@ -115,6 +115,7 @@ class ForwardPass {
 
         a.seq = l.seq;
         a.cell = l.cell;
+        a.variant = resolved(l.cell, l.variant);
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
@@ -193,8 +194,9 @@ class ForwardPass {
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
                                                          int64_t cell, int64_t save, bool split_f32,
-                                                         OptionalTensor reset, bool reset_initial) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
+                                                         OptionalTensor reset, bool reset_initial,
+                                                         OptionalNumbers variant) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),

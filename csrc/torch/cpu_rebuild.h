@@ -18,6 +18,7 @@ class GateRebuild {
           of_h_(pool, k, tiles, *w.w_hh),
           bias_(bias_buffer(k, l, w)) {
         args_.cell = l.cell;
+        args_.variant = resolved(l.cell, l.variant);
         args_.H = l.H;
         args_.ld_gx = l.G * l.H;
         args_.bias = bias_.data();

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fused_rnn {
 namespace {
@@ -12,10 +13,33 @@ const Tensor* checked(const char* op, const char* name, const Tensor& t, const T
     return &t;
 }
 
+Activation activation(const char* op, double number) {
+    STD_TORCH_CHECK(number >= 0 && number < static_cast<double>(Activation::kCount) && number == std::floor(number), op,
+                    ": variant holds no activation ", number);
+    return static_cast<Activation>(static_cast<int>(number));
+}
+
 }  // namespace
 
+Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbers) {
+    Variant v{};
+    if (!numbers) return v;
+    const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
+    constexpr size_t kKnown = 2;
+    for (size_t k = kKnown; k < numbers->size(); ++k)
+        STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
+    v.gate = activation(op, at(0));
+    v.state = activation(op, at(1));
+    STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
+    return v;
+}
+
 Layer::Layer(const char* op, const LayerArgs& a)
-    : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x), reset_initial(a.reset_initial) {
+    : cell(a.cell),
+      variant(parse_variant(op, a.cell, a.variant)),
+      packed(a.batch_sizes.has_value()),
+      x(a.x),
+      reset_initial(a.reset_initial) {
     STD_TORCH_CHECK(cell >= 0 && cell < kCellCount, op, ": unknown cell ", cell);
     type = x.scalar_type();
     check_same(op, "h0", a.h0, x);

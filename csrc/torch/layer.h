@@ -13,7 +13,11 @@ struct LayerArgs {
     int64_t cell;
     const OptionalTensor& reset;
     bool reset_initial;
+    const OptionalNumbers& variant;
 };
+
+// What the numbers of the op's `variant` say (docs/design.md).
+Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbers);
 
 // Weights of one direction; null where the layer has none.
 struct DirectionWeights {
@@ -24,6 +28,7 @@ struct Layer {
     Layer(const char* op, const LayerArgs& args);
 
     int64_t cell, G, T, B, I, H, R, D, N;
+    Variant variant;
     bool projected, packed;
     int64_t per_direction;  // tensors in `weights` for each direction
     ScalarType type;

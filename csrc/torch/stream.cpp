@@ -22,7 +22,8 @@ struct PackedLayer {
 // What streams on the same weights share.
 template <class F, class S>
 struct Stack {
-    Stack(int64_t cell, const std::vector<StreamLayer>& from) : cell(cell), k(cpu::kernels<F, S>()) {
+    Stack(int64_t cell, Variant variant, const std::vector<StreamLayer>& from)
+        : cell(cell), variant(variant), k(cpu::kernels<F, S>()) {
         if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
         const int64_t G = gates_of(cell);
@@ -41,6 +42,7 @@ struct Stack {
     }
 
     const int64_t cell;
+    const Variant variant;
     const cpu::Kernels<F, S>& k;
     const cpu::TileKernels<F, S>* tiles = nullptr;
     std::vector<PackedLayer<F, S>> layers;
@@ -128,6 +130,7 @@ class StreamOf final : public Stream {
         if (l.projected) s.h_full = zeros(l.H);
         s.hn = Buffer<F>(B_ * l.R);  // written by the loop; h is read from the state itself
         a.cell = stack_->cell;
+        a.variant = resolved(stack_->cell, stack_->variant);
         a.H = l.H;
         a.R = l.R;
         a.projected = l.projected;
@@ -204,9 +207,11 @@ class StreamOf final : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Stream> make_stream(ScalarType type, int64_t cell, int64_t B, const std::vector<StreamLayer>& layers) {
+std::unique_ptr<Stream> make_stream(ScalarType type, int64_t cell, const std::vector<double>& variant, int64_t B,
+                                    const std::vector<StreamLayer>& layers) {
+    const Variant parsed = parse_variant("Stream", cell, variant);
     return cpu_by_dtype("Stream", type, [&]<class F, class S>() -> std::unique_ptr<Stream> {
-        return std::make_unique<StreamOf<F, S>>(std::make_shared<const Stack<F, S>>(cell, layers), B);
+        return std::make_unique<StreamOf<F, S>>(std::make_shared<const Stack<F, S>>(cell, parsed, layers), B);
     });
 }
 

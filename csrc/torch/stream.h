@@ -36,7 +36,9 @@ class Stream {
 };
 
 // Packs copies of the weights for the instruction set in force; the pointers are not kept.
-FUSED_RNN_EXPORT std::unique_ptr<Stream> make_stream(torch::headeronly::ScalarType type, int64_t cell, int64_t B,
+// `variant` as the ops' argument.
+FUSED_RNN_EXPORT std::unique_ptr<Stream> make_stream(torch::headeronly::ScalarType type, int64_t cell,
+                                                     const std::vector<double>& variant, int64_t B,
                                                      const std::vector<StreamLayer>& layers);
 
 }  // namespace fused_rnn
