@@ -189,7 +189,7 @@ class _FusedLayerGradient(Function):
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, *options)
-            dx, dweights = sample_gradients(gates[2:], x, h0, weights, y, saved, Constants(*fixed))
+            dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
         return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
 

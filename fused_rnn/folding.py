@@ -84,8 +84,10 @@ def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) 
     return alike[torch.where(row < after, following, row)]
 
 
-def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, constants: Constants) -> Tensor:
-    """h that each row started from, where episodes begin too: before [N, V, R] without them, h0 [B, V, R]."""
+def _before(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, constants: Constants) -> Tensor:
+    """h (or c) that each row started from: h [N, V, R] that it left, h0 [B*V, R] -> [N, V, R]."""
+    h0 = h0.unflatten(0, (-1, h.shape[1]))
+    before = _previous(h, h0, batch_sizes, reverse)
     if constants.reset is None:
         return before
     begins = constants.reset.reshape(before.shape[:2])
@@ -101,13 +103,15 @@ def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bo
     return torch.where(begins.unsqueeze(-1), anew, before)
 
 
-def _output_gate(x: Tensor, h: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
-    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R] -> [N, V, H]."""
+def _output_gate(x: Tensor, h: Tensor, c: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R], c [N, V, H] -> [N, V, H]."""
     *_, w_x = own.w_ih.chunk(4)
     *_, w_h = own.w_hh.chunk(4)
     o = x @ w_x.T + h @ w_h.T
     if own.b_ih is not None and own.b_hh is not None:
         o = o + (own.b_ih + own.b_hh).chunk(4)[3]
+    if own.w_ch is not None:
+        o = o + own.w_ch.chunk(3)[2] * c
     return gate(o)
 
 
@@ -115,6 +119,7 @@ def sample_gradients(
     gates: Sequence[Tensor],
     x: Tensor,
     h0: Tensor,
+    c0: Tensor | None,
     weights: Sequence[Tensor],
     y: Tensor | None,
     saved: Tensor,
@@ -133,25 +138,28 @@ def sample_gradients(
     dweights: list[Tensor | None] = []
     # [N*V, D*K] -> for each direction [N, V, K]; what the cell does not have is [0] and stays so
     dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
-    for d, own in enumerate(split_weights(weights, directions)):
+    for d, own in enumerate(split_weights(weights, directions, constants.variant)):
         of_x = of_h = dgx[d]
         hidden = of_x.shape[-1] // cell.gates
         if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
-        first = h0[d].unflatten(0, (-1, size))
-        h = _renewed(_previous(h, first, batch_sizes, d == 1), first, batch_sizes, d == 1, constants)
+        h = _before(h, h0[d], batch_sizes, d == 1, constants)
         rows = x.reshape(-1, size, x.shape[-1])
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}
+        c = inner[..., -hidden:]
         if own.w_hr is not None:
-            c = inner[..., -hidden:]
             kept = inner.shape[-1] > hidden
             gate, state = activations(cell, constants.variant)
-            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, own, gate)
-            factors[each - 1] = (dr[d], o * state(c))
+            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, c, own, gate)
+            factors[len(factors)] = (dr[d], o * state(c))
+        if own.w_ch is not None and c0 is not None:
+            d_i, d_f, _, d_o = of_x.chunk(4, -1)
+            before = _before(c, c0[d], batch_sizes, d == 1, constants)
+            factors[len(factors)] = (torch.cat([d_i * before, d_f * before, d_o * c], -1), None)
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1
             dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)

@@ -39,6 +39,7 @@ def lstm(
     reset_to: str = "zero",
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
+    peephole: bool = False,
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -49,13 +50,14 @@ def lstm(
         input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence.
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
-            (both or none), then w_hr [P, H] if there is a projection; in an upper layer I is D*R.
+            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
+            layer I is D*R.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
-        gate_activation, activation: in place of sigmoid and tanh (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation, peephole: variants of the cell (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -69,7 +71,7 @@ def lstm(
         RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation))
+    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation, peephole))
 
 
 def gru(
@@ -182,9 +184,10 @@ def _functional(
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
+    each -= variant.extra_weights if variant else 0
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        raise checks.param_count(len(params), num_layers, directions)
+        raise checks.param_count(len(params), num_layers, directions, variant is not None and variant.peephole)
     hidden = params[0].shape[0] // Cell(cell).gates
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
@@ -50,6 +50,27 @@ class _Sequence(RNNBase):
             self.recompute = True
         if variant is not None:
             self.variant = variant
+            if variant.peephole:
+                self._add_weights("weight_ch", 3 * self.hidden_size)
+
+    def _add_weights(self, name: str, *shape: int) -> None:
+        """One more parameter at the end of each layer and direction, drawn as the others are."""
+        bound = self.hidden_size**-0.5
+        self._flat_weights_names = []
+        like: Tensor = self._parameters["weight_ih_l0"]  # type: ignore[assignment]
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            added = like.new_empty(shape)
+            self.register_parameter(name + suffix, nn.Parameter(nn.init.uniform_(added, -bound, bound)))
+            names.append(name + suffix)
+            for each in names:  # in the order of the list
+                self._parameters[each] = self._parameters.pop(each)
+            self._flat_weights_names += names
+        self._init_flat_weights()
+
+    def flatten_parameters(self) -> None:
+        if self.variant is None:  # no other goes to cuDNN
+            super().flatten_parameters()
 
     def extra_repr(self) -> str:
         own = {"recompute": True} if self.recompute else {}
@@ -138,6 +159,8 @@ class LSTM(_Sequence):
         gate_activation: in place of the sigmoid of i, f and o, by keyword: "sigmoid", "hard_sigmoid", "tanh",
             "hard_tanh", "relu", "softsign" or "identity" (docs/variants.md).
         activation: likewise, in place of both tanh.
+        peephole: i and f look at c_{t-1} too, o at c_t, each through one weight a unit (Gers & Schmidhuber 2000), by
+            keyword.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -149,7 +172,8 @@ class LSTM(_Sequence):
     Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
-    ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o.
+    ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
@@ -177,13 +201,21 @@ class LSTM(_Sequence):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        peephole: bool = False,
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation), **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
+        peephole: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation, peephole), **kwargs)
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)

@@ -242,7 +242,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     rows, hidden = _rows_and_hidden(x, weights, cell)
-    projected = len(weights) // directions in (3, 5)
+    own = 1 if variant and len(variant) > 2 and variant[2] else 0  # w_ch
+    projected = len(weights) // directions - own in (3, 5)
     return (
         x.new_empty(h0.shape),
         x.new_empty(0) if c0 is None else x.new_empty(c0.shape),

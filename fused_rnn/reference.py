@@ -76,6 +76,12 @@ class Variant(NamedTuple):
 
     gate: int = Activation.OWN  # of i, f, o; r, z
     state: int = Activation.OWN  # of g and c; n; an RNN's h
+    peephole: bool = False  # LSTM: i and f look at c, o at the new c
+
+    @property
+    def extra_weights(self) -> int:
+        """How many tensors it adds to those of a direction, at their end."""
+        return int(self.peephole)
 
 
 class Weights(NamedTuple):
@@ -86,6 +92,7 @@ class Weights(NamedTuple):
     b_ih: Tensor | None  # [G*H]
     b_hh: Tensor | None  # [G*H]
     w_hr: Tensor | None  # [P, H], LSTM with projection only
+    w_ch: Tensor | None = None  # [3*H], LSTM with peepholes only: of i, f, o
 
 
 class Taps(NamedTuple):
@@ -104,17 +111,22 @@ class _Inner(NamedTuple):
     tanh: Function
 
 
-def split_weights(weights: Sequence[Tensor], directions: int) -> list[Weights]:
-    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are."""
+def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant | None = None) -> list[Weights]:
+    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are, but
+    for those that the variant adds."""
     each = len(weights) // directions
-    if each not in (2, 3, 4, 5) or each * directions != len(weights):
-        raise ValueError(f"expected 2 to 5 weights for each of {directions} directions, got {len(weights)} in all")
+    own = variant.extra_weights if variant else 0
+    if each - own not in (2, 3, 4, 5) or each * directions != len(weights):
+        raise ValueError(
+            f"expected {2 + own} to {5 + own} weights for each of {directions} directions, got {len(weights)} in all"
+        )
     parts = []
     for d in range(directions):
         w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        w_hr = rest.pop() if each in (3, 5) else None
+        w_ch = rest.pop() if own else None
+        w_hr = rest.pop() if len(rest) in (1, 3) else None
         b_ih, b_hh = rest if rest else (None, None)
-        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr))
+        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch))
     return parts
 
 
@@ -122,11 +134,17 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
-    (Sak et al. 2014), without their peepholes. gx [n, 4*H], h [n, R], c [n, H].
+    (Sak et al. 2014). With ``w_ch`` its parts p_i c, p_f c and p_o c' stand in i, f and o (peepholes, Gers &
+    Schmidhuber 2000). gx [n, 4*H], h [n, R], c [n, H].
     """
     h, c = state
     i, f, g, o = (gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)).chunk(4, -1)
+    peepholes = None if inner.weights.w_ch is None else inner.weights.w_ch.chunk(3)
+    if peepholes is not None:
+        i, f = i + peepholes[0] * c, f + peepholes[1] * c
     c = inner.sigmoid(f) * c + inner.sigmoid(i) * inner.tanh(g)
+    if peepholes is not None:
+        o = o + peepholes[2] * c
     h = inner.sigmoid(o) * inner.tanh(c)
     if inner.weights.w_hr is not None:
         h = F.linear(h, inner.weights.w_hr)
@@ -263,7 +281,7 @@ def layer(
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
     reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
-    variant: of the cell, None for torch's.
+    variant: of the cell, None for torch's; its own weights come after the others of a direction.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
     """
     step_of_cell = _STEPS[Cell(cell)][0]
@@ -281,7 +299,7 @@ def layer(
 
     begins = None if reset is None else by_step(reset)
     outputs, finals = [], []
-    for d, each in enumerate(split_weights(weights, directions)):
+    for d, each in enumerate(split_weights(weights, directions, variant)):
         gx = by_step(F.linear(x, each.w_ih, each.b_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]

@@ -59,10 +59,11 @@ class Stream:
         layers = []
         for first in range(0, len(kept), each):
             w_ih, w_hh, *others = kept[first : first + each]
-            biases = others[:2] if module.bias else [None, None]
-            w_hr = others[-1] if module.proj_size else None
+            w_ch = others.pop() if variant and variant.peephole else None
+            w_hr = others.pop() if module.proj_size else None
+            biases = others or [None, None]
             sizes = w_ih.shape[1], module.hidden_size, self._features
-            layers.append([*sizes, *(_address(tensor) for tensor in (w_ih, w_hh, *biases, w_hr))])
+            layers.append([*sizes, *(_address(tensor) for tensor in (w_ih, w_hh, *biases, w_hr, w_ch))])
         self._stream = _C.Stream(str(dtype).removeprefix("torch."), int(cell), variant or (), batch_size, layers)
 
     def _set(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import checks
 from .network import RNN_RELU, RNN_TANH
 from .reference import Activation, Variant
@@ -19,8 +21,8 @@ def _activation(argument: str, given: str, own: Activation) -> Activation:
     return Activation.OWN if kind is own else kind
 
 
-def variant(gate_activation: str = "sigmoid", activation: str = "tanh") -> Variant | None:
-    """Of an LSTM or a GRU; None for torch's own.
+def variant(gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False) -> Variant | None:
+    """Of an LSTM or, without ``peephole``, a GRU; None for torch's own.
 
     Raises:
         ValueError: for a name that no activation has.
@@ -28,6 +30,7 @@ def variant(gate_activation: str = "sigmoid", activation: str = "tanh") -> Varia
     made = Variant(
         _activation("gate_activation", gate_activation, Activation.SIGMOID),
         _activation("activation", activation, Activation.TANH),
+        peephole,
     )
     return made if any(made) else None
 
@@ -45,9 +48,10 @@ def of_nonlinearity(name: str) -> tuple[int, Variant | None]:
     return RNN_TANH, None if name == "tanh" else Variant(state=_ACTIVATIONS[name])
 
 
-def describe(variant: Variant | None) -> dict[str, str]:
+def describe(variant: Variant | None) -> dict[str, Any]:
     """The arguments that :func:`variant` was given, those that are not the default."""
     if variant is None:
         return {}
     every = {"gate_activation": variant.gate, "activation": variant.state}
-    return {name: _NAMES[kind] for name, kind in every.items() if kind}
+    named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
+    return named | ({"peephole": True} if variant.peephole else {})

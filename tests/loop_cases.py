@@ -102,6 +102,8 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
             weights += [values(generator, G * case.H, scale=scale) for _ in range(2)]
         if case.P:
             weights += [values(generator, case.P, case.H, scale=scale)]
+        if case.variant and case.variant.peephole:
+            weights += [values(generator, 3 * case.H)]
     problem = Problem(
         cell=case.cell,
         x=values(generator, *rows, case.I),

@@ -70,6 +70,8 @@ def networks(draw):
         options |= {"gate_activation": draw(names), "activation": draw(names)}
     if kind == "LSTM" and hidden > 1:
         options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
+    if kind == "LSTM":
+        options["peephole"] = draw(st.booleans())
     torch.manual_seed(draw(st.integers(0, 99)))
     module = getattr(fused_rnn, kind)(features, hidden, **options)
     for parameter in module.parameters():
@@ -102,6 +104,7 @@ MODULES = {
     "hard LSTM": lambda **o: fused_rnn.LSTM(
         I, H, 2, gate_activation="hard_sigmoid", activation="hard_tanh", proj_size=2, **o
     ),
+    "peephole LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, bidirectional=False, **o),
     "softsign GRU": lambda **o: fused_rnn.GRU(I, H, 2, activation="softsign", **o),
     "hard RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="hard_tanh", **o),
 }

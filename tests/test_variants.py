@@ -37,7 +37,7 @@ PAIRS = [
     Variant(A.IDENTITY, A.TANH),
     Variant(A.SIGMOID, A.IDENTITY),
 ]
-LSTMS = PAIRS
+LSTMS = [*PAIRS, Variant(peephole=True), Variant(A.HARD_SIGMOID, A.SOFTSIGN, peephole=True)]
 STATES = [A.HARD_SIGMOID, A.SIGMOID, A.HARD_TANH, A.SOFTSIGN, A.IDENTITY]
 KINDS = {
     f"{cell.name.lower()}{'-proj' * bool(P)}-{''.join(str(int(n)) for n in variant)}": {
@@ -47,13 +47,13 @@ KINDS = {
     }
     for cell, P, several in (
         (Cell.LSTM, 0, LSTMS),
-        (Cell.LSTM, 2, LSTMS[::3]),
+        (Cell.LSTM, 2, [*LSTMS[::4], LSTMS[-1]]),
         (Cell.GRU, 0, PAIRS),
         (Cell.RNN_TANH, 0, [Variant(state=state) for state in STATES]),
     )
     for variant in several
 }
-SOME = list(KINDS)[::3]
+SOME = [name for i, name in enumerate(KINDS) if i % 4 == 0 or KINDS[name]["variant"].peephole]
 
 
 @pytest.fixture(params=_C.cpu_isas())
@@ -147,6 +147,13 @@ def test_ops_refuse():
     ):
         with pytest.raises(RuntimeError, match=f"layer_forward: {text}"):
             forward(replace(problem, variant=numbers))
+    with pytest.raises(RuntimeError, match="only the LSTM has peepholes"):
+        forward(replace(problem, variant=(0, 0, 1)))
+    with pytest.raises(RuntimeError, match="weights must hold 3 to 6 tensors for each direction, got 2"):
+        forward(replace(make(Case(Cell.LSTM, bias=False)), variant=(0, 0, 1)))
+    peephole = make(Case(Cell.LSTM, variant=Variant(peephole=True)))
+    with pytest.raises(RuntimeError, match=r"w_ch must have shape \[27\], got \[26\]"):
+        forward(replace(peephole, weights=[*peephole.weights[:-1], peephole.weights[-1][1:]]))
     with pytest.raises(RuntimeError, match="an RNN has no gates"):
         forward(replace(make(Case(Cell.RNN_RELU)), variant=(1,)))
 
@@ -157,6 +164,19 @@ def test_the_standard_by_its_number():
         problem = make(Case(cell, D=2))
         got, want = run_ops(replace(problem, variant=numbers)), run_ops(problem)
         assert_same(got, want, rtol=1e-13, atol=1e-13)
+
+
+def test_peepholes_by_hand():
+    """The equations of Gers and Schmidhuber, a number at a time."""
+    problem = make(Case(Cell.LSTM, T=4, B=1, I=2, H=1, bias=False, variant=Variant(peephole=True)))
+    w_ih, w_hh, (p_i, p_f, p_o) = problem.weights
+    h, c = problem.h0[0, 0], problem.c0[0, 0]
+    y = forward(problem)[0]
+    for x, shown in zip(problem.x[:, 0], y[:, 0], strict=True):
+        i, f, g, o = w_ih @ x + w_hh @ h
+        c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
+        h = torch.sigmoid(o + p_o * c) * torch.tanh(c)
+        torch.testing.assert_close(shown, h)
 
 
 # ---- derivatives -------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ enum class Activation : uint8_t {
 struct Variant {
     Activation gate;   // of i, f, o; r, z
     Activation state;  // of g and c; n; an RNN's h
+    bool peephole;     // LSTM: i and f look at c, o at the new c
 
     // Whether it is torch's cell, which has kernels of its own.
-    constexpr bool plain() const { return gate == Activation::kOwn && state == Activation::kOwn; }
+    constexpr bool plain() const { return gate == Activation::kOwn && state == Activation::kOwn && !peephole; }
 };
 
 // The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.

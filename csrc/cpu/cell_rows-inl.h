@@ -145,6 +145,7 @@ template <template <class> class ActT, class F>
 struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    static constexpr bool kVaries = !__is_empty(Act);
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -157,11 +158,12 @@ struct LstmRows {
         return s.h;
     }
 
-    // The gates do not look at c, and what follows from it is not computed.
+    // Without peepholes the gates do not look at c, and what follows from it is not computed.
     template <class S>
     static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
                                          const F* hg, int64_t gate_stride) {
-        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, V{}));
+        const V c = kVaries && a.w_ch ? load<F>(a.c + (n - a.gx_row) * a.ld_c + u, lanes) : V{};
+        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, c));
     }
 
     template <class S>
@@ -172,9 +174,9 @@ struct LstmRows {
         const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d =
-            lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
-                                   load<F>(s + 3 * H, lanes), c, c_prev, dh, load<F>(dc, lanes), act_of<Act>(a));
+        const LstmGrad<V> d = lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
+                                                     load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes), c, c_prev,
+                                                     dh, load<F>(dc, lanes), act_of<Act>(a), peepholes(a, u, lanes));
         store(dc, d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.i, lanes);
@@ -184,6 +186,17 @@ struct LstmRows {
     }
 
   private:
+    template <class Args>
+    static FUSED_RNN_INLINE auto peepholes([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t u,
+                                           [[maybe_unused]] int lanes) {
+        if constexpr (kVaries) {
+            const auto weight = [&](int64_t k) { return a.w_ch ? load<F>(a.w_ch + k * a.H + u, lanes) : V{}; };
+            return Peepholes<V>{a.w_ch != nullptr, weight(0), weight(1), weight(2)};
+        } else {
+            return NoPeepholes<V>{};
+        }
+    }
+
     template <class S>
     static FUSED_RNN_INLINE LstmStep<V> step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg,
                                              int64_t gate_stride, V c_prev) {
@@ -192,7 +205,7 @@ struct LstmRows {
         V x[4];
         for (int g = 0; g < 4; ++g)
             x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
-        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev, act_of<Act>(a));
+        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev, act_of<Act>(a), peepholes(a, u, lanes));
     }
 
     template <class S>

@@ -33,6 +33,7 @@ constexpr Kernels<F, S> make_kernels() {
             copy_rows<F, S, F>,
             copy_rows<F, F, S>,
             add_column_sums<F>,
+            add_column_products<F>,
             sigmoid_n<F, S>,
             tanh_n<F, S>};
 }

@@ -68,9 +68,10 @@ struct ForwardArgs {
     int64_t ld_gx;
     const F* bias;     // [G*H], what is added outside any product
     const F* bias_hn;  // [H], GRU: inside the reset product
+    const F* w_ch;     // [3*H], peepholes of i, f, o; null: none
     F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
-    F* c;  // [B, ld_c], LSTM cell state, updated in place
+    F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
     F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
     S* y;       // [N, ld_y], this direction's columns
@@ -111,8 +112,9 @@ struct BackwardArgs {
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
-    F* dgx;  // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;  // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
+    const F* w_ch;  // as forward
+    F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
+    F* dgh;         // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
     int64_t ld_dg;
     F* dr;  // [rows of the chunk, ld_dr], projection only: the whole gradient of projected h
     int64_t ld_dr;

@@ -4,8 +4,10 @@
 // Where the forward kept states only, a piece begins with its gates (cpu_rebuild.h).
 #include <algorithm>
 
+#include "cpu_before.h"
 #include "cpu_rebuild.h"
 #include "cpu_reset.h"
+#include "cpu_sums.h"
 #include "ops.h"
 
 namespace fused_rnn {
@@ -16,13 +18,13 @@ constexpr int64_t kChunkRows = 1024;
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, h_before, unprojected;
-    Compute<F, S> h0;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells;
+    Compute<F, S> h0, w_ch;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     TileProduct<F, S> tile_ih;
     std::optional<GateRebuild<F, S>> rebuild;
-    std::optional<Matrix<const F>> before;  // rows_before of the piece at hand, once it was asked for
+    StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
     cpu::BackwardArgs<F, S> args{};
     bool weights_begun = false;
@@ -169,6 +171,11 @@ class BackwardPass {
         a.reset = to.reset.args();
         a.dh_reset = to.dh_reset.data();
         a.dc_reset = to.dc_reset.data();
+        to.w_ch = peepholes(k_, l, w);
+        a.w_ch = to.w_ch.data();
+        const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
+        to.h_before = {h, is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h};
+        to.c_before = {a.saved.states, a.saved.ld_states, l.H, a.c0, a.ld_c, a.reset.c, a.reset.ld_c};
     }
 
     Buffer<F> gradient_buffer(const OptionalTensor& grad, int64_t d, int64_t width) {
@@ -191,9 +198,12 @@ class BackwardPass {
         to.args.dgh = is_gru(layer_.cell) ? to.dgh.data() : to.dgx.data();
         to.args.dr = to.dr.data();
         to.args.dg_row = row_[d];
-        to.before.reset();
+        to.h_before.begin_piece();
+        to.c_before.begin_piece();
         // The products of x lie where the loop then writes the gradients of them.
-        if (to.rebuild) (*to.rebuild)(row_[d], x_.rows(t0, t1), rows_before(d), to.args.dgx, to.args.saved);
+        if (to.rebuild)
+            (*to.rebuild)(row_[d], x_.rows(t0, t1), before(d, to.h_before),
+                          to.args.w_ch ? before(d, to.c_before) : Matrix<const F>{}, to.args.dgx, to.args.saved);
     }
 
     static void team_work(void* context, const cpu::Share& share) {
@@ -269,56 +279,39 @@ class BackwardPass {
         transposed_ = nullptr;
         to.weights_begun = true;
         if (result[0]) weight_gradient(result[0], to.dgx, GH, GH, rows, x_.rows(t0_[d], t1_[d]), more);
-        if (result[1]) weight_gradient(result[1], hidden, GH, GH, rows, rows_before(d), more);
-        if (l.per_direction >= 4) {
-            bias_gradient(result[2], to.dgx, rows, more);
-            bias_gradient(result[3], hidden, rows, more);
+        if (result[1]) weight_gradient(result[1], hidden, GH, GH, rows, before(d, to.h_before), more);
+        if (l.biased) {
+            bias_gradient(pool_, k_, gates(to.dgx, rows), result[2], more);
+            bias_gradient(pool_, k_, gates(hidden, rows), result[3], more);
         }
-        if (l.projected && result[l.per_direction - 1]) {
+        if (l.variant.peephole && result[l.at_w_ch]) peephole_gradient(d, result[l.at_w_ch], more);
+        if (l.projected && result[l.at_w_hr]) {
             grow(to.unprojected, rows * l.H);
             pool_.split(rows, rows * l.H >> 13, [&](int64_t n0, int64_t n1) {
                 k_.unprojected_rows(to.args, row_[d] + n0, row_[d] + n1, to.unprojected.data() + n0 * l.H);
             });
-            weight_gradient(result[l.per_direction - 1], to.dr, l.R, l.R, rows,
-                            {to.unprojected.data(), rows, l.H, l.H, 1}, more);
+            weight_gradient(result[l.at_w_hr], to.dr, l.R, l.R, rows, {to.unprojected.data(), rows, l.H, l.H, 1}, more);
         }
     }
 
-    void bias_gradient(Result<F, S>& result, const Buffer<F>& dg, int64_t rows, bool accumulate) {
-        if (!result) return;
-        if (!accumulate) result.zero();
-        const int64_t GH = layer_.G * layer_.H;
-        // Whole vectors a part, so that the bits do not depend on the number of threads.
-        const int64_t blocks = (GH + cpu::kPad - 1) / cpu::kPad;
-        pool_.split(blocks, rows * GH >> 15, [&](int64_t c0, int64_t c1) {
-            const int64_t from = c0 * cpu::kPad, end = std::min(c1 * cpu::kPad, GH);
-            k_.add_column_sums(dg.data() + from, GH, rows, end - from, result.data() + from);
-        });
+    void peephole_gradient(int64_t d, Result<F, S>& result, bool accumulate) {
+        BackwardDirection<F, S>& to = dir_[d];
+        const int64_t H = layer_.H, rows = rows_[d];
+        const Saved<const S>& saved = to.args.saved;
+        grow(to.cells, rows * H);
+        k_.copy_in(saved.state_of(row_[d]), saved.ld_states, rows, H, to.cells.data(), H);
+        fused_rnn::peephole_gradient(pool_, k_, gates(to.dgx, rows), before(d, to.c_before),
+                                     {to.cells.data(), rows, H, H, 1}, result, accumulate);
     }
 
-    // h of the step before (in walking order), for every row of the piece.
-    Matrix<const F> rows_before(int64_t d) {
-        const Layer& l = layer_;
-        BackwardDirection<F, S>& to = dir_[d];
-        const cpu::BackwardArgs<F, S>& a = to.args;
-        if (l.T == 1 && !l.begins) return {a.h0, l.B, l.R, l.R, 1};
-        if (to.before) return *to.before;
-        grow(to.h_before, rows_[d] * l.R);
-        const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
-        const int64_t ld = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
-        pool_.split(t1_[d] - t0_[d], rows_[d] * l.R >> 14, [&](int64_t from, int64_t end) {
-            for (int64_t t = t0_[d] + from; t < t0_[d] + end; ++t) {
-                const int64_t before = a.reverse ? t + 1 : t - 1;
-                const int64_t rows = l.seq.rows(t), kept = std::min(rows, l.seq.rows(before));
-                F* out = to.h_before.data() + (l.seq.row(t) - row_[d]) * l.R;
-                if (kept) k_.copy_in(h + l.seq.row(before) * ld, ld, kept, l.R, out, l.R);
-                for (int64_t b = kept; b < rows; ++b) std::copy_n(a.h0 + b * a.ld_h0, l.R, out + b * l.R);
-                const cpu::Marks anew = cpu::reset_before(a, t);
-                for (int64_t b = 0; b < anew.count; ++b)
-                    if (anew[b]) std::copy_n(a.reset.h + b * a.reset.ld_h, l.R, out + b * l.R);
-            }
-        });
-        return to.before.emplace(Matrix<const F>{to.h_before.data(), rows_[d], l.R, l.R, 1});
+    Matrix<const F> gates(const Buffer<F>& dg, int64_t rows) const {
+        const int64_t GH = layer_.G * layer_.H;
+        return {dg.data(), rows, GH, GH, 1};
+    }
+
+    // For every row of the piece.
+    Matrix<const F> before(int64_t d, StateBefore<F, S>& state) {
+        return state.rows(pool_, k_, layer_, dir_[d].args, t0_[d], t1_[d]);
     }
 
     Tensor state_gradient(bool needed, int64_t width, Buffer<F> BackwardDirection<F, S>::* carried) {
@@ -347,7 +340,7 @@ class BackwardPass {
     int64_t t0_[kMaxDirections] = {}, t1_[kMaxDirections] = {};     // steps of the piece at hand
     int64_t row_[kMaxDirections] = {}, rows_[kMaxDirections] = {};  // its first row and number of rows
     Result<F, S> dx_;
-    Result<F, S> dweights_[kMaxDirections * 5];
+    Result<F, S> dweights_[kMaxDirections * kMaxWeights];
     Buffer<F> products_;
 };
 

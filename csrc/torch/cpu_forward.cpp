@@ -17,6 +17,7 @@ template <class F, class S>
 struct ForwardDirection {
     Buffer<F> h[2], c, h_full, bias, gx;
     Compute<F, S> h0;
+    Compute<F, S> w_ch;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     Buffer<F> x_rows;
@@ -123,6 +124,8 @@ class ForwardPass {
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);
+        to.w_ch = peepholes(k_, l, w);
+        a.w_ch = to.w_ch.data();
         a.h[1] = to.h[1].data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);

@@ -264,6 +264,12 @@ const F* bias_hn(int64_t cell, int64_t H, const Buffer<F>& bias) {
     return bias.data() + (gates_of(cell) + 2) * H;
 }
 
+// Empty where a layer has none.
+template <class F, class S>
+Compute<F, S> peepholes(const cpu::Kernels<F, S>& k, const Layer& l, const DirectionWeights& w) {
+    return w.w_ch ? Compute<F, S>(k, *w.w_ch, 1, 3 * l.H) : Compute<F, S>();
+}
+
 // Memory for so many bf16.
 template <class F>
 Buffer<F> tile_buffer(int64_t count) {

@@ -25,11 +25,13 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     Variant v{};
     if (!numbers) return v;
     const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
-    constexpr size_t kKnown = 2;
+    constexpr size_t kKnown = 3;
     for (size_t k = kKnown; k < numbers->size(); ++k)
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
     v.gate = activation(op, at(0));
     v.state = activation(op, at(1));
+    v.peephole = at(2) != 0;
+    STD_TORCH_CHECK(!v.peephole || is_lstm(cell), op, ": only the LSTM has peepholes");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
 }
@@ -53,10 +55,14 @@ Layer::Layer(const char* op, const LayerArgs& a)
     STD_TORCH_CHECK(D == 1 || D == 2, op, ": h0 must have 1 or 2 directions, got ", D);
     const int64_t count = static_cast<int64_t>(a.weights.size());
     per_direction = count / D;
-    STD_TORCH_CHECK(per_direction * D == count && per_direction >= 2 && per_direction <= 5, op,
-                    ": weights must hold 2 to 5 tensors for each direction, got ", count, " for ", D);
-    const bool biased = per_direction >= 4;
-    projected = per_direction % 2 == 1;
+    const int64_t own = variant.peephole;
+    const int64_t base = per_direction - own;
+    STD_TORCH_CHECK(per_direction * D == count && base >= 2 && base <= 5, op, ": weights must hold ", 2 + own, " to ",
+                    5 + own, " tensors for each direction, got ", count, " for ", D);
+    biased = base >= 4;
+    projected = base % 2 == 1;
+    at_w_hr = base - 1;
+    at_w_ch = base;
     STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
 
     I = x.size(packed ? 1 : 2);
@@ -72,7 +78,8 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.b_ih = checked(op, "b_ih", w[2], x, {G * H});
             to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
-        if (projected) to.w_hr = checked(op, "w_hr", w[per_direction - 1], x, {R, H});
+        if (projected) to.w_hr = checked(op, "w_hr", w[at_w_hr], x, {R, H});
+        if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {3 * H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");

@@ -4,6 +4,8 @@
 
 namespace fused_rnn {
 
+constexpr int64_t kMaxWeights = 6;  // of one direction
+
 struct LayerArgs {
     const Tensor& x;
     const Tensor& h0;
@@ -21,7 +23,7 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
 
 // Weights of one direction; null where the layer has none.
 struct DirectionWeights {
-    const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
+    const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr, *w_ch = nullptr;
 };
 
 struct Layer {
@@ -31,6 +33,8 @@ struct Layer {
     Variant variant;
     bool projected, packed;
     int64_t per_direction;  // tensors in `weights` for each direction
+    bool biased;
+    int64_t at_w_hr, at_w_ch;  // among them
     ScalarType type;
     Sequence seq;
     Tensor x;  // last dimension contiguous

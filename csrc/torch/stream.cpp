@@ -15,7 +15,7 @@ template <class F, class S>
 struct PackedLayer {
     int64_t I, H, R;
     bool projected;
-    Buffer<F> bias;
+    Buffer<F> bias, w_ch;
     Packed<F, S> ih, hh, hr;
 };
 
@@ -33,8 +33,12 @@ struct Stack {
         };
         for (const StreamLayer& l : from) {
             PackedLayer<F, S>& to =
-                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}});
+                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}, {}});
             to.bias = bias_buffer(k, cell, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+            if (l.w_ch) {
+                to.w_ch = Buffer<F>(3 * l.H);
+                k.copy_in(static_cast<const S*>(l.w_ch), 3 * l.H, 1, 3 * l.H, to.w_ch.data(), 3 * l.H);
+            }
             to.ih = packed(l.w_ih, G * l.H, l.I, 1);
             to.hh = packed(l.w_hh, G * l.H, l.R, G);
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
@@ -137,6 +141,7 @@ class StreamOf final : public Stream {
         a.ld_gx = cpu::padded(gates_of(stack_->cell) * l.H);
         a.bias = l.bias.data();
         a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
+        a.w_ch = l.w_ch.data();
         a.ld_h = cpu::padded(l.R);
         a.c = s.c.data();
         a.ld_c = cpu::padded(l.H);

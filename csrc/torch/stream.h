@@ -11,10 +11,11 @@
 
 namespace fused_rnn {
 
-// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null; contiguous, storage type.
+// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [3*H] or null;
+// contiguous, storage type.
 struct StreamLayer {
     int64_t I, H, R;
-    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;
 };
 
 class Stream {

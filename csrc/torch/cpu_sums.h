@@ -1,0 +1,45 @@
+// Gradients that are sums over rows: those of biases and of peepholes.
+#pragma once
+#include "cpu_layer.h"
+
+namespace fused_rnn {
+
+// f(from, count) for parts of so many columns: whole vectors, so that the bits do not depend on the number of threads.
+template <class Function>
+void by_columns(const cpu::Pool& pool, int64_t columns, int64_t rows, const Function& f) {
+    const int64_t blocks = (columns + cpu::kPad - 1) / cpu::kPad;
+    pool.split(blocks, rows * columns >> 15, [&](int64_t c0, int64_t c1) {
+        const int64_t from = c0 * cpu::kPad, end = std::min(c1 * cpu::kPad, columns);
+        f(from, end - from);
+    });
+}
+
+// result (+)= the sum of all rows of dg
+template <class F, class S>
+void bias_gradient(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, Matrix<const F> dg, Result<F, S>& result,
+                   bool accumulate) {
+    if (!result) return;
+    if (!accumulate) result.zero();
+    by_columns(pool, dg.columns, dg.rows, [&](int64_t from, int64_t count) {
+        k.add_column_sums(dg.data + from, dg.row, dg.rows, count, result.data() + from);
+    });
+}
+
+// result (+)= the sums of d_i c, d_f c and d_o c', for c before and c' after the step of each row of dg [rows, 4*H]
+template <class F, class S>
+void peephole_gradient(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, Matrix<const F> dg, Matrix<const F> before,
+                       Matrix<const F> after, Result<F, S>& result, bool accumulate) {
+    if (!accumulate) result.zero();
+    const int64_t H = before.columns;
+    const auto add = [&](int64_t from, int64_t count, int64_t gate, Matrix<const F> c, int64_t weight) {
+        k.add_column_products(dg.data + gate * H + from, dg.row, c.data + from, c.row, dg.rows, count,
+                              result.data() + weight * H + from);
+    };
+    by_columns(pool, H, dg.rows, [&](int64_t from, int64_t count) {
+        add(from, count, 0, before, 0);
+        add(from, count, 1, before, 1);
+        add(from, count, 3, after, 2);
+    });
+}
+
+}  // namespace fused_rnn
