@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .reference import Cell, Variant, Weights, activations, split_weights
+from .reference import Cell, Variant, Weights, activations, gates_of, split_weights
 
 __all__ = ["Constants", "fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
 
@@ -105,13 +105,12 @@ def _before(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, co
 
 def _output_gate(x: Tensor, h: Tensor, c: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
     """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R], c [N, V, H] -> [N, V, H]."""
-    *_, w_x = own.w_ih.chunk(4)
-    *_, w_h = own.w_hh.chunk(4)
-    o = x @ w_x.T + h @ w_h.T
+    last = slice(-c.shape[-1], None)  # of the gates
+    o = x @ own.w_ih[last].T + h @ own.w_hh[last].T
     if own.b_ih is not None and own.b_hh is not None:
-        o = o + (own.b_ih + own.b_hh).chunk(4)[3]
+        o = o + (own.b_ih + own.b_hh)[last]
     if own.w_ch is not None:
-        o = o + own.w_ch.chunk(3)[2] * c
+        o = o + own.w_ch[last] * c
     return gate(o)
 
 
@@ -140,7 +139,7 @@ def sample_gradients(
     dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
     for d, own in enumerate(split_weights(weights, directions, constants.variant)):
         of_x = of_h = dgx[d]
-        hidden = of_x.shape[-1] // cell.gates
+        hidden = of_x.shape[-1] // gates_of(cell, constants.variant)
         if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
@@ -154,12 +153,12 @@ def sample_gradients(
         if own.w_hr is not None:
             kept = inner.shape[-1] > hidden
             gate, state = activations(cell, constants.variant)
-            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, c, own, gate)
+            o = inner[..., -2 * hidden : -hidden] if kept else _output_gate(rows, h, c, own, gate)
             factors[len(factors)] = (dr[d], o * state(c))
         if own.w_ch is not None and c0 is not None:
-            d_i, d_f, _, d_o = of_x.chunk(4, -1)
+            *early, _, d_o = of_x.split(hidden, -1)  # of i, unless it is coupled, and f
             before = _before(c, c0[d], batch_sizes, d == 1, constants)
-            factors[len(factors)] = (torch.cat([d_i * before, d_f * before, d_o * c], -1), None)
+            factors[len(factors)] = (torch.cat([*(d * before for d in early), d_o * c], -1), None)
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1
             dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
-from .reference import Cell, Variant
+from .reference import Variant, gates_of
 from .step import step
 from .variants import of_nonlinearity, variant
 
@@ -40,6 +40,7 @@ def lstm(
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
     peephole: bool = False,
+    coupled_gates: bool = False,
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -51,13 +52,13 @@ def lstm(
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
             (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
-            layer I is D*R.
+            layer I is D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
-        gate_activation, activation, peephole: variants of the cell (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation, peephole, coupled_gates: variants of the cell (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -71,7 +72,7 @@ def lstm(
         RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation, peephole))
+    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation, peephole, coupled_gates))
 
 
 def gru(
@@ -188,7 +189,7 @@ def _functional(
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
         raise checks.param_count(len(params), num_layers, directions, variant is not None and variant.peephole)
-    hidden = params[0].shape[0] // Cell(cell).gates
+    hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)

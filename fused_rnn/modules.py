@@ -50,8 +50,16 @@ class _Sequence(RNNBase):
             self.recompute = True
         if variant is not None:
             self.variant = variant
+            if variant.coupled:
+                self._leave_first_gate_out()
             if variant.peephole:
-                self._add_weights("weight_ch", 3 * self.hidden_size)
+                self._add_weights("weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+
+    def _leave_first_gate_out(self) -> None:
+        for name, weight in list(self._parameters.items()):
+            if weight is not None and len(weight) == 4 * self.hidden_size:
+                self.register_parameter(name, nn.Parameter(weight.detach()[self.hidden_size :].clone()))
+        self._init_flat_weights()
 
     def _add_weights(self, name: str, *shape: int) -> None:
         """One more parameter at the end of each layer and direction, drawn as the others are."""
@@ -161,6 +169,8 @@ class LSTM(_Sequence):
         activation: likewise, in place of both tanh.
         peephole: i and f look at c_{t-1} too, o at c_t, each through one weight a unit (Gers & Schmidhuber 2000), by
             keyword.
+        coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
+            ``weight_ch_l{k}`` has 2*H.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -202,6 +212,7 @@ class LSTM(_Sequence):
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
         peephole: bool = False,
+        coupled_gates: bool = False,
     ) -> None: ...
 
     @overload
@@ -213,9 +224,12 @@ class LSTM(_Sequence):
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
         peephole: bool = False,
+        coupled_gates: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation, peephole), **kwargs)
+        super().__init__(
+            "LSTM", *args, variant=_variant(gate_activation, activation, peephole, coupled_gates), **kwargs
+        )
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)

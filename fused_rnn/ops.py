@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .reference import Cell
+from .reference import Cell, Variant, gates_of
 
 __all__ = ["WITHOUT_CUDA", "Cell", "Save", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
 
@@ -166,9 +166,15 @@ def packed_rows(batch_sizes: Tensor) -> int:
     return int(batch_sizes[0])
 
 
-def _rows_and_hidden(x: Tensor, weights: Sequence[Tensor], cell: int) -> tuple[int | torch.SymInt, int | torch.SymInt]:
+def _variant(numbers: Sequence[float] | None) -> Variant:
+    return Variant(*map(int, numbers or ()))  # type: ignore[arg-type]
+
+
+def _rows_and_hidden(
+    x: Tensor, weights: Sequence[Tensor], cell: int, variant: Variant
+) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    return rows, weights[0].shape[0] // Cell(cell).gates
+    return rows, weights[0].shape[0] // gates_of(cell, variant)
 
 
 @torch.library.register_fake("fused_rnn::layer_forward")
@@ -186,8 +192,10 @@ def _(
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
-    rows, hidden = _rows_and_hidden(x, weights, cell)
-    values = 5 if save == Save.ALL and (Cell(cell).is_lstm or Cell(cell).is_gru) else 1  # S
+    made = _variant(variant)
+    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    gates = gates_of(cell, made) if Cell(cell).is_lstm else 4 if Cell(cell).is_gru else 0
+    values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
         x.new_empty(directions, batch, features),
@@ -241,9 +249,9 @@ def _(
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
-    rows, hidden = _rows_and_hidden(x, weights, cell)
-    own = 1 if variant and len(variant) > 2 and variant[2] else 0  # w_ch
-    projected = len(weights) // directions - own in (3, 5)
+    made = _variant(variant)
+    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    projected = len(weights) // directions - made.extra_weights in (3, 5)
     return (
         x.new_empty(h0.shape),
         x.new_empty(0) if c0 is None else x.new_empty(c0.shape),

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "layer", "split_weights"]
+__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
@@ -77,6 +77,7 @@ class Variant(NamedTuple):
     gate: int = Activation.OWN  # of i, f, o; r, z
     state: int = Activation.OWN  # of g and c; n; an RNN's h
     peephole: bool = False  # LSTM: i and f look at c, o at the new c
+    coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
 
     @property
     def extra_weights(self) -> int:
@@ -92,7 +93,7 @@ class Weights(NamedTuple):
     b_ih: Tensor | None  # [G*H]
     b_hh: Tensor | None  # [G*H]
     w_hr: Tensor | None  # [P, H], LSTM with projection only
-    w_ch: Tensor | None = None  # [3*H], LSTM with peepholes only: of i, f, o
+    w_ch: Tensor | None = None  # [(G-1)*H], LSTM with peepholes only: of i (unless coupled), f, o
 
 
 class Taps(NamedTuple):
@@ -109,6 +110,11 @@ class _Inner(NamedTuple):
     weights: Weights
     sigmoid: Function  # or what a variant has in its place
     tanh: Function
+
+
+def gates_of(cell: int, variant: Variant | None = None) -> int:
+    """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
+    return 3 if variant is not None and variant.coupled else Cell(cell).gates
 
 
 def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant | None = None) -> list[Weights]:
@@ -134,17 +140,19 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
-    (Sak et al. 2014). With ``w_ch`` its parts p_i c, p_f c and p_o c' stand in i, f and o (peepholes, Gers &
-    Schmidhuber 2000). gx [n, 4*H], h [n, R], c [n, H].
+    (Sak et al. 2014). With ``w_ch`` i and f have p_i c and p_f c added inside, and o p_o c' (peepholes, Gers &
+    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). gx [n, G*H], h [n, R], c [n, H].
     """
     h, c = state
-    i, f, g, o = (gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)).chunk(4, -1)
-    peepholes = None if inner.weights.w_ch is None else inner.weights.w_ch.chunk(3)
-    if peepholes is not None:
-        i, f = i + peepholes[0] * c, f + peepholes[1] * c
-    c = inner.sigmoid(f) * c + inner.sigmoid(i) * inner.tanh(g)
-    if peepholes is not None:
-        o = o + peepholes[2] * c
+    weights, H = inner.weights, c.shape[-1]
+    *i, f, g, o = (gx + F.linear(h, weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
+    if weights.w_ch is not None:
+        *p_i, p_f, p_o = weights.w_ch.split(H)
+        i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
+    forget = inner.sigmoid(f)
+    c = forget * c + (inner.sigmoid(i[0]) if i else 1 - forget) * inner.tanh(g)
+    if weights.w_ch is not None:
+        o = o + p_o * c
     h = inner.sigmoid(o) * inner.tanh(c)
     if inner.weights.w_hr is not None:
         h = F.linear(h, inner.weights.w_hr)

@@ -21,8 +21,10 @@ def _activation(argument: str, given: str, own: Activation) -> Activation:
     return Activation.OWN if kind is own else kind
 
 
-def variant(gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False) -> Variant | None:
-    """Of an LSTM or, without ``peephole``, a GRU; None for torch's own.
+def variant(
+    gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False, coupled_gates: bool = False
+) -> Variant | None:
+    """Of an LSTM or, with the first two, a GRU; None for torch's own.
 
     Raises:
         ValueError: for a name that no activation has.
@@ -31,6 +33,7 @@ def variant(gate_activation: str = "sigmoid", activation: str = "tanh", peephole
         _activation("gate_activation", gate_activation, Activation.SIGMOID),
         _activation("activation", activation, Activation.TANH),
         peephole,
+        coupled_gates,
     )
     return made if any(made) else None
 
@@ -54,4 +57,5 @@ def describe(variant: Variant | None) -> dict[str, Any]:
         return {}
     every = {"gate_activation": variant.gate, "activation": variant.state}
     named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
-    return named | ({"peephole": True} if variant.peephole else {})
+    flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled}
+    return named | {name: True for name, flag in flags.items() if flag}

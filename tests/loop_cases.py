@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fused_rnn import ops, reference
 from fused_rnn.ops import Save
-from fused_rnn.reference import Cell, Variant
+from fused_rnn.reference import Cell, Variant, gates_of
 
 CELLS = [Cell.LSTM, Cell.GRU, Cell.RNN_TANH, Cell.RNN_RELU]
 LINEAR = [Cell.LSTM_LINEAR, Cell.GRU_LINEAR, Cell.RNN_LINEAR]
@@ -92,7 +92,7 @@ def random_values(generator: torch.Generator, *shape: int, scale: float = 1.0) -
 def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=random_values) -> Problem:
     """`values(generator, *shape, scale=)` supplies the numbers, on the CPU; weights have torch's scale, 1/sqrt(H)."""
     generator = torch.Generator().manual_seed(seed)
-    G, R, scale = case.cell.gates, case.R, case.H**-0.5
+    G, R, scale = gates_of(case.cell, case.variant), case.R, case.H**-0.5
     sizes = case.batch_sizes()
     rows = (case.T, case.B) if sizes is None else (int(sizes.sum()),)
     weights = []
@@ -103,7 +103,7 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         if case.P:
             weights += [values(generator, case.P, case.H, scale=scale)]
         if case.variant and case.variant.peephole:
-            weights += [values(generator, 3 * case.H)]
+            weights += [values(generator, (G - 1) * case.H)]
     problem = Problem(
         cell=case.cell,
         x=values(generator, *rows, case.I),

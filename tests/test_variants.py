@@ -37,7 +37,13 @@ PAIRS = [
     Variant(A.IDENTITY, A.TANH),
     Variant(A.SIGMOID, A.IDENTITY),
 ]
-LSTMS = [*PAIRS, Variant(peephole=True), Variant(A.HARD_SIGMOID, A.SOFTSIGN, peephole=True)]
+LSTMS = [
+    *PAIRS,
+    Variant(peephole=True),
+    Variant(A.HARD_SIGMOID, A.SOFTSIGN, peephole=True),
+    Variant(coupled=True),
+    Variant(A.SOFTSIGN, A.HARD_TANH, peephole=True, coupled=True),
+]
 STATES = [A.HARD_SIGMOID, A.SIGMOID, A.HARD_TANH, A.SOFTSIGN, A.IDENTITY]
 KINDS = {
     f"{cell.name.lower()}{'-proj' * bool(P)}-{''.join(str(int(n)) for n in variant)}": {
@@ -47,13 +53,13 @@ KINDS = {
     }
     for cell, P, several in (
         (Cell.LSTM, 0, LSTMS),
-        (Cell.LSTM, 2, [*LSTMS[::4], LSTMS[-1]]),
+        (Cell.LSTM, 2, [LSTMS[0], *LSTMS[-3:]]),
         (Cell.GRU, 0, PAIRS),
         (Cell.RNN_TANH, 0, [Variant(state=state) for state in STATES]),
     )
     for variant in several
 }
-SOME = [name for i, name in enumerate(KINDS) if i % 4 == 0 or KINDS[name]["variant"].peephole]
+SOME = [name for i, name in enumerate(KINDS) if i % 4 == 0 or any(KINDS[name]["variant"][2:])]
 
 
 @pytest.fixture(params=_C.cpu_isas())
@@ -147,10 +153,12 @@ def test_ops_refuse():
     ):
         with pytest.raises(RuntimeError, match=f"layer_forward: {text}"):
             forward(replace(problem, variant=numbers))
-    with pytest.raises(RuntimeError, match="only the LSTM has peepholes"):
+    with pytest.raises(RuntimeError, match="only the LSTM has peepholes and coupled gates"):
         forward(replace(problem, variant=(0, 0, 1)))
     with pytest.raises(RuntimeError, match="weights must hold 3 to 6 tensors for each direction, got 2"):
         forward(replace(make(Case(Cell.LSTM, bias=False)), variant=(0, 0, 1)))
+    with pytest.raises(RuntimeError, match="only the LSTM has peepholes and coupled gates"):
+        forward(replace(problem, variant=(0, 0, 0, 1)))
     peephole = make(Case(Cell.LSTM, variant=Variant(peephole=True)))
     with pytest.raises(RuntimeError, match=r"w_ch must have shape \[27\], got \[26\]"):
         forward(replace(peephole, weights=[*peephole.weights[:-1], peephole.weights[-1][1:]]))
@@ -177,6 +185,24 @@ def test_peepholes_by_hand():
         c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         h = torch.sigmoid(o + p_o * c) * torch.tanh(c)
         torch.testing.assert_close(shown, h)
+
+
+def test_coupled_gates_are_a_choice_of_the_others():
+    """i = 1 - f = sigmoid(-x): an LSTM of four gates computes the same."""
+    coupled = make(Case(Cell.LSTM, T=9, B=4, P=3, D=2, packed=True, variant=Variant(coupled=True)))
+    whole = replace(coupled, variant=None, weights=list(coupled.weights))
+    H = coupled.c0.shape[-1]
+    for i, w in enumerate(coupled.weights):
+        if len(w) == 3 * H:
+            whole.weights[i] = torch.cat([-w[:H], w])
+    assert_same(run_outputs(coupled), run_outputs(whole))
+    gradients = expected(coupled)
+    for name in ("dx", "dh0", "dc0"):
+        assert_close(run_ops(whole)[name], gradients[name])
+
+
+def run_outputs(problem: Problem) -> dict[str, torch.Tensor]:
+    return dict(zip(("y", "hn", "cn"), forward(problem), strict=False))
 
 
 # ---- derivatives -------------------------------------------------------------------------------------

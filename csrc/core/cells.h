@@ -5,7 +5,7 @@
 //
 // Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times the derivative, taken from
 // the outputs s and t, where a ReLU chooses instead.
-// Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Cho et al. 2014 with the reset gate after
+// Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017 (coupled gates), Cho et al. 2014 with the reset gate after
 // the product as torch and cuDNN have it (GRU), Elman 1990 (RNN), Sak et al. 2014 (projection).
 
 template <class V>
@@ -18,9 +18,10 @@ struct LstmGrad {
     V i, f, g, o, c_prev;
 };
 
-// What gates of an LSTM see beside x and h: of torch's nothing,
+// What ties the gates of an LSTM to the cell and to each other: in torch's nothing,
 template <class V>
-struct NoPeepholes {
+struct Untied {
+    static constexpr bool coupled = false;
     FUSED_RNN_INLINE V into_i(V x, V) const { return x; }
     FUSED_RNN_INLINE V into_f(V x, V) const { return x; }
     FUSED_RNN_INLINE V into_o(V x, V) const { return x; }
@@ -28,43 +29,43 @@ struct NoPeepholes {
     FUSED_RNN_INLINE V from_i_and_f(V dc, V, V) const { return dc; }
 };
 
-// or, where there are peepholes: i and f see c, o sees c', each through one weight a unit.
+// or peepholes: i and f see c, o sees c', each through one weight a unit. Coupled: i = 1 - f.
 template <class V>
-struct Peepholes {
-    bool present;
+struct Ties {
+    bool peepholes, coupled;
     V i, f, o;
-    FUSED_RNN_INLINE V into_i(V x, V c) const { return present ? x + i * c : x; }
-    FUSED_RNN_INLINE V into_f(V x, V c) const { return present ? x + f * c : x; }
-    FUSED_RNN_INLINE V into_o(V x, V c) const { return present ? x + o * c : x; }
-    FUSED_RNN_INLINE V from_o(V dc, V d_o) const { return present ? dc + d_o * o : dc; }
-    FUSED_RNN_INLINE V from_i_and_f(V dc, V d_i, V d_f) const { return present ? dc + d_i * i + d_f * f : dc; }
+    FUSED_RNN_INLINE V into_i(V x, V c) const { return peepholes ? x + i * c : x; }
+    FUSED_RNN_INLINE V into_f(V x, V c) const { return peepholes ? x + f * c : x; }
+    FUSED_RNN_INLINE V into_o(V x, V c) const { return peepholes ? x + o * c : x; }
+    FUSED_RNN_INLINE V from_o(V dc, V d_o) const { return peepholes ? dc + d_o * o : dc; }
+    FUSED_RNN_INLINE V from_i_and_f(V dc, V d_i, V d_f) const { return peepholes ? dc + d_i * i + d_f * f : dc; }
 };
 
 // c' = f c + i g,  h' = o tanh(c')
-template <class Act, class V, class Peeps = NoPeepholes<V>>
-FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& act = {}, const Peeps& peeps = {}) {
+template <class Act, class V, class Tie = Untied<V>>
+FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& act = {}, const Tie& ties = {}) {
     LstmStep<V> s;
-    s.i = act.gate(peeps.into_i(i, c_prev));
-    s.f = act.gate(peeps.into_f(f, c_prev));
+    s.f = act.gate(ties.into_f(f, c_prev));
+    s.i = ties.coupled ? act.complement(s.f) : act.gate(ties.into_i(i, c_prev));
     s.g = act.state(g);
     s.c = s.f * c_prev + s.i * s.g;
-    s.o = act.gate(peeps.into_o(o, s.c));
+    s.o = act.gate(ties.into_o(o, s.c));
     s.h = s.o * act.state(s.c);
     return s;
 }
 
 // From the activated gates, c' and c; dc is the gradient of c' that comes from later steps.
-template <class Act, class V, class Peeps = NoPeepholes<V>>
+template <class Act, class V, class Tie = Untied<V>>
 FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
-                                            const Peeps& peeps = {}) {
+                                            const Tie& ties = {}) {
     const V tc = act.state(c);
     LstmGrad<V> d;
     d.o = act.gate_grad(o, dh * tc);
-    const V dct = peeps.from_o(dc + act.state_grad(tc, dh * o), d.o);
-    d.i = act.gate_grad(i, dct * g);
-    d.f = act.gate_grad(f, dct * c_prev);
+    const V dct = ties.from_o(dc + act.state_grad(tc, dh * o), d.o);
+    d.i = ties.coupled ? V{} : act.gate_grad(i, dct * g);
+    d.f = act.gate_grad(f, dct * (ties.coupled ? c_prev - g : c_prev));
     d.g = act.state_grad(g, dct * i);
-    d.c_prev = peeps.from_i_and_f(dct * f, d.i, d.f);
+    d.c_prev = ties.from_i_and_f(dct * f, d.i, d.f);
     return d;
 }
 

@@ -21,10 +21,15 @@ struct Variant {
     Activation gate;   // of i, f, o; r, z
     Activation state;  // of g and c; n; an RNN's h
     bool peephole;     // LSTM: i and f look at c, o at the new c
+    bool coupled;      // LSTM: i = 1 - f, and nothing else is of i
 
     // Whether it is torch's cell, which has kernels of its own.
-    constexpr bool plain() const { return gate == Activation::kOwn && state == Activation::kOwn && !peephole; }
+    constexpr bool plain() const {
+        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled;
+    }
 };
+
+constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }
 
 // The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
 constexpr Variant resolved(int64_t cell, Variant v) {

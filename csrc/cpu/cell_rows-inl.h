@@ -99,7 +99,7 @@ void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, row = gates_of(a.cell) * H;
+    const int64_t H = a.H, row = gates_of(a.cell, a.variant) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W)
             Cell::rebuild(a, n, u, H - u < W ? static_cast<int>(H - u) : W, a.gx + (n - a.gx_row) * a.ld_gx + u,
@@ -111,11 +111,11 @@ FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int6
 template <class F, class S>
 void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H;
+    const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> o = load<F>(a.saved.gates_of(n) + 3 * H + u, lanes);
+            const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
             const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
             const Vec<F> shown = a.variant.plain() ? Activations<S>::template Act<F>::state(c)
                                                    : act_of<typename Activations<S>::template Any<F>>(a).state(c);
@@ -169,31 +169,44 @@ struct LstmRows {
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
                                           int64_t n_before, int64_t u, int lanes, V dh) {
-        const int64_t H = a.H;
+        const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
         F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d = lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes),
-                                                     load<F>(s + 2 * H, lanes), load<F>(s + 3 * H, lanes), c, c_prev,
-                                                     dh, load<F>(dc, lanes), act_of<Act>(a), peepholes(a, u, lanes));
+        const LstmGrad<V> d =
+            lstm_step_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), load<F>(s + f + 2 * H, lanes), c, c_prev,
+                                   dh, load<F>(dc, lanes), act_of<Act>(a), ties(a, u, lanes));
         store(dc, d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
-        store(to, d.i, lanes);
-        store(to + H, d.f, lanes);
-        store(to + 2 * H, d.g, lanes);
-        store(to + 3 * H, d.o, lanes);
+        if (!coupled(a)) store(to, d.i, lanes);
+        store(to + f, d.f, lanes);
+        store(to + f + H, d.g, lanes);
+        store(to + f + 2 * H, d.o, lanes);
     }
 
   private:
+    // Without gates of i, those of f, g, o come first.
     template <class Args>
-    static FUSED_RNN_INLINE auto peepholes([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t u,
-                                           [[maybe_unused]] int lanes) {
+    static FUSED_RNN_INLINE bool coupled(const Args& a) {
+        return kVaries && a.variant.coupled;
+    }
+    // Where the block of f begins.
+    template <class Args>
+    static FUSED_RNN_INLINE int64_t of_f(const Args& a) {
+        return coupled(a) ? 0 : a.H;
+    }
+
+    template <class Args>
+    static FUSED_RNN_INLINE auto ties([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t u,
+                                      [[maybe_unused]] int lanes) {
         if constexpr (kVaries) {
-            const auto weight = [&](int64_t k) { return a.w_ch ? load<F>(a.w_ch + k * a.H + u, lanes) : V{}; };
-            return Peepholes<V>{a.w_ch != nullptr, weight(0), weight(1), weight(2)};
+            const auto weight = [&](int64_t at) { return a.w_ch ? load<F>(a.w_ch + at + u, lanes) : V{}; };
+            const int64_t f = of_f(a);
+            return Ties<V>{a.w_ch != nullptr, coupled(a), coupled(a) ? V{} : weight(0), weight(f), weight(f + a.H)};
         } else {
-            return NoPeepholes<V>{};
+            return Untied<V>{};
         }
     }
 
@@ -202,21 +215,24 @@ struct LstmRows {
                                              int64_t gate_stride, V c_prev) {
         const int64_t H = a.H;
         const F* bias = a.bias + u;
-        V x[4];
-        for (int g = 0; g < 4; ++g)
-            x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
-        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev, act_of<Act>(a), peepholes(a, u, lanes));
+        const int none = coupled(a);  // of i
+        V x[4] = {};
+        for (int g = none; g < 4; ++g) {
+            const int at = g - none;
+            x[g] = load<F>(gx + at * H, lanes) + load<F>(bias + at * H, lanes) + load<F>(hg + at * gate_stride, lanes);
+        }
+        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev, act_of<Act>(a), ties(a, u, lanes));
     }
 
     template <class S>
     static FUSED_RNN_INLINE void keep_gates(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes,
                                             const LstmStep<V>& s) {
-        const int64_t H = a.H;
+        const int64_t f = of_f(a), H = a.H;
         S* to = a.saved.gates_of(n) + u;
-        store(to, s.i, lanes);
-        store(to + H, s.f, lanes);
-        store(to + 2 * H, s.g, lanes);
-        store(to + 3 * H, s.o, lanes);
+        if (!coupled(a)) store(to, s.i, lanes);
+        store(to + f, s.f, lanes);
+        store(to + f + H, s.g, lanes);
+        store(to + f + 2 * H, s.o, lanes);
     }
 };
 

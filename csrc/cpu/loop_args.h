@@ -68,7 +68,7 @@ struct ForwardArgs {
     int64_t ld_gx;
     const F* bias;     // [G*H], what is added outside any product
     const F* bias_hn;  // [H], GRU: inside the reset product
-    const F* w_ch;     // [3*H], peepholes of i, f, o; null: none
+    const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
     F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on

@@ -171,7 +171,7 @@ class BackwardPass {
         a.reset = to.reset.args();
         a.dh_reset = to.dh_reset.data();
         a.dc_reset = to.dc_reset.data();
-        to.w_ch = peepholes(k_, l, w);
+        to.w_ch = peepholes(k_, w);
         a.w_ch = to.w_ch.data();
         const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
         to.h_before = {h, is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h};

@@ -124,7 +124,7 @@ class ForwardPass {
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);
-        to.w_ch = peepholes(k_, l, w);
+        to.w_ch = peepholes(k_, w);
         a.w_ch = to.w_ch.data();
         a.h[1] = to.h[1].data();
         a.c = to.c.data();

@@ -17,7 +17,7 @@ class GateRebuild {
           of_x_(pool, k, tiles, *w.w_ih),
           of_h_(pool, k, tiles, *w.w_hh),
           bias_(bias_buffer(k, l, w)),
-          w_ch_(peepholes(k, l, w)) {
+          w_ch_(peepholes(k, w)) {
         args_.cell = l.cell;
         args_.variant = resolved(l.cell, l.variant);
         args_.H = l.H;
@@ -25,7 +25,7 @@ class GateRebuild {
         args_.bias = bias_.data();
         args_.bias_hn = bias_hn(l.cell, l.H, bias_);
         args_.w_ch = w_ch_.data();
-        args_.saved.ld_gates = saved_gates_of(l.cell) * l.H;
+        args_.saved.ld_gates = saved_gates_of(l.cell, l.variant) * l.H;
     }
 
     // Of as many rows of the sequence from `first` on as x and h_before (h of the step before) have; with peepholes c_before

@@ -25,7 +25,8 @@ void bias_gradient(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, Matrix<co
     });
 }
 
-// result (+)= the sums of d_i c, d_f c and d_o c', for c before and c' after the step of each row of dg [rows, 4*H]
+// result (+)= the sums of d_i c (unless coupled), d_f c and d_o c', for c before and c' after the step of each row of dg,
+// [rows, G*H]
 template <class F, class S>
 void peephole_gradient(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, Matrix<const F> dg, Matrix<const F> before,
                        Matrix<const F> after, Result<F, S>& result, bool accumulate) {
@@ -35,10 +36,10 @@ void peephole_gradient(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, Matri
         k.add_column_products(dg.data + gate * H + from, dg.row, c.data + from, c.row, dg.rows, count,
                               result.data() + weight * H + from);
     };
+    const int64_t o = dg.columns / H - 1;
     by_columns(pool, H, dg.rows, [&](int64_t from, int64_t count) {
-        add(from, count, 0, before, 0);
-        add(from, count, 1, before, 1);
-        add(from, count, 3, after, 2);
+        for (int64_t gate = 0; gate < o - 1; ++gate) add(from, count, gate, before, gate);
+        add(from, count, o, after, o - 1);
     });
 }
 

@@ -25,13 +25,14 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     Variant v{};
     if (!numbers) return v;
     const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
-    constexpr size_t kKnown = 3;
+    constexpr size_t kKnown = 4;
     for (size_t k = kKnown; k < numbers->size(); ++k)
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
     v.gate = activation(op, at(0));
     v.state = activation(op, at(1));
     v.peephole = at(2) != 0;
-    STD_TORCH_CHECK(!v.peephole || is_lstm(cell), op, ": only the LSTM has peepholes");
+    v.coupled = at(3) != 0;
+    STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
 }
@@ -48,7 +49,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     STD_TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x must be [T,B,I] or, with batch_sizes, [N,I], got ",
                     shape_text(x));
     STD_TORCH_CHECK(a.h0.dim() == 3, op, ": h0 must be [D,B,R], got ", shape_text(a.h0));
-    G = gates_of(cell);
+    G = gates_of(cell, variant);
     D = a.h0.size(0);
     B = a.h0.size(1);
     R = a.h0.size(2);
@@ -79,7 +80,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
         if (projected) to.w_hr = checked(op, "w_hr", w[at_w_hr], x, {R, H});
-        if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {3 * H});
+        if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {(G - 1) * H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");
@@ -159,7 +160,7 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g) {
     check("dhn", g.dhn, {l.D, l.B, l.R});
     if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
     const bool states_only = g.saved.dim() == 3 && g.saved.size(2) == l.H;
-    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll) * l.H});
+    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll, l.variant) * l.H});
 }
 
 }  // namespace fused_rnn

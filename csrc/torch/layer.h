@@ -73,7 +73,7 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g);
 template <class Empty>
 Tensor saved_tensor(const char* op, const Layer& l, int64_t save, const Empty& empty) {
     STD_TORCH_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
-    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save) * l.H});
+    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H});
 }
 
 // Direction d of it. S is the storage type, const to read.

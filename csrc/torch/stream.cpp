@@ -26,7 +26,7 @@ struct Stack {
         : cell(cell), variant(variant), k(cpu::kernels<F, S>()) {
         if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
-        const int64_t G = gates_of(cell);
+        const int64_t G = gates_of(cell, variant);
         const auto packed = [&](const void* w, int64_t rows, int64_t columns, int64_t gates) {
             const Matrix<const S> matrix{static_cast<const S*>(w), rows, columns, columns, 1};
             return Packed<F, S>(pool, k, tiles, matrix.tensor(), gates, true);
@@ -34,10 +34,11 @@ struct Stack {
         for (const StreamLayer& l : from) {
             PackedLayer<F, S>& to =
                 layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}, {}});
-            to.bias = bias_buffer(k, cell, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+            to.bias = bias_buffer(k, cell, G, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
             if (l.w_ch) {
-                to.w_ch = Buffer<F>(3 * l.H);
-                k.copy_in(static_cast<const S*>(l.w_ch), 3 * l.H, 1, 3 * l.H, to.w_ch.data(), 3 * l.H);
+                const int64_t count = (G - 1) * l.H;
+                to.w_ch = Buffer<F>(count);
+                k.copy_in(static_cast<const S*>(l.w_ch), count, 1, count, to.w_ch.data(), count);
             }
             to.ih = packed(l.w_ih, G * l.H, l.I, 1);
             to.hh = packed(l.w_hh, G * l.H, l.R, G);
@@ -138,7 +139,7 @@ class StreamOf final : public Stream {
         a.H = l.H;
         a.R = l.R;
         a.projected = l.projected;
-        a.ld_gx = cpu::padded(gates_of(stack_->cell) * l.H);
+        a.ld_gx = cpu::padded(gates_of(stack_->cell, stack_->variant) * l.H);
         a.bias = l.bias.data();
         a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
         a.w_ch = l.w_ch.data();
@@ -160,7 +161,7 @@ class StreamOf final : public Stream {
         const int64_t rows = steps * B_;
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
-        const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
+        const Sizes sizes{1, B_, gates_of(stack_->cell, stack_->variant), l.H, l.R, l.projected};
         cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
         size.weight_bytes += l.ih.bytes() / steps;  // W_ih goes by once
         grow(s.gx, rows * a.ld_gx);

@@ -11,7 +11,7 @@
 
 namespace fused_rnn {
 
-// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [3*H] or null;
+// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [(G-1)*H] or null;
 // contiguous, storage type.
 struct StreamLayer {
     int64_t I, H, R;
