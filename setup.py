@@ -49,7 +49,7 @@ FLAGS = [
     "-fvisibility-inlines-hidden",
     "-Wall",
     "-Wextra",
-    "-Wno-psabi",  # vector types never cross a function that is not inlined
+    "-Wno-psabi",  # vector types never leave the target region that they are of
     f"-DTORCH_TARGET_VERSION={STABLE_ABI:#x}",
     *(f"-isystem{path}" for path in include_paths()),  # as a system's: their warnings are not ours
 ]

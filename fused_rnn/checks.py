@@ -5,7 +5,7 @@ Every function here builds the exception; the caller tests and raises, so that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -102,12 +102,22 @@ def reset_state(given: str) -> ValueError:
     return ValueError(f"reset_to must be 'zero' or 'initial', got {given!r}")
 
 
+def activation(argument: str, known: Iterable[str], given: str) -> ValueError:
+    return ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {given!r}")
+
+
+def nonlinearity(known: Iterable[str], given: str) -> ValueError:
+    return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
+
+
 def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def param_count(given: int, layers: int, directions: int) -> ValueError:
+def param_count(given: int, layers: int, directions: int, peephole: bool = False) -> ValueError:
+    own = 1 if peephole else 0
+    last = ", then w_ch" if peephole else ""
     return ValueError(
-        f"params must hold 2 to 5 tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr) for each of "
-        f"{layers} layers and {directions} directions, got {given} tensors in all"
+        f"params must hold {2 + own} to {5 + own} tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr{last}) "
+        f"for each of {layers} layers and {directions} directions, got {given} tensors in all"
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .reference import Cell, Weights, split_weights
+from .reference import Cell, Variant, Weights, activations, gates_of, split_weights
 
 __all__ = ["Constants", "fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
 
@@ -26,6 +26,7 @@ class Constants(NamedTuple):
     needs: int  # bits as the op's
     samples: int  # V where the batch holds V examples and weight gradients are to be of each, else 0
     reset_initial: bool
+    variant: Variant | None
 
     def lengths_of_one(self) -> Tensor | None:
         """``batch_sizes`` of a single example."""
@@ -53,7 +54,9 @@ def loop(apply: Callable, size: int, in_dims: Sequence[int | None], args: Sequen
     """The vmap rule where weights are mapped: one call for each example, as each has its own matrices."""
     every = []
     for v in range(size):
-        every.append(apply(*(a if dim is None else a.select(dim, v) for a, dim in zip(args, in_dims, strict=True))))
+        every.append(
+            apply(*(a.select(dim, v) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True)))
+        )
     stacked = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*every, strict=True))
     return stacked, tuple(None if part is None else 0 for part in stacked)
 
@@ -81,8 +84,10 @@ def _previous(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool) 
     return alike[torch.where(row < after, following, row)]
 
 
-def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, constants: Constants) -> Tensor:
-    """h that each row started from, where episodes begin too: before [N, V, R] without them, h0 [B, V, R]."""
+def _before(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, constants: Constants) -> Tensor:
+    """h (or c) that each row started from: h [N, V, R] that it left, h0 [B*V, R] -> [N, V, R]."""
+    h0 = h0.unflatten(0, (-1, h.shape[1]))
+    before = _previous(h, h0, batch_sizes, reverse)
     if constants.reset is None:
         return before
     begins = constants.reset.reshape(before.shape[:2])
@@ -98,20 +103,22 @@ def _renewed(before: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bo
     return torch.where(begins.unsqueeze(-1), anew, before)
 
 
-def _output_gate(x: Tensor, h: Tensor, own: Weights, cell: Cell) -> Tensor:
-    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R] -> [N, V, H]."""
-    *_, w_x = own.w_ih.chunk(4)
-    *_, w_h = own.w_hh.chunk(4)
-    o = x @ w_x.T + h @ w_h.T
+def _output_gate(x: Tensor, h: Tensor, c: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R], c [N, V, H] -> [N, V, H]."""
+    last = slice(-c.shape[-1], None)  # of the gates
+    o = x @ own.w_ih[last].T + h @ own.w_hh[last].T
     if own.b_ih is not None and own.b_hh is not None:
-        o = o + (own.b_ih + own.b_hh).chunk(4)[3]
-    return o.sigmoid() if cell is Cell.LSTM else o
+        o = o + (own.b_ih + own.b_hh)[last]
+    if own.w_ch is not None:
+        o = o + own.w_ch[last] * c
+    return gate(o)
 
 
 def sample_gradients(
     gates: Sequence[Tensor],
     x: Tensor,
     h0: Tensor,
+    c0: Tensor | None,
     weights: Sequence[Tensor],
     y: Tensor | None,
     saved: Tensor,
@@ -130,24 +137,28 @@ def sample_gradients(
     dweights: list[Tensor | None] = []
     # [N*V, D*K] -> for each direction [N, V, K]; what the cell does not have is [0] and stays so
     dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
-    for d, own in enumerate(split_weights(weights, directions)):
+    for d, own in enumerate(split_weights(weights, directions, constants.variant)):
         of_x = of_h = dgx[d]
-        hidden = of_x.shape[-1] // cell.gates
+        hidden = of_x.shape[-1] // gates_of(cell, constants.variant)
         if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
-        first = h0[d].unflatten(0, (-1, size))
-        h = _renewed(_previous(h, first, batch_sizes, d == 1), first, batch_sizes, d == 1, constants)
+        h = _before(h, h0[d], batch_sizes, d == 1, constants)
         rows = x.reshape(-1, size, x.shape[-1])
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}
+        c = inner[..., -hidden:]
         if own.w_hr is not None:
-            c = inner[..., -hidden:]
             kept = inner.shape[-1] > hidden
-            o = inner[..., 3 * hidden : 4 * hidden] if kept else _output_gate(rows, h, own, cell)
-            factors[each - 1] = (dr[d], o * (c.tanh() if cell is Cell.LSTM else c))
+            gate, state = activations(cell, constants.variant)
+            o = inner[..., -2 * hidden : -hidden] if kept else _output_gate(rows, h, c, own, gate)
+            factors[len(factors)] = (dr[d], o * state(c))
+        if own.w_ch is not None and c0 is not None:
+            *early, _, d_o = of_x.split(hidden, -1)  # of i, unless it is coupled, and f
+            before = _before(c, c0[d], batch_sizes, d == 1, constants)
+            factors[len(factors)] = (torch.cat([*(d * before for d in early), d_o * c], -1), None)
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1
             dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)

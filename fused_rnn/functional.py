@@ -14,10 +14,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
-from .reference import Cell
+from .reference import Variant, gates_of
 from .step import step
+from .variants import of_nonlinearity, variant
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 Maybe = Tensor | None
@@ -36,6 +37,10 @@ def lstm(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
+    peephole: bool = False,
+    coupled_gates: bool = False,
 ) -> tuple[Input, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -46,12 +51,14 @@ def lstm(
         input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence.
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
-            (both or none), then w_hr [P, H] if there is a projection; in an upper layer I is D*R.
+            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
+            layer I is D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation, peephole, coupled_gates: variants of the cell (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -60,12 +67,12 @@ def lstm(
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``.
+            another ``reset_to``, an activation of another name.
         TypeError: a reset that is not bool, or not packed where the input is.
         RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(LSTM, input, hx, params, *options)
+    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation, peephole, coupled_gates))
 
 
 def gru(
@@ -81,6 +88,8 @@ def gru(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -89,7 +98,7 @@ def gru(
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options)
+    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation))
 
 
 def rnn_tanh(
@@ -134,6 +143,31 @@ def rnn_relu(
     return _functional(RNN_RELU, input, hx, params, *options)
 
 
+def rnn(
+    input: Input,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    recompute: bool = False,
+    reset: Input | None = None,
+    reset_to: str = "zero",
+) -> tuple[Input, Tensor]:
+    """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
+
+    Raises:
+        ValueError: also for a ``nonlinearity`` of another name.
+    """
+    cell, variant = of_nonlinearity(nonlinearity)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    return _functional(cell, input, hx, params, *options, variant)
+
+
 def _functional(
     cell: int,
     input: Any,
@@ -147,17 +181,19 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
+    variant: Variant | None = None,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
+    each -= variant.extra_weights if variant else 0
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        raise checks.param_count(len(params), num_layers, directions)
-    hidden = params[0].shape[0] // Cell(cell).gates
+        raise checks.param_count(len(params), num_layers, directions, variant is not None and variant.peephole)
+    hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant)
 
 
 def lstm_cell(

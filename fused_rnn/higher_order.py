@@ -28,12 +28,12 @@ def gradients(constants: Constants, *inputs: Maybe) -> tuple[Tensor, ...]:
     """
     if constants.samples:
         return _sample_gradients(constants, *inputs)
-    batch_sizes, reset, cell, needs, _, reset_initial = constants
+    batch_sizes, reset, cell, needs, _, initial, variant = constants
     douts, args = inputs[:3], inputs[3:]
     given = [i for i, dout in enumerate(douts) if dout is not None]
 
     def outputs(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple[Any, ...]:
-        every = reference.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial)
+        every = reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, initial, variant)
         return tuple(every[i] for i in given)
 
     wanted = [bool(needs >> i & 1) for i in range(len(args))]

@@ -39,7 +39,9 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, dict[str, Tensor], Tensor,
     for suffix in suffixes:
         own = {name: getattr(module, name + suffix, None) for name in ("weight_ih", "bias_ih", "bias_hh")}
         recurrent = getattr(module, "weight_hh" + suffix)
-        gates = _GATES[recurrent.shape[0] // module.hidden_size]
+        variant = getattr(module, "variant", None)
+        coupled = variant is not None and variant.coupled
+        gates = "fgo" if coupled else _GATES[recurrent.shape[0] // module.hidden_size]
         yield gates, {name: value for name, value in own.items() if value is not None}, recurrent, module.hidden_size
 
 
@@ -97,7 +99,7 @@ def forget_bias_(module: Module, value: float = 1.0) -> Module:
 
     Gers, Schmidhuber and Cummins 2000, "Learning to forget"; 1.0 as Jozefowicz, Zaremba and Sutskever 2015 advise.
     """
-    for gates, own, _, hidden in _of("ifgo", module):
+    for gates, own, _, hidden in _of("ifgo fgo", module):
         of_x, of_h = _bias(own, gates, "f", hidden)
         of_x.fill_(value)
         of_h.zero_()
@@ -113,7 +115,7 @@ def chrono_(module: Module, max_steps: float, min_steps: float = 2.0, generator:
     """
     if not 1 < min_steps <= max_steps:
         raise ValueError(f"expected 1 < min_steps <= max_steps, got {min_steps} and {max_steps}")
-    for gates, own, _, hidden in _of("ifgo rzn", module):
+    for gates, own, _, hidden in _of("ifgo fgo rzn", module):
         of_x, of_h = _bias(own, gates, "f" if "f" in gates else "z", hidden)
         of_x.uniform_(min_steps - 1, max_steps - 1, generator=generator).log_()
         of_h.zero_()

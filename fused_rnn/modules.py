@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
@@ -22,6 +22,9 @@ from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
+from .reference import Variant
+from .variants import describe, of_nonlinearity
+from .variants import variant as _variant
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -35,15 +38,55 @@ class _Sequence(RNNBase):
 
     _flat_weights: list[Any]
     _flat_weights_names: list[str]
-    recompute: bool = False  # instances have it where it is True; all their other attributes are torch's
+    # Instances have these where they are not the default; all their other attributes are torch's.
+    recompute: bool = False
+    variant: Variant | None = None
 
-    def __init__(self, mode: str, *args: Any, recompute: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(mode, *args, **kwargs)
         if recompute:
             self.recompute = True
+        if variant is not None:
+            self.variant = variant
+            if variant.coupled:
+                self._leave_first_gate_out()
+            if variant.peephole:
+                self._add_weights("weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+
+    def _leave_first_gate_out(self) -> None:
+        for name, weight in list(self._parameters.items()):
+            if weight is not None and len(weight) == 4 * self.hidden_size:
+                self.register_parameter(name, nn.Parameter(weight.detach()[self.hidden_size :].clone()))
+        self._init_flat_weights()
+
+    def _add_weights(self, name: str, *shape: int) -> None:
+        """One more parameter at the end of each layer and direction, drawn as the others are."""
+        bound = self.hidden_size**-0.5
+        self._flat_weights_names = []
+        like: Tensor = self._parameters["weight_ih_l0"]  # type: ignore[assignment]
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            added = like.new_empty(shape)
+            self.register_parameter(name + suffix, nn.Parameter(nn.init.uniform_(added, -bound, bound)))
+            names.append(name + suffix)
+            for each in names:  # in the order of the list
+                self._parameters[each] = self._parameters.pop(each)
+            self._flat_weights_names += names
+        self._init_flat_weights()
+
+    def flatten_parameters(self) -> None:
+        if self.variant is None:  # no other goes to cuDNN
+            super().flatten_parameters()
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (", recompute=True" if self.recompute else "")
+        own = {"recompute": True} if self.recompute else {}
+        own |= self._variant_arguments()
+        return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
+
+    def _variant_arguments(self) -> dict[str, Any]:
+        return describe(self.variant)
 
     def forward(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
@@ -64,6 +107,7 @@ class _Sequence(RNNBase):
             self.recompute,
             reset,
             reset_to,
+            self.variant,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -120,6 +164,13 @@ class LSTM(_Sequence):
             the gates again, on the CPU a piece of time at a time: training in about half of the memory, for two more
             matrix products of the whole sequence. By keyword, as ``torch.nn`` has no such option; the attribute
             ``recompute`` may be changed at any time. Outputs are the same bits, gradients the same within rounding.
+        gate_activation: in place of the sigmoid of i, f and o, by keyword: "sigmoid", "hard_sigmoid", "tanh",
+            "hard_tanh", "relu", "softsign" or "identity" (docs/variants.md).
+        activation: likewise, in place of both tanh.
+        peephole: i and f look at c_{t-1} too, o at c_t, each through one weight a unit (Gers & Schmidhuber 2000), by
+            keyword.
+        coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
+            ``weight_ch_l{k}`` has 2*H.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -131,13 +182,14 @@ class LSTM(_Sequence):
     Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
-    ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o.
+    ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``.
+            For a reset that is not bool; another ``reset_to``; an activation of another name.
         RuntimeError: for sizes of input, states or reset that do not fit, states of another dtype, a sequence of no
             steps.
     """
@@ -157,13 +209,27 @@ class LSTM(_Sequence):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
+        peephole: bool = False,
+        coupled_gates: bool = False,
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
+        peephole: bool = False,
+        coupled_gates: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            "LSTM", *args, variant=_variant(gate_activation, activation, peephole, coupled_gates), **kwargs
+        )
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
@@ -237,7 +303,8 @@ class GRU(_Hidden):
     h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014 with the reset gate after the product).
 
     Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
-    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n.
+    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
+    ``gate_activation`` is that of r and z, ``activation`` that of n.
     """
 
     @overload
@@ -254,21 +321,24 @@ class GRU(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("GRU", *args, **kwargs)
+    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
+        super().__init__("GRU", *args, variant=_variant(gate_activation, activation), **kwargs)
 
 
 class RNN(_Hidden):
     r"""A drop-in replacement of ``torch.nn.RNN``: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh) (Elman 1990), or
     relu in place of tanh.
 
-    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh'
-    or 'relu') as the fourth; the only state is h, so ``hx`` is h0 [L*D, B, H] and the outputs are ``output, h_n``.
+    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh',
+    'relu', or another activation that :class:`LSTM` names) as the fourth; the only state is h, so ``hx`` is
+    h0 [L*D, B, H] and the outputs are ``output, h_n``.
     """
 
     @overload
@@ -296,6 +366,8 @@ class RNN(_Hidden):
             args, self.nonlinearity = args[:3] + args[4:], args[3]
         else:
             self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
-        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+        cell, variant = of_nonlinearity(self.nonlinearity)
+        super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
+
+    def _variant_arguments(self) -> dict[str, Any]:
+        return {} if self.variant is None else {"nonlinearity": self.nonlinearity}

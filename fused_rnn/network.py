@@ -1,7 +1,8 @@
 """A whole network over a whole sequence: layers, dropout between them, packed sequences, autocast.
 
 One layer is one call of ``autograd.layer``, whatever its length and directions, a packed sequence too. What has no
-kernels goes to torch's own functions (``fallback.py``), or with a reset, which these do not know, to the reference.
+kernels goes to torch's own functions (``fallback.py``), or with a reset or a variant of the cell, which these do not
+know, to the reference.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch.nn.utils.rnn import PackedSequence
 from . import checks, fallback, reference
 from .autograd import layer
 from .ops import WITHOUT_CUDA, packed_rows
-from .reference import Cell
+from .reference import Cell, Variant
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
@@ -69,6 +70,7 @@ def sequence(
     recompute: bool,
     reset: Any = None,
     reset_to: str = "zero",
+    variant: Variant | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
@@ -78,7 +80,7 @@ def sequence(
         raise checks.reset_state(reset_to)
     reset_initial = _RESET_STATES[reset_to]
     if type(input) is not Tensor and isinstance(input, PackedSequence):
-        options = (layers, directions, dropout, training, recompute, reset_initial)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant)
         return _packed(cell, input, hx, reset, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
@@ -113,7 +115,7 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
     y, hn, cn = _run(net, input, h0, c0, weights, None, reset, batch_first)
     if rank == 2:
         y, hn, cn = y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1)
@@ -135,6 +137,7 @@ def _packed(
     training: bool,
     recompute: bool,
     reset_initial: bool,
+    variant: Variant | None,
 ) -> tuple[PackedSequence, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -153,7 +156,7 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial)
+    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
     y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, None if reset is None else reset.data, False)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
@@ -217,19 +220,21 @@ def _run(
     batch_first: bool,
 ) -> tuple[Any, Any, Any]:
     """Checked arguments -> y, hn, cn (or None), by the kernels where there are any."""
-    dtype = input.dtype
+    dtype, variant = input.dtype, net[-1]
+    torchs = reset is None and variant is None  # what torch's own functions can do
     if _autocasts():
         device = input.device.type
-        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or reset is not None
+        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or not torchs
         if ours and torch.is_autocast_enabled(device):
             input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, batch_first)
     kernels = has_kernels(input, h0, c0, weights)
-    if reset is not None and input.is_cuda:
-        fallback.warn_once("CUDA tensors with a reset go through plain torch, step by step: it has no CUDA kernels")
+    if not torchs and input.is_cuda:
+        what = "with a reset" if variant is None else "of a cell that is not torch's"
+        fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
-    if not kernels and reset is None:
+    if not kernels and torchs:
         if WITHOUT_CUDA and input.is_cuda:
             fallback.warn_once(f"CUDA tensors go to torch's own functions, as {WITHOUT_CUDA}")
         return fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first)
@@ -254,9 +259,10 @@ def _by_reference(
     recompute: bool,
     reset: Maybe,
     reset_initial: bool,
+    variant: Variant | None,
 ) -> tuple[Tensor, Tensor, Maybe]:
-    """``autograd.layer`` for what has no kernels and, for its reset, no function of torch's."""
-    return reference.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial)
+    """``autograd.layer`` for what has no kernels and, for its reset or variant, no function of torch's."""
+    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant)
 
 
 def _stack(
@@ -271,8 +277,8 @@ def _stack(
 ) -> tuple[Tensor, Tensor, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
     c0 [L*D, B, H], or None for zeros."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial = net
-    options = (batch_sizes, cell, recompute, reset, reset_initial)
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant = net
+    options = (batch_sizes, cell, recompute, reset, reset_initial, variant)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .reference import Cell
+from .reference import Cell, Variant, gates_of
 
 __all__ = ["WITHOUT_CUDA", "Cell", "Save", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
 
@@ -103,9 +103,10 @@ def layer_forward(
     save: int,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
-    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32(), reset, reset_initial)
+    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32(), reset, reset_initial, variant)
 
 
 def layer_backward(
@@ -123,10 +124,11 @@ def layer_backward(
     needs: int,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant)
 
 
 def layer_backward_gates(
@@ -143,10 +145,11 @@ def layer_backward_gates(
     cell: int,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial)
+    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -163,9 +166,15 @@ def packed_rows(batch_sizes: Tensor) -> int:
     return int(batch_sizes[0])
 
 
-def _rows_and_hidden(x: Tensor, weights: Sequence[Tensor], cell: int) -> tuple[int | torch.SymInt, int | torch.SymInt]:
+def _variant(numbers: Sequence[float] | None) -> Variant:
+    return Variant(*map(int, numbers or ()))  # type: ignore[arg-type]
+
+
+def _rows_and_hidden(
+    x: Tensor, weights: Sequence[Tensor], cell: int, variant: Variant
+) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    return rows, weights[0].shape[0] // Cell(cell).gates
+    return rows, weights[0].shape[0] // gates_of(cell, variant)
 
 
 @torch.library.register_fake("fused_rnn::layer_forward")
@@ -180,10 +189,13 @@ def _(
     split_f32: bool = False,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
-    rows, hidden = _rows_and_hidden(x, weights, cell)
-    values = 5 if save == Save.ALL and (Cell(cell).is_lstm or Cell(cell).is_gru) else 1  # S
+    made = _variant(variant)
+    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    gates = gates_of(cell, made) if Cell(cell).is_lstm else 4 if Cell(cell).is_gru else 0
+    values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
         x.new_empty(directions, batch, features),
@@ -209,6 +221,7 @@ def _(
     split_f32: bool = False,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
@@ -233,10 +246,12 @@ def _(
     split_f32: bool = False,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
-    rows, hidden = _rows_and_hidden(x, weights, cell)
-    projected = len(weights) // directions in (3, 5)
+    made = _variant(variant)
+    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    projected = len(weights) // directions - made.extra_weights in (3, 5)
     return (
         x.new_empty(h0.shape),
         x.new_empty(0) if c0 is None else x.new_empty(c0.shape),

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Cell", "Taps", "Weights", "layer", "split_weights"]
+__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
-Activation = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]
 
 
 class Cell(IntEnum):
@@ -55,6 +55,36 @@ class Cell(IntEnum):
         return 4 if self.is_lstm else 3 if self.is_gru else 1
 
 
+class Activation(IntEnum):
+    """Of gates or of states; the numbers are those of the op's ``variant`` argument."""
+
+    OWN = 0  # what torch's cell has there
+    SIGMOID = 1
+    HARD_SIGMOID = 2
+    TANH = 3
+    HARD_TANH = 4
+    RELU = 5
+    SOFTSIGN = 6
+    IDENTITY = 7
+
+
+class Variant(NamedTuple):
+    """What a cell does otherwise than torch's (docs/variants.md), as numbers: the op's ``variant`` argument.
+
+    A later option is a field at the end, whose default leaves it out.
+    """
+
+    gate: int = Activation.OWN  # of i, f, o; r, z
+    state: int = Activation.OWN  # of g and c; n; an RNN's h
+    peephole: bool = False  # LSTM: i and f look at c, o at the new c
+    coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
+
+    @property
+    def extra_weights(self) -> int:
+        """How many tensors it adds to those of a direction, at their end."""
+        return int(self.peephole)
+
+
 class Weights(NamedTuple):
     """The parameters of one direction."""
 
@@ -63,6 +93,7 @@ class Weights(NamedTuple):
     b_ih: Tensor | None  # [G*H]
     b_hh: Tensor | None  # [G*H]
     w_hr: Tensor | None  # [P, H], LSTM with projection only
+    w_ch: Tensor | None = None  # [(G-1)*H], LSTM with peepholes only: of i (unless coupled), f, o
 
 
 class Taps(NamedTuple):
@@ -77,21 +108,31 @@ class _Inner(NamedTuple):
     """What stays the same over the steps of one direction."""
 
     weights: Weights
-    sigmoid: Activation
-    tanh: Activation
+    sigmoid: Function  # or what a variant has in its place
+    tanh: Function
 
 
-def split_weights(weights: Sequence[Tensor], directions: int) -> list[Weights]:
-    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are."""
+def gates_of(cell: int, variant: Variant | None = None) -> int:
+    """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
+    return 3 if variant is not None and variant.coupled else Cell(cell).gates
+
+
+def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant | None = None) -> list[Weights]:
+    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are, but
+    for those that the variant adds."""
     each = len(weights) // directions
-    if each not in (2, 3, 4, 5) or each * directions != len(weights):
-        raise ValueError(f"expected 2 to 5 weights for each of {directions} directions, got {len(weights)} in all")
+    own = variant.extra_weights if variant else 0
+    if each - own not in (2, 3, 4, 5) or each * directions != len(weights):
+        raise ValueError(
+            f"expected {2 + own} to {5 + own} weights for each of {directions} directions, got {len(weights)} in all"
+        )
     parts = []
     for d in range(directions):
         w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        w_hr = rest.pop() if each in (3, 5) else None
+        w_ch = rest.pop() if own else None
+        w_hr = rest.pop() if len(rest) in (1, 3) else None
         b_ih, b_hh = rest if rest else (None, None)
-        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr))
+        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch))
     return parts
 
 
@@ -99,11 +140,19 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
-    (Sak et al. 2014), without their peepholes. gx [n, 4*H], h [n, R], c [n, H].
+    (Sak et al. 2014). With ``w_ch`` i and f have p_i c and p_f c added inside, and o p_o c' (peepholes, Gers &
+    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). gx [n, G*H], h [n, R], c [n, H].
     """
     h, c = state
-    i, f, g, o = (gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)).chunk(4, -1)
-    c = inner.sigmoid(f) * c + inner.sigmoid(i) * inner.tanh(g)
+    weights, H = inner.weights, c.shape[-1]
+    *i, f, g, o = (gx + F.linear(h, weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
+    if weights.w_ch is not None:
+        *p_i, p_f, p_o = weights.w_ch.split(H)
+        i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
+    forget = inner.sigmoid(f)
+    c = forget * c + (inner.sigmoid(i[0]) if i else 1 - forget) * inner.tanh(g)
+    if weights.w_ch is not None:
+        o = o + p_o * c
     h = inner.sigmoid(o) * inner.tanh(c)
     if inner.weights.w_hr is not None:
         h = F.linear(h, inner.weights.w_hr)
@@ -136,7 +185,22 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-_STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
+def _hard_sigmoid(x: Tensor) -> Tensor:
+    """min(max(x / 6 + 1 / 2, 0), 1). That of torch takes its slope for 1 / 6 in f32, whatever the dtype."""
+    return F.hardtanh(x / 6 + 0.5, 0.0, 1.0)
+
+
+_ACTIVATIONS: dict[int, Function] = {
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.HARD_SIGMOID: _hard_sigmoid,
+    Activation.TANH: torch.tanh,
+    Activation.HARD_TANH: F.hardtanh,  # min(max(x, -1), 1)
+    Activation.RELU: torch.relu,
+    Activation.SOFTSIGN: F.softsign,  # x / (1 + |x|)
+    Activation.IDENTITY: _identity,
+}
+
+_STEPS: dict[Cell, tuple[Callable[..., State], Function, Function]] = {
     Cell.LSTM: (_lstm_step, torch.sigmoid, torch.tanh),
     Cell.GRU: (_gru_step, torch.sigmoid, torch.tanh),
     Cell.RNN_TANH: (_rnn_step, torch.sigmoid, torch.tanh),
@@ -145,6 +209,14 @@ _STEPS: dict[Cell, tuple[Callable[..., State], Activation, Activation]] = {
     Cell.GRU_LINEAR: (_gru_step, _identity, _identity),
     Cell.RNN_LINEAR: (_rnn_step, _identity, _identity),
 }
+
+
+def activations(cell: int, variant: Variant | None) -> tuple[Function, Function]:
+    """Of gates and of states."""
+    _, gate, state = _STEPS[Cell(cell)]
+    if variant is None:
+        return gate, state
+    return _ACTIVATIONS.get(variant.gate, gate), _ACTIVATIONS.get(variant.state, state)
 
 
 def _walk(
@@ -210,15 +282,18 @@ def layer(
     taps: Taps | None = None,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
-    reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros.
+    reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
+    variant: of the cell, None for torch's; its own weights come after the others of a direction.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
     """
-    step_of_cell, sigmoid, tanh = _STEPS[Cell(cell)]
+    step_of_cell = _STEPS[Cell(cell)][0]
+    sigmoid, tanh = activations(cell, variant)
     directions = h0.shape[0]
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 
@@ -232,7 +307,7 @@ def layer(
 
     begins = None if reset is None else by_step(reset)
     outputs, finals = [], []
-    for d, each in enumerate(split_weights(weights, directions)):
+    for d, each in enumerate(split_weights(weights, directions, variant)):
         gx = by_step(F.linear(x, each.w_ih, each.b_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]

@@ -51,7 +51,7 @@ class Stream:
             raise ValueError(f"Stream runs on the CPU, the module is on {weights[0].device}")
         if dtype not in _DTYPES or any(weight.dtype != dtype for weight in weights):
             raise ValueError(f"Stream takes one of {', '.join(map(str, _DTYPES))} for all weights, got {dtype}")
-        cell = Cell[module.mode]
+        cell, variant = Cell[module.mode], getattr(module, "variant", None)
         self._set(batch_size, dtype, module.batch_first, module.input_size, module.hidden_size, module.proj_size)
         self._layers, self._has_c = module.num_layers, cell is Cell.LSTM
         kept = [weight.contiguous() for weight in weights]  # until they are packed
@@ -59,11 +59,12 @@ class Stream:
         layers = []
         for first in range(0, len(kept), each):
             w_ih, w_hh, *others = kept[first : first + each]
-            biases = others[:2] if module.bias else [None, None]
-            w_hr = others[-1] if module.proj_size else None
+            w_ch = others.pop() if variant and variant.peephole else None
+            w_hr = others.pop() if module.proj_size else None
+            biases = others or [None, None]
             sizes = w_ih.shape[1], module.hidden_size, self._features
-            layers.append([*sizes, *(_address(tensor) for tensor in (w_ih, w_hh, *biases, w_hr))])
-        self._stream = _C.Stream(str(dtype).removeprefix("torch."), int(cell), batch_size, layers)
+            layers.append([*sizes, *(_address(tensor) for tensor in (w_ih, w_hh, *biases, w_hr, w_ch))])
+        self._stream = _C.Stream(str(dtype).removeprefix("torch."), int(cell), variant or (), batch_size, layers)
 
     def _set(
         self, batch_size: int, dtype: torch.dtype, batch_first: bool, features: int, hidden: int, projection: int

@@ -40,8 +40,8 @@ class Layer:
     def _bound(self, layer: Callable) -> Callable[..., tuple[Tensor, ...]]:
         def function(*args):
             (x, h0), c0 = args[:2], args[2] if self.case.cell.is_lstm else None
-            resets = {"reset": self.reset, "reset_initial": self.case.reset == "initial"}
-            outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell, **resets)
+            options = {"reset": self.reset, "reset_initial": self.case.reset == "initial", "variant": self.case.variant}
+            outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell, **options)
             return tuple(output for output in outputs if output is not None)
 
         return function

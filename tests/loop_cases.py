@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fused_rnn import ops, reference
 from fused_rnn.ops import Save
-from fused_rnn.reference import Cell
+from fused_rnn.reference import Cell, Variant, gates_of
 
 CELLS = [Cell.LSTM, Cell.GRU, Cell.RNN_TANH, Cell.RNN_RELU]
 LINEAR = [Cell.LSTM_LINEAR, Cell.GRU_LINEAR, Cell.RNN_LINEAR]
@@ -30,10 +30,12 @@ class Case:
     bias: bool = True
     packed: bool = False
     reset: str = ""  # "zero" or "initial", what a random mask clears the state to
+    variant: Variant | None = None
 
     def __str__(self) -> str:
         flags = ("b" if self.bias else "") + ("p" if self.packed else "")
         flags += f"-{self.reset}" if self.reset else ""
+        flags += "-variant" + "".join(str(int(number)) for number in self.variant) if self.variant else ""
         return f"{self.cell.name}-T{self.T}-B{self.B}-I{self.I}-H{self.H}-P{self.P}-D{self.D}-{flags}"
 
     @property
@@ -63,6 +65,7 @@ class Problem:
     dcn: Tensor | None
     reset: Tensor | None = None
     reset_initial: bool = False
+    variant: Variant | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset")}
@@ -89,7 +92,7 @@ def random_values(generator: torch.Generator, *shape: int, scale: float = 1.0) -
 def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=random_values) -> Problem:
     """`values(generator, *shape, scale=)` supplies the numbers, on the CPU; weights have torch's scale, 1/sqrt(H)."""
     generator = torch.Generator().manual_seed(seed)
-    G, R, scale = case.cell.gates, case.R, case.H**-0.5
+    G, R, scale = gates_of(case.cell, case.variant), case.R, case.H**-0.5
     sizes = case.batch_sizes()
     rows = (case.T, case.B) if sizes is None else (int(sizes.sum()),)
     weights = []
@@ -99,6 +102,8 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
             weights += [values(generator, G * case.H, scale=scale) for _ in range(2)]
         if case.P:
             weights += [values(generator, case.P, case.H, scale=scale)]
+        if case.variant and case.variant.peephole:
+            weights += [values(generator, (G - 1) * case.H)]
     problem = Problem(
         cell=case.cell,
         x=values(generator, *rows, case.I),
@@ -109,6 +114,7 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         dy=values(generator, *rows, case.D * R),
         dhn=values(generator, case.D, case.B, R),
         dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
+        variant=case.variant,
     )
     if case.reset:
         reset = torch.rand(rows, generator=generator, device="cpu") < 0.3
@@ -123,21 +129,21 @@ def all_needs(problem: Problem) -> int:
 def forward(problem: Problem, save: Save = Save.ALL) -> tuple[Tensor, ...]:
     p = problem
     inputs = (p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))
-    return ops.layer_forward(*inputs, p.reset, p.reset_initial)
+    return ops.layer_forward(*inputs, p.reset, p.reset_initial, p.variant)
 
 
 def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = None) -> dict[str, Tensor]:
     p = problem
     needs = all_needs(p) if needs is None else needs
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial)
+    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant)
     return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
 
 
 def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tensor]:
     p = problem
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial)
+    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial, p.variant)
     return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
 
 
@@ -155,8 +161,8 @@ def expected(problem: Problem) -> dict[str, Tensor]:
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
     x, h0, *rest = leaves
     c0, weights = (None, rest) if p.c0 is None else (rest[0], rest[1:])
-    resets = {"reset": p.reset, "reset_initial": p.reset_initial}
-    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **resets)
+    options = {"reset": p.reset, "reset_initial": p.reset_initial, "variant": p.variant}
+    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **options)
     pairs = [(o, g) for o, g in ((y, p.dy), (hn, p.dhn), (cn, p.dcn)) if o is not None and g is not None]
     outputs, incoming = zip(*pairs, strict=True)
     grads = list(torch.autograd.grad(outputs, leaves, incoming, allow_unused=True, materialize_grads=True))

@@ -17,7 +17,7 @@ from loop_cases import (
 )
 
 from fused_rnn import _C
-from fused_rnn.reference import Cell
+from fused_rnn.reference import Activation, Cell, Variant, gates_of
 
 pytestmark = pytest.mark.cpu_only("instruction sets and threads are the CPU's")
 
@@ -137,13 +137,17 @@ SPLITS = {
     "directions, reset": Case(Cell.LSTM, T=40, B=2, I=0, H=90, D=2, reset="zero"),
     "units, reset": Case(Cell.LSTM, T=20, B=3, I=0, H=330, packed=True, reset="initial"),
     "units, reset, GRU": Case(Cell.GRU, T=20, B=6, I=0, H=900, reset="zero"),
+    "units, variant": Case(Cell.LSTM, T=20, B=3, I=0, H=330, variant=Variant(Activation.HARD_SIGMOID, peephole=True)),
+    "units, coupled": Case(Cell.LSTM, T=20, B=1, I=0, H=430, variant=Variant(peephole=True, coupled=True)),
+    "rows, variant": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, variant=Variant(peephole=True)),
+    "directions, variant": Case(Cell.GRU, T=40, B=2, I=0, H=90, D=2, variant=Variant(state=Activation.SOFTSIGN)),
     "units, reset, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, reset="initial"),
 }
 
 
 def division(case, threads):
     """What the loop of f32 on this machine's best instruction set does with it."""
-    G, W = case.cell.gates, {"generic": 4, "avx2": 8, "avx512": 16, "amx": 16}[_C.cpu_isa()]
+    G, W = gates_of(case.cell, case.variant), {"generic": 4, "avx2": 8, "avx512": 16, "amx": 16}[_C.cpu_isa()]
     blocks = -(-case.H // W)
     panels = blocks if G > 1 else -(-blocks // 4)
     weight_bytes = 4 * G * case.R * blocks * W

@@ -16,7 +16,7 @@ RINGS = [
     {"higher_order"},
     {"autograd"},
     {"network"},
-    {"step"},
+    {"step", "variants"},
     {"functional", "modules", "cells", "streaming"},
     {"convert"},
     {"__init__"},

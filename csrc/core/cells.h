@@ -3,9 +3,9 @@
 // namespace of each instruction set, so that no two of them share a symbol; hence no include guard
 // beyond what that namespace needs, and no std here.
 //
-// Act supplies gate(V) and state(V) with their derivatives from outputs, gate_slope and state_slope;
-// state_grad(h, dh) is dh times the slope, where a ReLU chooses instead.
-// Derivations: Gers et al. 2000 (LSTM with forget gate), Cho et al. 2014 with the reset gate after
+// Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times the derivative, taken from
+// the outputs s and t, where a ReLU chooses instead.
+// Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017 (coupled gates), Cho et al. 2014 with the reset gate after
 // the product as torch and cuDNN have it (GRU), Elman 1990 (RNN), Sak et al. 2014 (projection).
 
 template <class V>
@@ -18,30 +18,54 @@ struct LstmGrad {
     V i, f, g, o, c_prev;
 };
 
+// What ties the gates of an LSTM to the cell and to each other: in torch's nothing,
+template <class V>
+struct Untied {
+    static constexpr bool coupled = false;
+    FUSED_RNN_INLINE V into_i(V x, V) const { return x; }
+    FUSED_RNN_INLINE V into_f(V x, V) const { return x; }
+    FUSED_RNN_INLINE V into_o(V x, V) const { return x; }
+    FUSED_RNN_INLINE V from_o(V dc, V) const { return dc; }
+    FUSED_RNN_INLINE V from_i_and_f(V dc, V, V) const { return dc; }
+};
+
+// or peepholes: i and f see c, o sees c', each through one weight a unit. Coupled: i = 1 - f.
+template <class V>
+struct Ties {
+    bool peepholes, coupled;
+    V i, f, o;
+    FUSED_RNN_INLINE V into_i(V x, V c) const { return peepholes ? x + i * c : x; }
+    FUSED_RNN_INLINE V into_f(V x, V c) const { return peepholes ? x + f * c : x; }
+    FUSED_RNN_INLINE V into_o(V x, V c) const { return peepholes ? x + o * c : x; }
+    FUSED_RNN_INLINE V from_o(V dc, V d_o) const { return peepholes ? dc + d_o * o : dc; }
+    FUSED_RNN_INLINE V from_i_and_f(V dc, V d_i, V d_f) const { return peepholes ? dc + d_i * i + d_f * f : dc; }
+};
+
 // c' = f c + i g,  h' = o tanh(c')
-template <class Act, class V>
-FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev) {
+template <class Act, class V, class Tie = Untied<V>>
+FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& act = {}, const Tie& ties = {}) {
     LstmStep<V> s;
-    s.i = Act::gate(i);
-    s.f = Act::gate(f);
-    s.g = Act::state(g);
-    s.o = Act::gate(o);
+    s.f = act.gate(ties.into_f(f, c_prev));
+    s.i = ties.coupled ? act.complement(s.f) : act.gate(ties.into_i(i, c_prev));
+    s.g = act.state(g);
     s.c = s.f * c_prev + s.i * s.g;
-    s.h = s.o * Act::state(s.c);
+    s.o = act.gate(ties.into_o(o, s.c));
+    s.h = s.o * act.state(s.c);
     return s;
 }
 
 // From the activated gates, c' and c; dc is the gradient of c' that comes from later steps.
-template <class Act, class V>
-FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc) {
-    const V tc = Act::state(c);
-    const V dct = dc + dh * o * Act::state_slope(tc);
+template <class Act, class V, class Tie = Untied<V>>
+FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
+                                            const Tie& ties = {}) {
+    const V tc = act.state(c);
     LstmGrad<V> d;
-    d.o = dh * tc * Act::gate_slope(o);
-    d.i = dct * g * Act::gate_slope(i);
-    d.f = dct * c_prev * Act::gate_slope(f);
-    d.g = dct * i * Act::state_slope(g);
-    d.c_prev = dct * f;
+    d.o = act.gate_grad(o, dh * tc);
+    const V dct = ties.from_o(dc + act.state_grad(tc, dh * o), d.o);
+    d.i = ties.coupled ? V{} : act.gate_grad(i, dct * g);
+    d.f = act.gate_grad(f, dct * (ties.coupled ? c_prev - g : c_prev));
+    d.g = act.state_grad(g, dct * i);
+    d.c_prev = ties.from_i_and_f(dct * f, d.i, d.f);
     return d;
 }
 
@@ -57,34 +81,34 @@ struct GruGrad {
 
 // n = tanh(xn + r hn),  h' = (1 - z) n + z h, with hn = W_hn h + b_hn
 template <class Act, class V>
-FUSED_RNN_INLINE GruStep<V> gru_step(V r, V z, V xn, V hn, V h_prev) {
+FUSED_RNN_INLINE GruStep<V> gru_step(V r, V z, V xn, V hn, V h_prev, const Act& act = {}) {
     GruStep<V> s;
-    s.r = Act::gate(r);
-    s.z = Act::gate(z);
-    s.n = Act::state(xn + s.r * hn);
+    s.r = act.gate(r);
+    s.z = act.gate(z);
+    s.n = act.state(xn + s.r * hn);
     s.h = s.n + s.z * (h_prev - s.n);
     return s;
 }
 
 // hn is what multiplied r; d.hn its gradient; d.h_prev only the part that passes by the gate z.
 template <class Act, class V>
-FUSED_RNN_INLINE GruGrad<V> gru_step_grad(V r, V z, V n, V hn, V h_prev, V dh) {
+FUSED_RNN_INLINE GruGrad<V> gru_step_grad(V r, V z, V n, V hn, V h_prev, V dh, const Act& act = {}) {
     GruGrad<V> d;
     d.h_prev = dh * z;
-    d.n = dh * Act::complement(z) * Act::state_slope(n);
-    d.z = dh * (h_prev - n) * Act::gate_slope(z);
-    d.r = d.n * hn * Act::gate_slope(r);
+    d.n = act.state_grad(n, dh * act.complement(z));
+    d.z = act.gate_grad(z, dh * (h_prev - n));
+    d.r = act.gate_grad(r, d.n * hn);
     d.hn = d.n * r;
     return d;
 }
 
 // h' = act(x); the slope is taken from h'.
 template <class Act, class V>
-FUSED_RNN_INLINE V rnn_step(V x) {
-    return Act::state(x);
+FUSED_RNN_INLINE V rnn_step(V x, const Act& act = {}) {
+    return act.state(x);
 }
 
 template <class Act, class V>
-FUSED_RNN_INLINE V rnn_step_grad(V h, V dh) {
-    return Act::state_grad(h, dh);
+FUSED_RNN_INLINE V rnn_step_grad(V h, V dh, const Act& act = {}) {
+    return act.state_grad(h, dh);
 }

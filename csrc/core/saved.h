@@ -1,6 +1,6 @@
 // What a forward pass keeps for the backward, and where. Plain data, as in sequence.h.
 #pragma once
-#include "sequence.h"
+#include "variant.h"
 
 namespace fused_rnn {
 
@@ -12,10 +12,14 @@ enum Save : int64_t {
     kSaveCount = 3,
 };
 
-// Vectors of H before the state: LSTM i f g o; GRU r z n (W_hn h + b_hn); RNN none.
-constexpr int64_t saved_gates_of(int64_t cell) { return is_lstm(cell) || is_gru(cell) ? 4 : 0; }
+// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn); RNN none.
+constexpr int64_t saved_gates_of(int64_t cell, Variant v = {}) {
+    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? 4 : 0;
+}
 // Vectors of H a row; the state, an LSTM's c or else h, is the last.
-constexpr int64_t saved_of(int64_t cell, int64_t save) { return save == kSaveStates ? 1 : saved_gates_of(cell) + 1; }
+constexpr int64_t saved_of(int64_t cell, int64_t save, Variant v = {}) {
+    return save == kSaveStates ? 1 : saved_gates_of(cell, v) + 1;
+}
 
 // One direction's. S is the storage type, const in the backward pass.
 template <class S>

@@ -99,7 +99,7 @@ void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, row = gates_of(a.cell) * H;
+    const int64_t H = a.H, row = gates_of(a.cell, a.variant) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W)
             Cell::rebuild(a, n, u, H - u < W ? static_cast<int>(H - u) : W, a.gx + (n - a.gx_row) * a.ld_gx + u,
@@ -111,13 +111,14 @@ FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int6
 template <class F, class S>
 void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H;
+    const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> o = load<F>(a.saved.gates_of(n) + 3 * H + u, lanes);
+            const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
             const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
-            const Vec<F> shown = a.cell == kLstmLinear ? c : Activations<S>::template Act<F>::state(c);
+            const Vec<F> shown = a.variant.plain() ? Activations<S>::template Act<F>::state(c)
+                                                   : act_of<typename Activations<S>::template Any<F>>(a).state(c);
             store(to + (n - n0) * H + u, o * shown, lanes);
         }
     }
@@ -144,6 +145,7 @@ template <template <class> class ActT, class F>
 struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    static constexpr bool kVaries = !__is_empty(Act);
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -156,53 +158,81 @@ struct LstmRows {
         return s.h;
     }
 
-    // The gates do not look at c, and what follows from it is not computed.
+    // Without peepholes the gates do not look at c, and what follows from it is not computed.
     template <class S>
     static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
                                          const F* hg, int64_t gate_stride) {
-        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, V{}));
+        const V c = kVaries && a.w_ch ? load<F>(a.c + (n - a.gx_row) * a.ld_c + u, lanes) : V{};
+        keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, c));
     }
 
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
                                           int64_t n_before, int64_t u, int lanes, V dh) {
-        const int64_t H = a.H;
+        const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
         F* dc = a.dc + b * a.ld_c + u;
         const LstmGrad<V> d =
-            lstm_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
-                                   load<F>(s + 3 * H, lanes), c, c_prev, dh, load<F>(dc, lanes));
+            lstm_step_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), load<F>(s + f + 2 * H, lanes), c, c_prev,
+                                   dh, load<F>(dc, lanes), act_of<Act>(a), ties(a, u, lanes));
         store(dc, d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
-        store(to, d.i, lanes);
-        store(to + H, d.f, lanes);
-        store(to + 2 * H, d.g, lanes);
-        store(to + 3 * H, d.o, lanes);
+        if (!coupled(a)) store(to, d.i, lanes);
+        store(to + f, d.f, lanes);
+        store(to + f + H, d.g, lanes);
+        store(to + f + 2 * H, d.o, lanes);
     }
 
   private:
+    // Without gates of i, those of f, g, o come first.
+    template <class Args>
+    static FUSED_RNN_INLINE bool coupled(const Args& a) {
+        return kVaries && a.variant.coupled;
+    }
+    // Where the block of f begins.
+    template <class Args>
+    static FUSED_RNN_INLINE int64_t of_f(const Args& a) {
+        return coupled(a) ? 0 : a.H;
+    }
+
+    template <class Args>
+    static FUSED_RNN_INLINE auto ties([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t u,
+                                      [[maybe_unused]] int lanes) {
+        if constexpr (kVaries) {
+            const auto weight = [&](int64_t at) { return a.w_ch ? load<F>(a.w_ch + at + u, lanes) : V{}; };
+            const int64_t f = of_f(a);
+            return Ties<V>{a.w_ch != nullptr, coupled(a), coupled(a) ? V{} : weight(0), weight(f), weight(f + a.H)};
+        } else {
+            return Untied<V>{};
+        }
+    }
+
     template <class S>
     static FUSED_RNN_INLINE LstmStep<V> step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg,
                                              int64_t gate_stride, V c_prev) {
         const int64_t H = a.H;
         const F* bias = a.bias + u;
-        V x[4];
-        for (int g = 0; g < 4; ++g)
-            x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes) + load<F>(hg + g * gate_stride, lanes);
-        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev);
+        const int none = coupled(a);  // of i
+        V x[4] = {};
+        for (int g = none; g < 4; ++g) {
+            const int at = g - none;
+            x[g] = load<F>(gx + at * H, lanes) + load<F>(bias + at * H, lanes) + load<F>(hg + at * gate_stride, lanes);
+        }
+        return lstm_step<Act, V>(x[0], x[1], x[2], x[3], c_prev, act_of<Act>(a), ties(a, u, lanes));
     }
 
     template <class S>
     static FUSED_RNN_INLINE void keep_gates(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes,
                                             const LstmStep<V>& s) {
-        const int64_t H = a.H;
+        const int64_t f = of_f(a), H = a.H;
         S* to = a.saved.gates_of(n) + u;
-        store(to, s.i, lanes);
-        store(to + H, s.f, lanes);
-        store(to + 2 * H, s.g, lanes);
-        store(to + 3 * H, s.o, lanes);
+        if (!coupled(a)) store(to, s.i, lanes);
+        store(to + f, s.f, lanes);
+        store(to + f + H, s.g, lanes);
+        store(to + f + 2 * H, s.o, lanes);
     }
 };
 
@@ -236,7 +266,7 @@ struct GruRows {
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
-                                                   load<F>(s + 3 * H, lanes), h_prev, dh);
+                                                   load<F>(s + 3 * H, lanes), h_prev, dh, act_of<Act>(a));
         store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.r, lanes);
@@ -263,7 +293,8 @@ struct GruRows {
         const F* bias = a.bias + u;
         V x[3];
         for (int g = 0; g < 3; ++g) x[g] = load<F>(gx + g * H, lanes) + load<F>(bias + g * H, lanes);
-        return gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2], hn, h_prev);
+        return gru_step<Act, V>(x[0] + load<F>(hg, lanes), x[1] + load<F>(hg + gate_stride, lanes), x[2], hn, h_prev,
+                                act_of<Act>(a));
     }
 
     template <class S>
@@ -287,7 +318,7 @@ struct RnnRows {
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* gx,
                                       const F* hg, int64_t, const F*) {
         const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
-        const V h = rnn_step<Act, V>(x + load<F>(hg, lanes));
+        const V h = rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
         if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
@@ -301,34 +332,32 @@ struct RnnRows {
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
                                           int lanes, V dh) {
         const V h = load<F>(a.saved.state_of(n) + u, lanes);
-        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh), lanes);
+        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh, act_of<Act>(a)), lanes);
     }
 };
 
-// The one place where the cell is chosen; below it everything is compile time.
-#define FUSED_RNN_BY_CELL(CELL, CALL)                          \
-    switch (CELL) {                                            \
-        case kLstm:                                            \
-            CALL((LstmRows<Activations<S>::template Act, F>)); \
-            break;                                             \
-        case kGru:                                             \
-            CALL((GruRows<Activations<S>::template Act, F>));  \
-            break;                                             \
-        case kRnnTanh:                                         \
-            CALL((RnnRows<Activations<S>::template Act, F>));  \
-            break;                                             \
-        case kRnnRelu:                                         \
-            CALL((RnnRows<Relu, F>));                          \
-            break;                                             \
-        case kLstmLinear:                                      \
-            CALL((LstmRows<Linear, F>));                       \
-            break;                                             \
-        case kGruLinear:                                       \
-            CALL((GruRows<Linear, F>));                        \
-            break;                                             \
-        case kRnnLinear:                                       \
-            CALL((RnnRows<Linear, F>));                        \
-            break;                                             \
+// The one place where the cell is chosen; below it torch's cells are compile time, of variants all but activations.
+#define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
+    switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
+        case kLstm:                                                       \
+            CALL((LstmRows<Activations<S>::template Act, F>));            \
+            break;                                                        \
+        case kGru:                                                        \
+            CALL((GruRows<Activations<S>::template Act, F>));             \
+            break;                                                        \
+        case kRnnTanh:                                                    \
+            CALL((RnnRows<Activations<S>::template Act, F>));             \
+            break;                                                        \
+        case kRnnRelu:                                                    \
+            CALL((RnnRows<Relu, F>));                                     \
+            break;                                                        \
+        default:                                                          \
+            if (is_lstm((ARGS).cell))                                     \
+                CALL((LstmRows<Activations<S>::template Any, F>));        \
+            else if (is_gru((ARGS).cell))                                 \
+                CALL((GruRows<Activations<S>::template Any, F>));         \
+            else                                                          \
+                CALL((RnnRows<Activations<S>::template Any, F>));         \
     }
 #define FUSED_RNN_UNWRAP(...) __VA_ARGS__
 
@@ -336,14 +365,14 @@ template <class F, class S>
 void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
                   int64_t row, int64_t gate_stride, int next) {
 #define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
-    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
 }
 
 template <class F, class S>
 void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
 #define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
-    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
 }
 
@@ -351,7 +380,7 @@ template <class F, class S>
 void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
                    int64_t row, bool add_dy) {
 #define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a.cell, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
 }
 #undef FUSED_RNN_UNWRAP

@@ -1,9 +1,11 @@
 // All kernels of one instruction set. An isa_*.cpp opens a target region and a namespace, sets
 // FUSED_RNN_VECTOR_BYTES, and includes this once. The order is that of dependence.
 #define FUSED_RNN_INLINE inline __attribute__((always_inline))
+#define FUSED_RNN_OUTLINE __attribute__((noinline))
 
 // clang-format off
 #include "simd-inl.h"
+#include "activations-inl.h"
 #include "../core/cells.h"
 #include "gemm-inl.h"
 #include "cell_rows-inl.h"
@@ -33,6 +35,7 @@ constexpr Kernels<F, S> make_kernels() {
             copy_rows<F, S, F>,
             copy_rows<F, F, S>,
             add_column_sums<F>,
+            add_column_products<F>,
             sigmoid_n<F, S>,
             tanh_n<F, S>};
 }

@@ -69,6 +69,8 @@ struct Kernels {
     void (*copy_in)(const S* from, int64_t ld_from, int64_t rows, int64_t columns, F* to, int64_t ld_to);
     void (*copy_out)(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to);
     void (*add_column_sums)(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums);
+    void (*add_column_products)(const F* a, int64_t lda, const F* b, int64_t ldb, int64_t rows, int64_t columns,
+                                F* sums);
     // Hooks for tests: the vector activations over n values.
     void (*sigmoid)(const F* x, F* y, int64_t n);
     void (*tanh)(const F* x, F* y, int64_t n);

@@ -2,6 +2,7 @@
 // instruction set; no torch, no intrinsics, no std templates.
 #pragma once
 #include "../core/saved.h"
+#include "../core/variant.h"
 
 namespace fused_rnn::cpu {
 
@@ -55,8 +56,9 @@ template <class F, class S>
 struct ForwardArgs {
     Sequence seq;
     int64_t cell;
-    int64_t H;  // units
-    int64_t R;  // size of h: P with a projection, H without
+    Variant variant;  // as resolved() leaves it
+    int64_t H;        // units
+    int64_t R;        // size of h: P with a projection, H without
     bool reverse;
     bool projected;
     const F* gx;  // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
@@ -66,9 +68,10 @@ struct ForwardArgs {
     int64_t ld_gx;
     const F* bias;     // [G*H], what is added outside any product
     const F* bias_hn;  // [H], GRU: inside the reset product
+    const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
     F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
-    F* c;  // [B, ld_c], LSTM cell state, updated in place
+    F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
     F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
     S* y;       // [N, ld_y], this direction's columns
@@ -94,6 +97,7 @@ template <class F, class S>
 struct BackwardArgs {
     Sequence seq;
     int64_t cell;
+    Variant variant;  // as resolved() leaves it
     int64_t H;
     int64_t R;
     bool reverse;
@@ -108,8 +112,9 @@ struct BackwardArgs {
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
-    F* dgx;  // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;  // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
+    const F* w_ch;  // as forward
+    F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
+    F* dgh;         // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
     int64_t ld_dg;
     F* dr;  // [rows of the chunk, ld_dr], projection only: the whole gradient of projected h
     int64_t ld_dr;

@@ -123,7 +123,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int gates = static_cast<int>(gates_of(a.cell));
+    const int gates = static_cast<int>(gates_of(a.cell, a.variant));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range r_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
@@ -165,7 +165,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int64_t K = gates_of(a.cell) * a.H;
+    const int64_t K = gates_of(a.cell, a.variant) * a.H;
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range h_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};

@@ -13,10 +13,10 @@ void copy_rows(const From* from, int64_t ld_from, int64_t rows, int64_t columns,
     }
 }
 
-// sums[c] += sum_r a[r][c]. Eight interleaved sums a block, joined pairwise: short chains of additions keep the
-// rounding error near that of a pairwise sum, and the adders busy.
-template <class F>
-void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums) {
+// sums[c] += the sum of values(r, c, lanes) over all rows. Eight interleaved sums a block, joined pairwise: short chains of
+// additions keep the rounding error near that of a pairwise sum, and the adders busy.
+template <class F, class Values>
+FUSED_RNN_INLINE void add_columns(int64_t rows, int64_t columns, F* sums, const Values& values) {
     constexpr int W = Simd<F>::W;
     constexpr int kChains = 8;
     constexpr int64_t kBlock = 16 * kChains;
@@ -28,14 +28,27 @@ void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* 
             Vec<F> part[kChains] = {};
             int64_t r = r0;
             for (; r + kChains <= r1; r += kChains)
-                for (int k = 0; k < kChains; ++k) part[k] += load<F>(a + (r + k) * lda + c, n);
-            for (int k = 0; r + k < r1; ++k) part[k] += load<F>(a + (r + k) * lda + c, n);
+                for (int k = 0; k < kChains; ++k) part[k] += values(r + k, c, n);
+            for (int k = 0; r + k < r1; ++k) part[k] += values(r + k, c, n);
             for (int step = kChains / 2; step > 0; step /= 2)
                 for (int k = 0; k < step; ++k) part[k] += part[k + step];
             total += part[0];
         }
         store(sums + c, load<F>(sums + c, n) + total, n);
     }
+}
+
+// sums[c] += sum_r a[r][c]
+template <class F>
+void add_column_sums(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums) {
+    add_columns(rows, columns, sums, [&](int64_t r, int64_t c, int n) { return load<F>(a + r * lda + c, n); });
+}
+
+// sums[c] += sum_r a[r][c] b[r][c]
+template <class F>
+void add_column_products(const F* a, int64_t lda, const F* b, int64_t ldb, int64_t rows, int64_t columns, F* sums) {
+    add_columns(rows, columns, sums,
+                [&](int64_t r, int64_t c, int n) { return load<F>(a + r * lda + c, n) * load<F>(b + r * ldb + c, n); });
 }
 
 template <class F, class S>

@@ -24,9 +24,8 @@ struct Standard {
     static FUSED_RNN_DEVICE F gate(F x) { return F(1) / (F(1) + std::exp(-x)); }
     static FUSED_RNN_DEVICE F state(F x) { return std::tanh(x); }
     static FUSED_RNN_DEVICE F complement(F z) { return F(1) - z; }
-    static FUSED_RNN_DEVICE F gate_slope(F s) { return s * (F(1) - s); }
-    static FUSED_RNN_DEVICE F state_slope(F t) { return F(1) - t * t; }
-    static FUSED_RNN_DEVICE F state_grad(F t, F dh) { return dh * state_slope(t); }
+    static FUSED_RNN_DEVICE F gate_grad(F s, F ds) { return ds * (s * (F(1) - s)); }
+    static FUSED_RNN_DEVICE F state_grad(F t, F dt) { return dt * (F(1) - t * t); }
 };
 
 template <class F>
@@ -41,9 +40,8 @@ struct Linear {
     static FUSED_RNN_DEVICE F gate(F x) { return x; }
     static FUSED_RNN_DEVICE F state(F x) { return x; }
     static FUSED_RNN_DEVICE F complement(F z) { return F(1) - z; }
-    static FUSED_RNN_DEVICE F gate_slope(F) { return F(1); }
-    static FUSED_RNN_DEVICE F state_slope(F) { return F(1); }
-    static FUSED_RNN_DEVICE F state_grad(F, F dh) { return dh; }
+    static FUSED_RNN_DEVICE F gate_grad(F, F ds) { return ds; }
+    static FUSED_RNN_DEVICE F state_grad(F, F dt) { return dt; }
 };
 
 }  // namespace fused_rnn::cuda

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "cpu_backward_plan.h"
+#include "cpu_sums.h"
 
 namespace fused_rnn {
 
@@ -27,7 +28,7 @@ class BackwardPass {
           saved_(laid_out(grads.saved)) {
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
-        for (int64_t d = 0; d < layer.D; ++d) dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, saved_);
+        for (int64_t d = 0; d < layer.D; ++d) dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, y_, saved_);
         if (!gates_only || dir_[0].rebuild) x_.reserve(plan_.most_rows);
         if (gates_only) return;
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
@@ -99,7 +100,7 @@ class BackwardPass {
     struct Piece {
         int64_t t0, t1, row, rows;
         cpu::BackwardArgs<F, S> args;
-        std::optional<Matrix<const F>> before;  // rows_before, once it was asked for
+        std::optional<Matrix<const F>> h_before, c_before;  // once they were asked for
     };
     using Work = std::array<Piece, kMaxDirections>;
     struct Step {
@@ -158,8 +159,9 @@ class BackwardPass {
             piece.args.dg_row = piece.row;
             if (!of.rebuild) continue;
             // The products of x lie where the loop then writes the gradients of them.
-            const Matrix<const F> x = x_.rows(crew, piece.t0, piece.t1), h = rows_before(d, piece, crew);
-            (*of.rebuild)(crew, piece.row, x, h, of.dgx.data(), piece.args.saved);
+            const Matrix<const F> x = x_.rows(crew, piece.t0, piece.t1), h = h_before(d, piece, crew);
+            const Matrix<const F> c = layer_.variant.peephole ? c_before(d, piece, crew) : Matrix<const F>{};
+            (*of.rebuild)(crew, piece.row, x, h, c, of.dgx.data(), piece.args.saved);
         }
         return work;
     }
@@ -216,61 +218,47 @@ class BackwardPass {
         if (result[0]) outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].data(), more);
         if (result[1]) {
             if (gru) outer_.prepare(crew, dgh);
-            outer_.add(crew, dgh, rows_before(d, piece, crew), result[1].data(), more);
+            outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
         }
-        if (l.per_direction >= 4) {
-            Result<F, S>&b_ih = result[2], &b_hh = result[3];
-            if (b_ih) bias_gradient(b_ih, dgx, more, crew);
-            if (b_hh && !one_bias_gradient(result)) bias_gradient(b_hh, dgh, more, crew);
+        if (l.biased) {
+            if (result[2]) bias_gradient(crew, k_, dgx, result[2], more);
+            if (result[3] && !one_bias_gradient(result)) bias_gradient(crew, k_, dgh, result[3], more);
         }
-        if (l.projected && result[l.per_direction - 1]) {
+        if (l.variant.peephole && result[l.at_w_ch]) {
+            F* const after = dir_[d].cells.data();
+            crew.split(piece.rows, piece.rows * l.H >> 14, [&](int64_t n0, int64_t n1) {
+                k_.copy_in(a.saved.state_of(piece.row + n0), a.saved.ld_states, n1 - n0, l.H, after + n0 * l.H, l.H);
+            });
+            peephole_gradient(crew, k_, dgx, c_before(d, piece, crew), {after, piece.rows, l.H, l.H, 1},
+                              result[l.at_w_ch], more);
+        }
+        if (l.projected && result[l.at_w_hr]) {
             F* const shown = dir_[d].unprojected.data();
             crew.split(piece.rows, piece.rows * l.H >> 13, [&](int64_t n0, int64_t n1) {
                 k_.unprojected_rows(a, piece.row + n0, piece.row + n1, shown + n0 * l.H);
             });
             const Matrix<const F> dr{a.dr, piece.rows, l.R, a.ld_dr, 1};
             outer_.prepare(crew, dr);
-            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.per_direction - 1].data(), more);
+            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].data(), more);
         }
     }
 
     // Whether those of b_ih and b_hh are asked for and are the same; `result`: a direction's.
     bool one_bias_gradient(const Result<F, S>* result) const {
-        return layer_.per_direction >= 4 && !is_gru(layer_.cell) && result[2] && result[3];
+        return layer_.biased && !is_gru(layer_.cell) && result[2] && result[3];
     }
 
-    void bias_gradient(Result<F, S>& result, Matrix<const F> dg, bool accumulate, const cpu::Crew& crew) {
-        // Whole vectors a part, so that the bits do not depend on the number of threads.
-        const int64_t blocks = (dg.columns + cpu::kPad - 1) / cpu::kPad;
-        crew.share(blocks, dg.rows * dg.columns >> 15, [&](int64_t c0, int64_t c1) {
-            const int64_t from = c0 * cpu::kPad, end = std::min(c1 * cpu::kPad, dg.columns);
-            if (!accumulate) std::fill(result.data() + from, result.data() + end, F(0));
-            k_.add_column_sums(dg.data + from, dg.row, dg.rows, end - from, result.data() + from);
-        });
+    // h and c of the step before (in walking order), for every row of the piece; gathered once.
+    Matrix<const F> h_before(int64_t d, Piece& piece, const cpu::Crew& crew) const {
+        return before(piece.h_before, dir_[d].h_before, piece, crew);
     }
-
-    // h of the step before (in walking order), for every row of the piece.
-    Matrix<const F> rows_before(int64_t d, Piece& piece, const cpu::Crew& crew) {
-        const Layer& l = layer_;
-        const cpu::BackwardArgs<F, S>& a = piece.args;
-        if (l.T == 1 && !l.begins) return {a.h0, l.B, l.R, l.R, 1};
-        if (piece.before) return *piece.before;
-        F* const all = dir_[d].h_before.data();
-        const S* h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : a.saved.states;
-        const int64_t ld = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
-        crew.split(piece.t1 - piece.t0, piece.rows * l.R >> 14, [&](int64_t from, int64_t end) {
-            for (int64_t t = piece.t0 + from; t < piece.t0 + end; ++t) {
-                const int64_t before = a.reverse ? t + 1 : t - 1;
-                const int64_t rows = l.seq.rows(t), kept = std::min(rows, l.seq.rows(before));
-                F* out = all + (l.seq.row(t) - piece.row) * l.R;
-                if (kept) k_.copy_in(h + l.seq.row(before) * ld, ld, kept, l.R, out, l.R);
-                for (int64_t b = kept; b < rows; ++b) std::copy_n(a.h0 + b * a.ld_h0, l.R, out + b * l.R);
-                const cpu::Marks anew = cpu::reset_before(a, t);
-                for (int64_t b = 0; b < anew.count; ++b)
-                    if (anew[b]) std::copy_n(a.reset.h + b * a.reset.ld_h, l.R, out + b * l.R);
-            }
-        });
-        return piece.before.emplace(Matrix<const F>{all, piece.rows, l.R, l.R, 1});
+    Matrix<const F> c_before(int64_t d, Piece& piece, const cpu::Crew& crew) const {
+        return before(piece.c_before, dir_[d].c_before, piece, crew);
+    }
+    Matrix<const F> before(std::optional<Matrix<const F>>& known, const StateBefore<F, S>& state, const Piece& piece,
+                           const cpu::Crew& crew) const {
+        if (!known) known = state.rows(crew, k_, layer_, piece.args, piece.t0, piece.t1);
+        return *known;
     }
 
     Tensor state_gradient(bool needed, int64_t width, Buffer<F> BackwardDirection<F, S>::* carried) {
@@ -293,7 +281,7 @@ class BackwardPass {
     std::optional<Tensor> y_, dy_;
     BackwardDirection<F, S> dir_[kMaxDirections];
     Result<F, S> dx_;
-    Result<F, S> dweights_[kMaxDirections * 5];
+    Result<F, S> dweights_[kMaxDirections * kMaxWeights];
     Buffer<F> products_;
 };
 

@@ -1,5 +1,6 @@
 // What a backward pass goes by, and what it has for each direction of the layer.
 #pragma once
+#include "cpu_before.h"
 #include "cpu_rebuild.h"
 #include "cpu_reset.h"
 
@@ -46,19 +47,20 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, h_before, unprojected;
-    Compute<F, S> h0;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells;
+    Compute<F, S> h0, w_ch;
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     Product<F, S> w_ih;
     std::optional<GateRebuild<F, S>> rebuild;
+    StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
     cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
 
     // `dy` and `saved`: contiguous.
     void prepare(const BackwardPlan<F, S>& plan, const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Layer& l,
                  int64_t d, const LayerArgs& in, const Gradients& grads, const std::optional<Tensor>& dy,
-                 const Tensor& saved) {
+                 const std::optional<Tensor>& y, const Tensor& saved) {
         cpu::BackwardArgs<F, S>& a = args;
         const DirectionWeights& w = l.weights[d];
         if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
@@ -81,6 +83,7 @@ struct BackwardDirection {
         reset = ResetState<F, S>(k, l, in, d);
         a.seq = l.seq;
         a.cell = l.cell;
+        a.variant = resolved(l.cell, l.variant);
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
@@ -102,6 +105,8 @@ struct BackwardDirection {
         a.reset = reset.args();
         a.dh_reset = dh_reset.data();
         a.dc_reset = dc_reset.data();
+        w_ch = peepholes(k, w);
+        a.w_ch = w_ch.data();
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
         if (is_gru(l.cell)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
@@ -109,10 +114,16 @@ struct BackwardDirection {
         a.dgx = dgx.data();
         a.dgh = is_gru(l.cell) ? dgh.data() : dgx.data();
         a.dr = dr.data();
-        const bool rebuilds = l.N > 0 && saved_gates_of(l.cell) && !a.saved.gates;
+        const bool rebuilds = l.N > 0 && saved_gates_of(l.cell, l.variant) && !a.saved.gates;
         if (rebuilds) rebuild.emplace(plan.by, pool, k, plan.tiles, l, w, plan.most_rows);
-        if (!plan.gates_only || rebuilds) h_before = Buffer<F>(plan.most_rows * l.R);
         if (!plan.gates_only && l.projected) unprojected = Buffer<F>(plan.most_rows * l.H);
+        if (plan.gates_only && !rebuilds) return;
+        const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
+        const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
+        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, plan.most_rows};
+        if (!l.variant.peephole) return;
+        c_before = {a.saved.states, a.saved.ld_states, l.H, a.c0, a.ld_c, a.reset.c, a.reset.ld_c, plan.most_rows};
+        cells = Buffer<F>(plan.most_rows * l.H);
     }
 
   private:

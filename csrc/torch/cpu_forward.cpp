@@ -17,6 +17,7 @@ template <class F, class S>
 struct ForwardDirection {
     Buffer<F> h[2], c, h_full, bias, gx;
     Compute<F, S> h0;
+    Compute<F, S> w_ch;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     Buffer<F> x_rows;
@@ -115,6 +116,7 @@ class ForwardPass {
 
         a.seq = l.seq;
         a.cell = l.cell;
+        a.variant = resolved(l.cell, l.variant);
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
@@ -122,6 +124,8 @@ class ForwardPass {
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);
+        to.w_ch = peepholes(k_, w);
+        a.w_ch = to.w_ch.data();
         a.h[1] = to.h[1].data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
@@ -194,8 +198,9 @@ class ForwardPass {
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
                                                          int64_t cell, int64_t save, bool split_f32,
-                                                         OptionalTensor reset, bool reset_initial) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
+                                                         OptionalTensor reset, bool reset_initial,
+                                                         OptionalNumbers variant) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),

@@ -16,20 +16,23 @@ class GateRebuild {
           of_h_(by, pool, k, tiles, *w.w_hh, true),
           bias_(bias_buffer(k, l, w)),
           hidden_(most * l.G * l.H),
-          gates_(most * saved_gates_of(l.cell) * l.H) {
+          w_ch_(peepholes(k, w)),
+          gates_(most * saved_gates_of(l.cell, l.variant) * l.H) {
         args_.cell = l.cell;
+        args_.variant = resolved(l.cell, l.variant);
         args_.H = l.H;
         args_.ld_gx = l.G * l.H;
         args_.bias = bias_.data();
         args_.bias_hn = bias_hn(l.cell, l.H, bias_);
-        args_.saved.ld_gates = saved_gates_of(l.cell) * l.H;
+        args_.w_ch = w_ch_.data();
+        args_.saved.ld_gates = saved_gates_of(l.cell, l.variant) * l.H;
         args_.saved.gates = gates_.data();
     }
 
-    // Of as many rows of the sequence from `first` on as x and h_before (h of the step before) have. gx [rows, G*H] is
-    // working memory. Writes into `saved` where the gates are: they stay there until the next call.
-    void operator()(const cpu::Crew& crew, int64_t first, Matrix<const F> x, Matrix<const F> h_before, F* gx,
-                    Saved<const S>& saved) {
+    // Of as many rows of the sequence from `first` on as x and h_before (h of the step before) have; with peepholes c_before
+    // too. gx [rows, G*H] is working memory. Writes into `saved` where the gates are: they stay there until the next call.
+    void operator()(const cpu::Crew& crew, int64_t first, Matrix<const F> x, Matrix<const F> h_before,
+                    Matrix<const F> c_before, F* gx, Saved<const S>& saved) {
         const int64_t rows = x.rows;
         of_x_(crew, x.data, x.row, rows, gx, args_.ld_gx, false);
         of_h_(crew, h_before.data, h_before.row, rows, hidden_.data(), args_.ld_gx, false);
@@ -37,6 +40,8 @@ class GateRebuild {
         cpu::ForwardArgs<F, S> args = args_;
         args.gx = gx;
         args.gx_row = args.saved.first = first;
+        args.c = const_cast<F*>(c_before.data);  // only read
+        args.ld_c = c_before.row;
         crew.split(rows, rows * args.H >> 13, [&](int64_t n0, int64_t n1) {
             k_.rebuild_rows(args, first + n0, first + n1, hidden_.data() + n0 * args.ld_gx);
         });
@@ -49,6 +54,7 @@ class GateRebuild {
     const cpu::Kernels<F, S>& k_;
     Product<F, S> of_x_, of_h_;
     Buffer<F> bias_, hidden_;
+    Compute<F, S> w_ch_;
     Buffer<S> gates_;
     cpu::ForwardArgs<F, S> args_{};
 };

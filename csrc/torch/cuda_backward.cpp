@@ -237,10 +237,10 @@ class BackwardCall {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs, bool,
-    OptionalTensor reset, bool reset_initial) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward", in);
-    refuse_reset("layer_backward", l);
+    refuse_options("layer_backward", l);
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward", l, grads);
     return by_dtype("layer_backward", l.type, [&]<class S>() {
@@ -250,15 +250,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(OptionalTensor dy, OptionalTensor dhn,
-                                                                        OptionalTensor dcn, Tensor x, Tensor h0,
-                                                                        OptionalTensor c0, std::vector<Tensor> weights,
-                                                                        Tensor y, Tensor saved,
-                                                                        OptionalTensor batch_sizes, int64_t cell, bool,
-                                                                        OptionalTensor reset, bool reset_initial) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial};
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
+    OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
+    std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool,
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward_gates", in);
-    refuse_reset("layer_backward_gates", l);
+    refuse_options("layer_backward_gates", l);
     const Gradients grads{dy, dhn, dcn, y, saved};
     check_gradients("layer_backward_gates", l, grads);
     return by_dtype("layer_backward_gates", l.type, [&]<class S>() {

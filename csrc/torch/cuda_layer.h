@@ -6,8 +6,9 @@
 
 namespace fused_rnn::cuda {
 
-inline void refuse_reset(const char* op, const Layer& l) {
+inline void refuse_options(const char* op, const Layer& l) {
     STD_TORCH_CHECK(!l.begins, op, ": reset has no CUDA kernels");
+    STD_TORCH_CHECK(l.variant.plain(), op, ": variants of cells have no CUDA kernels");
 }
 
 // One call of an op. Everything is queued on torch's current stream, nothing waits for the device.

@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fused_rnn {
 namespace {
@@ -12,27 +13,57 @@ const Tensor* checked(const char* op, const char* name, const Tensor& t, const T
     return &t;
 }
 
+Activation activation(const char* op, double number) {
+    STD_TORCH_CHECK(number >= 0 && number < static_cast<double>(Activation::kCount) && number == std::floor(number), op,
+                    ": variant holds no activation ", number);
+    return static_cast<Activation>(static_cast<int>(number));
+}
+
 }  // namespace
 
+Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbers) {
+    Variant v{};
+    if (!numbers) return v;
+    const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
+    constexpr size_t kKnown = 4;
+    for (size_t k = kKnown; k < numbers->size(); ++k)
+        STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
+    v.gate = activation(op, at(0));
+    v.state = activation(op, at(1));
+    v.peephole = at(2) != 0;
+    v.coupled = at(3) != 0;
+    STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
+    STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
+    return v;
+}
+
 Layer::Layer(const char* op, const LayerArgs& a)
-    : cell(a.cell), packed(a.batch_sizes.has_value()), x(a.x), reset_initial(a.reset_initial) {
+    : cell(a.cell),
+      variant(parse_variant(op, a.cell, a.variant)),
+      packed(a.batch_sizes.has_value()),
+      x(a.x),
+      reset_initial(a.reset_initial) {
     STD_TORCH_CHECK(cell >= 0 && cell < kCellCount, op, ": unknown cell ", cell);
     type = x.scalar_type();
     check_same(op, "h0", a.h0, x);
     STD_TORCH_CHECK(x.dim() == (packed ? 2 : 3), op, ": x must be [T,B,I] or, with batch_sizes, [N,I], got ",
                     shape_text(x));
     STD_TORCH_CHECK(a.h0.dim() == 3, op, ": h0 must be [D,B,R], got ", shape_text(a.h0));
-    G = gates_of(cell);
+    G = gates_of(cell, variant);
     D = a.h0.size(0);
     B = a.h0.size(1);
     R = a.h0.size(2);
     STD_TORCH_CHECK(D == 1 || D == 2, op, ": h0 must have 1 or 2 directions, got ", D);
     const int64_t count = static_cast<int64_t>(a.weights.size());
     per_direction = count / D;
-    STD_TORCH_CHECK(per_direction * D == count && per_direction >= 2 && per_direction <= 5, op,
-                    ": weights must hold 2 to 5 tensors for each direction, got ", count, " for ", D);
-    const bool biased = per_direction >= 4;
-    projected = per_direction % 2 == 1;
+    const int64_t own = variant.peephole;
+    const int64_t base = per_direction - own;
+    STD_TORCH_CHECK(per_direction * D == count && base >= 2 && base <= 5, op, ": weights must hold ", 2 + own, " to ",
+                    5 + own, " tensors for each direction, got ", count, " for ", D);
+    biased = base >= 4;
+    projected = base % 2 == 1;
+    at_w_hr = base - 1;
+    at_w_ch = base;
     STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
 
     I = x.size(packed ? 1 : 2);
@@ -48,7 +79,8 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.b_ih = checked(op, "b_ih", w[2], x, {G * H});
             to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
-        if (projected) to.w_hr = checked(op, "w_hr", w[per_direction - 1], x, {R, H});
+        if (projected) to.w_hr = checked(op, "w_hr", w[at_w_hr], x, {R, H});
+        if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {(G - 1) * H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");
@@ -128,7 +160,7 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g) {
     check("dhn", g.dhn, {l.D, l.B, l.R});
     if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
     const bool states_only = g.saved.dim() == 3 && g.saved.size(2) == l.H;
-    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll) * l.H});
+    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll, l.variant) * l.H});
 }
 
 }  // namespace fused_rnn

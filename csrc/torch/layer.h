@@ -6,6 +6,8 @@
 
 namespace fused_rnn {
 
+constexpr int64_t kMaxWeights = 6;  // of one direction
+
 struct LayerArgs {
     const Tensor& x;
     const Tensor& h0;
@@ -15,19 +17,26 @@ struct LayerArgs {
     int64_t cell;
     const OptionalTensor& reset;
     bool reset_initial;
+    const OptionalNumbers& variant;
 };
+
+// What the numbers of the op's `variant` say (docs/design.md).
+Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbers);
 
 // Weights of one direction; null where the layer has none.
 struct DirectionWeights {
-    const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
+    const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr, *w_ch = nullptr;
 };
 
 struct Layer {
     Layer(const char* op, const LayerArgs& args);
 
     int64_t cell, G, T, B, I, H, R, D, N;
+    Variant variant;
     bool projected, packed;
     int64_t per_direction;  // tensors in `weights` for each direction
+    bool biased;
+    int64_t at_w_hr, at_w_ch;  // among them
     ScalarType type;
     Sequence seq;
     Tensor x;  // last dimension contiguous
@@ -72,7 +81,7 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g);
 template <class Empty>
 Tensor saved_tensor(const char* op, const Layer& l, int64_t save, const Empty& empty) {
     STD_TORCH_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
-    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save) * l.H});
+    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H});
 }
 
 // Direction d of it. S is the storage type, const to read.

@@ -63,9 +63,9 @@ py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D,
 const void* readable(intptr_t address) { return reinterpret_cast<const void*>(address); }
 void* writable(intptr_t address) { return reinterpret_cast<void*>(address); }
 
-// A layer is I, H, R and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr.
-std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, int64_t batch_size,
-                               const std::vector<std::array<int64_t, 8>>& layers) {
+// A layer is I, H, R and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr, w_ch.
+std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, const std::vector<double>& variant,
+                               int64_t batch_size, const std::vector<std::array<int64_t, 9>>& layers) {
     using torch::headeronly::ScalarType;
     const ScalarType type = dtype == "float32"    ? ScalarType::Float
                             : dtype == "float64"  ? ScalarType::Double
@@ -73,9 +73,9 @@ std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, int64_t b
                                                   : ScalarType::Half;
     std::vector<StreamLayer> list;
     for (const auto& l : layers)
-        list.push_back(
-            {l[0], l[1], l[2], readable(l[3]), readable(l[4]), readable(l[5]), readable(l[6]), readable(l[7])});
-    return make_stream(type, cell, batch_size, list);
+        list.push_back({l[0], l[1], l[2], readable(l[3]), readable(l[4]), readable(l[5]), readable(l[6]),
+                        readable(l[7]), readable(l[8])});
+    return make_stream(type, cell, variant, batch_size, list);
 }
 
 }  // namespace
@@ -109,7 +109,8 @@ PYBIND11_MODULE(_C, m) {
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Stream>(m, "Stream", "What streaming.py is made of. It trusts every address and size.")
-        .def(py::init(&stream), py::arg("dtype"), py::arg("cell"), py::arg("batch_size"), py::arg("layers"))
+        .def(py::init(&stream), py::arg("dtype"), py::arg("cell"), py::arg("variant"), py::arg("batch_size"),
+             py::arg("layers"))
         .def(
             "run", [](Stream& s, intptr_t x, int64_t steps, intptr_t y) { s.run(readable(x), steps, writable(y)); },
             Unlocked(), py::arg("x"), py::arg("steps"), py::arg("y"))

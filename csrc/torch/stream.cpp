@@ -15,25 +15,31 @@ template <class F, class S>
 struct PackedLayer {
     int64_t I, H, R;
     bool projected;
-    Buffer<F> bias;
+    Buffer<F> bias, w_ch;
     Packed<F, S> ih, hh, hr;
 };
 
 // What streams on the same weights share.
 template <class F, class S>
 struct Stack {
-    Stack(int64_t cell, const std::vector<StreamLayer>& from) : cell(cell), k(cpu::kernels<F, S>()) {
+    Stack(int64_t cell, Variant variant, const std::vector<StreamLayer>& from)
+        : cell(cell), variant(variant), k(cpu::kernels<F, S>()) {
         if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
-        const int64_t G = gates_of(cell);
+        const int64_t G = gates_of(cell, variant);
         const auto packed = [&](const void* w, int64_t rows, int64_t columns, int64_t gates) {
             const Matrix<const S> matrix{static_cast<const S*>(w), rows, columns, columns, 1};
             return Packed<F, S>(pool, k, tiles, matrix.tensor(), gates, true);
         };
         for (const StreamLayer& l : from) {
             PackedLayer<F, S>& to =
-                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}});
-            to.bias = bias_buffer(k, cell, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}, {}});
+            to.bias = bias_buffer(k, cell, G, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+            if (l.w_ch) {
+                const int64_t count = (G - 1) * l.H;
+                to.w_ch = Buffer<F>(count);
+                k.copy_in(static_cast<const S*>(l.w_ch), count, 1, count, to.w_ch.data(), count);
+            }
             to.ih = packed(l.w_ih, G * l.H, l.I, 1);
             to.hh = packed(l.w_hh, G * l.H, l.R, G);
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
@@ -41,6 +47,7 @@ struct Stack {
     }
 
     const int64_t cell;
+    const Variant variant;
     const cpu::Kernels<F, S>& k;
     const cpu::TileKernels<F, S>* tiles = nullptr;
     std::vector<PackedLayer<F, S>> layers;
@@ -128,12 +135,14 @@ class StreamOf final : public Stream {
         if (l.projected) s.h_full = zeros(l.H);
         s.hn = Buffer<F>(B_ * l.R);  // written by the loop; h is read from the state itself
         a.cell = stack_->cell;
+        a.variant = resolved(stack_->cell, stack_->variant);
         a.H = l.H;
         a.R = l.R;
         a.projected = l.projected;
-        a.ld_gx = cpu::padded(gates_of(stack_->cell) * l.H);
+        a.ld_gx = cpu::padded(gates_of(stack_->cell, stack_->variant) * l.H);
         a.bias = l.bias.data();
         a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
+        a.w_ch = l.w_ch.data();
         a.ld_h = cpu::padded(l.R);
         a.c = s.c.data();
         a.ld_c = cpu::padded(l.H);
@@ -152,7 +161,7 @@ class StreamOf final : public Stream {
         const int64_t rows = steps * B_;
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
-        const Sizes sizes{1, B_, gates_of(stack_->cell), l.H, l.R, l.projected};
+        const Sizes sizes{1, B_, gates_of(stack_->cell, stack_->variant), l.H, l.R, l.projected};
         cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
         size.weight_bytes += l.ih.bytes() / steps;  // W_ih goes by once
         grow(s.gx, rows * a.ld_gx);
@@ -204,9 +213,11 @@ class StreamOf final : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Stream> make_stream(ScalarType type, int64_t cell, int64_t B, const std::vector<StreamLayer>& layers) {
+std::unique_ptr<Stream> make_stream(ScalarType type, int64_t cell, const std::vector<double>& variant, int64_t B,
+                                    const std::vector<StreamLayer>& layers) {
+    const Variant parsed = parse_variant("Stream", cell, variant);
     return cpu_by_dtype("Stream", type, [&]<class F, class S>() -> std::unique_ptr<Stream> {
-        return std::make_unique<StreamOf<F, S>>(std::make_shared<const Stack<F, S>>(cell, layers), B);
+        return std::make_unique<StreamOf<F, S>>(std::make_shared<const Stack<F, S>>(cell, parsed, layers), B);
     });
 }
 

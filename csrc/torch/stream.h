@@ -11,10 +11,11 @@
 
 namespace fused_rnn {
 
-// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null; contiguous, storage type.
+// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [(G-1)*H] or null;
+// contiguous, storage type.
 struct StreamLayer {
     int64_t I, H, R;
-    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;
 };
 
 class Stream {
@@ -36,7 +37,9 @@ class Stream {
 };
 
 // Packs copies of the weights for the instruction set in force; the pointers are not kept.
-FUSED_RNN_EXPORT std::unique_ptr<Stream> make_stream(torch::headeronly::ScalarType type, int64_t cell, int64_t B,
+// `variant` as the ops' argument.
+FUSED_RNN_EXPORT std::unique_ptr<Stream> make_stream(torch::headeronly::ScalarType type, int64_t cell,
+                                                     const std::vector<double>& variant, int64_t B,
                                                      const std::vector<StreamLayer>& layers);
 
 }  // namespace fused_rnn

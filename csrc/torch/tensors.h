@@ -11,12 +11,14 @@
 #include <vector>
 
 #include "../core/saved.h"
+#include "../core/variant.h"
 
 namespace fused_rnn {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalNumbers = std::optional<std::vector<double>>;
 
 inline int32_t dtype_code(ScalarType type) {
     return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));

@@ -1,0 +1,45 @@
+// What a cell does otherwise than torch's. Plain data, as in sequence.h; docs/variants.md has the equations.
+#pragma once
+#include "sequence.h"
+
+namespace fused_rnn {
+
+// Numbers are part of the op contract (docs/design.md).
+enum class Activation : uint8_t {
+    kOwn = 0,  // what torch's cell has there
+    kSigmoid = 1,
+    kHardSigmoid = 2,
+    kTanh = 3,
+    kHardTanh = 4,
+    kRelu = 5,
+    kSoftsign = 6,
+    kIdentity = 7,
+    kCount = 8,
+};
+
+struct Variant {
+    Activation gate;   // of i, f, o; r, z
+    Activation state;  // of g and c; n; an RNN's h
+    bool peephole;     // LSTM: i and f look at c, o at the new c
+    bool coupled;      // LSTM: i = 1 - f, and nothing else is of i
+
+    // Whether it is torch's cell, which has kernels of its own.
+    constexpr bool plain() const {
+        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled;
+    }
+};
+
+constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }
+
+// The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
+constexpr Variant resolved(int64_t cell, Variant v) {
+    const bool linear = cell == kLstmLinear || cell == kGruLinear || cell == kRnnLinear;
+    if (v.plain() && !linear) return v;
+    if (v.gate == Activation::kOwn) v.gate = linear ? Activation::kIdentity : Activation::kSigmoid;
+    if (v.state == Activation::kOwn) {
+        v.state = linear ? Activation::kIdentity : cell == kRnnRelu ? Activation::kRelu : Activation::kTanh;
+    }
+    return v;
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,61 @@
+"""Variants of the cells by the names that users give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import checks
+from .network import RNN_RELU, RNN_TANH
+from .reference import Activation, Variant
+
+__all__ = ["describe", "of_nonlinearity", "variant"]
+
+_ACTIVATIONS = {kind.name.lower(): kind for kind in Activation if kind is not Activation.OWN}
+_NAMES: dict[int, str] = {kind: name for name, kind in _ACTIVATIONS.items()}
+
+
+def _activation(argument: str, given: str, own: Activation) -> Activation:
+    if given not in _ACTIVATIONS:
+        raise checks.activation(argument, _ACTIVATIONS, given)
+    kind = _ACTIVATIONS[given]
+    return Activation.OWN if kind is own else kind
+
+
+def variant(
+    gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False, coupled_gates: bool = False
+) -> Variant | None:
+    """Of an LSTM or, with the first two, a GRU; None for torch's own.
+
+    Raises:
+        ValueError: for a name that no activation has.
+    """
+    made = Variant(
+        _activation("gate_activation", gate_activation, Activation.SIGMOID),
+        _activation("activation", activation, Activation.TANH),
+        peephole,
+        coupled_gates,
+    )
+    return made if any(made) else None
+
+
+def of_nonlinearity(name: str) -> tuple[int, Variant | None]:
+    """The cell of an RNN with this activation, and its variant where torch has none of the kind.
+
+    Raises:
+        ValueError: for a name that no activation has.
+    """
+    if name not in _ACTIVATIONS:
+        raise checks.nonlinearity(_ACTIVATIONS, name)
+    if name == "relu":
+        return RNN_RELU, None
+    return RNN_TANH, None if name == "tanh" else Variant(state=_ACTIVATIONS[name])
+
+
+def describe(variant: Variant | None) -> dict[str, Any]:
+    """The arguments that :func:`variant` was given, those that are not the default."""
+    if variant is None:
+        return {}
+    every = {"gate_activation": variant.gate, "activation": variant.state}
+    named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
+    flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled}
+    return named | {name: True for name, flag in flags.items() if flag}

@@ -1,0 +1,307 @@
+"""Variants of the cells as modules: all options together, copies, transforms of programs, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from episodes import random_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pairs import agree, distance, flat, largest_of, run
+from test_differential import FAST, HALVES, SIZES, layouts
+from torch import nn
+from torch.func import functional_call
+from torch.fx import symbolic_trace
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+from fused_rnn import network, variants
+
+pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
+
+NAMES = ["sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "tanh", "relu", "identity"]
+SMOOTH = ["sigmoid", "tanh", "softsign", "identity"]
+T, B, I, H = 9, 4, 3, 6
+
+
+class ByReference(nn.Module):
+    """A module of ours, computed by the reference."""
+
+    def __init__(self, module: nn.Module, options: dict) -> None:
+        super().__init__()
+        self.module, self.options = module, options
+
+    def forward(self, input, hx=None):
+        kernels, network.has_kernels = network.has_kernels, lambda *_: False
+        try:
+            return self.module(input, hx, **self.options)
+        finally:
+            network.has_kernels = kernels
+
+
+class ByKernels(ByReference):
+    def forward(self, input, hx=None):
+        return self.module(input, hx, **self.options)
+
+
+@st.composite
+def networks(draw):
+    """All options together: (by reference, ours, input, hx, seed)."""
+    kind, dtype = draw(st.sampled_from(["LSTM", "GRU", "RNN"])), draw(st.sampled_from([torch.float64] * 2 + HALVES))
+    features, hidden, layers = draw(SIZES), draw(SIZES), draw(st.integers(1, 2))
+    names = st.sampled_from(SMOOTH if dtype in HALVES else NAMES)
+    options = {
+        "num_layers": layers,
+        "bias": draw(st.booleans()),
+        "batch_first": draw(st.booleans()),
+        "dropout": draw(st.sampled_from([0.0, 0.5])) if layers > 1 else 0.0,
+        "bidirectional": draw(st.booleans()),
+        "recompute": draw(st.booleans()),
+        "dtype": dtype,
+    }
+    if kind == "RNN":
+        options["nonlinearity"] = draw(names)
+    else:
+        # Gates without a bound make a state grow as a power of a power.
+        gates = SMOOTH[:3] if dtype in HALVES else NAMES[:4]
+        options |= {"gate_activation": draw(st.sampled_from(gates)), "activation": draw(names)}
+    if kind == "LSTM" and hidden > 1:
+        options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
+    if kind == "LSTM":
+        options |= {"peephole": draw(st.booleans()), "coupled_gates": draw(st.booleans())}
+    torch.manual_seed(draw(st.integers(0, 99)))
+    module = getattr(fused_rnn, kind)(features, hidden, **options)
+    for parameter in module.parameters():
+        parameter.requires_grad_(draw(st.booleans()))
+    steps, batch = draw(st.integers(1, 7)), draw(st.integers(1, 5))
+    form = draw(st.sampled_from(["padded", "unbatched", "packed"]))
+    rows = [batch, steps] if options["batch_first"] and form == "padded" else [steps, batch]
+    shape = [steps, features] if form == "unbatched" else [*rows, features]
+    input = layouts(draw, *shape, dtype=dtype, requires_grad=draw(st.booleans()))
+    if form == "packed":
+        lengths = draw(st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
+        input = pack_padded_sequence(input, lengths, enforce_sorted=False)
+        input = input._replace(data=input.data.detach().requires_grad_(draw(st.booleans())))
+    reset = {"reset": random_mask(input), "reset_to": draw(st.sampled_from(["zero", "initial"]))}
+    given = reset if draw(st.booleans()) else {}
+    slots = [layers * (1 + options["bidirectional"]), *([] if form == "unbatched" else [batch])]
+    sizes = [options.get("proj_size") or hidden, *([hidden] if kind == "LSTM" else [])]
+    hx = tuple(layouts(draw, *slots, size, dtype=dtype, requires_grad=draw(st.booleans())) for size in sizes)
+    hx = None if draw(st.booleans()) else hx if kind == "LSTM" else hx[0]
+    return ByReference(copy.deepcopy(module), given), ByKernels(module, given), input, hx, draw(st.integers(0, 99))
+
+
+@settings(max_examples=200, **FAST)
+@given(networks())
+def test_networks_agree(case):
+    agree(*case)
+
+
+MODULES = {
+    "hard LSTM": lambda **o: fused_rnn.LSTM(
+        I, H, 2, gate_activation="hard_sigmoid", activation="hard_tanh", proj_size=2, **o
+    ),
+    "peephole LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, bidirectional=False, **o),
+    "coupled LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, coupled_gates=True, activation="relu", **o),
+    "softsign GRU": lambda **o: fused_rnn.GRU(I, H, 2, activation="softsign", **o),
+    "hard RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="hard_tanh", **o),
+}
+
+
+def state_of(module: nn.Module, *shape: int):
+    """A random state."""
+    h = torch.randn(*shape, getattr(module, "proj_size", 0) or H)
+    return (h, torch.randn(*shape, H)) if module.mode == "LSTM" else h
+
+
+@pytest.mark.parametrize("name", MODULES)
+class TestModules:
+    def test_copies(self, name):
+        module = MODULES[name](recompute=True)
+        x = torch.randn(T, B, I)
+        want = run(module, x, None)
+        file = io.BytesIO()
+        torch.save(module, file)
+        file.seek(0)
+        other = MODULES[name]()
+        other.load_state_dict(module.state_dict())
+        copies = (
+            copy.deepcopy(module),
+            pickle.loads(pickle.dumps(module)),
+            torch.load(file, weights_only=False),
+            other,
+        )
+        for again in copies:
+            torch.testing.assert_close(run(again, x, None), want)
+        assert [repr(again) == repr(module) for again in copies] == [True, True, True, False]
+
+    def test_repr_makes_the_module(self, name):
+        module = MODULES[name]()
+        text = repr(module).replace(", ", ",")
+        assert repr(eval(f"fused_rnn.{text}")) == repr(module)
+
+    def test_functional_call(self, name):
+        module, other = MODULES[name](), MODULES[name]()
+        x = torch.randn(T, B, I)
+        got = functional_call(module, dict(other.named_parameters()), x)
+        assert all(torch.equal(a, b) for a, b in zip(flat(got), flat(other(x)), strict=True))
+
+    def test_functions(self, name):
+        module = MODULES[name]()
+        x = torch.randn(T, B, I)
+        options = variants.describe(module.variant) if module.mode in ("LSTM", "GRU") else {"nonlinearity": "hard_tanh"}
+        function = getattr(fused_rnn.functional, type(module).__name__.lower())
+        hx = state_of(module, 2, B)
+        got = function(x, hx, list(module.parameters()), num_layers=2, **options)
+        assert all(torch.equal(a, b) for a, b in zip(flat(got), flat(module(x, hx)), strict=True))
+
+    def test_stream(self, name):
+        for dtype in (torch.float64, torch.bfloat16):
+            module = MODULES[name](dtype=dtype)
+            x = torch.randn(T, B, I, dtype=dtype)
+            stream = fused_rnn.Stream(module, B)
+            got = torch.cat([stream(part) for part in x.split([1, 5, 3])])
+            with torch.no_grad():
+                y, state = module(x)
+            tolerance = 1e-13 if dtype == torch.float64 else 0.02
+            torch.testing.assert_close(got, y, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(flat(stream.state), flat(state), rtol=tolerance, atol=tolerance)
+
+    def test_exported(self, name):
+        module = MODULES[name]().eval()
+        sizes = {0: torch.export.Dim("T", min=2, max=100), 1: torch.export.Dim("B", min=2, max=100)}
+        program = torch.export.export(module, (torch.randn(T, B, I),), dynamic_shapes={"input": sizes})
+        x = torch.randn(T + 3, B + 1, I)
+        torch.testing.assert_close(program.module()(x), module(x))
+
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    def test_traces(self, name):
+        """A trace that may be trained records the reference; a symbolic one, the module."""
+        module = MODULES[name]()
+        x = torch.randn(T, B, I)
+        traced = torch.jit.trace(module, x, check_trace=False)
+        weights = list(module.parameters())
+        got, want = (torch.autograd.grad(f(x)[0].sum(), weights) for f in (traced, module))
+        torch.testing.assert_close(got, want)
+        graph = symbolic_trace(nn.Sequential(module))
+        assert torch.equal(graph(x)[0], module(x)[0])
+
+    def test_autocast(self, name):
+        module = MODULES[name]()
+        x = torch.randn(T, B, I)
+        exact = copy.deepcopy(module).double()(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = module(x)
+        for a, b in zip(flat(got), flat(exact), strict=True):
+            assert a.dtype == torch.bfloat16 or module.mode == "GRU"
+            assert distance(a, b) <= 0.05 * largest_of([b])
+
+    def test_stays_ours(self, name):
+        """What torch.nn does not have is not made one of its modules."""
+        model = nn.Sequential(MODULES[name](), fused_rnn.GRU(2, 2))
+        report = fused_rnn.convert(model, to="torch")
+        assert [len(report.swapped), len(report.left)] == [1, 1]
+        assert "is a variant that torch.nn does not have" in report.left[0].reason
+        assert [type(module).__module__ for module in model] == ["fused_rnn.modules", "torch.nn.modules.rnn"]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_compiled(packed):
+    module = MODULES["hard LSTM"](dtype=torch.float64)
+    torch._dynamo.reset()
+
+    def loss(x, mask):
+        y, state = module(x, reset=mask)
+        return sum(t.sin().sum() for t in flat((y.data if packed else y, state)))
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for lengths in ([9, 7, 7, 2], [11, 5, 4, 4, 3]):
+            x = torch.randn(lengths[0], len(lengths), I, dtype=torch.float64)
+            x = pack_padded_sequence(x, lengths) if packed else x
+            mask = random_mask(x)
+            weights = list(module.parameters())
+            got, want = (torch.autograd.grad(f(x, mask), weights) for f in (compiled, loss))
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("proj_size", [0, 2])
+def test_parameters(bias, proj_size):
+    """Their names, order and shapes: what variants add or leave out, layer by layer."""
+    options = {"bias": bias, "proj_size": proj_size, "bidirectional": True, "num_layers": 2}
+    for coupled, gates in ((False, 4), (True, 3)):
+        net = fused_rnn.LSTM(I, H, peephole=True, coupled_gates=coupled, **options)
+        names, expected = list(net.state_dict()), []
+        for own, theirs in zip(net.all_weights, nn.LSTM(I, H, **options).all_weights, strict=True):
+            assert [tuple(w.shape) for w in own[:-1]] == [
+                (len(w) * gates // 4 if len(w) == 4 * H else len(w), *w.shape[1:]) for w in theirs
+            ]
+            assert own[-1].shape == ((gates - 1) * H,)
+            assert own[-1].abs().max() <= H**-0.5
+        for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
+            expected += [f"weight_ih_{suffix}", f"weight_hh_{suffix}"]
+            expected += [f"bias_ih_{suffix}", f"bias_hh_{suffix}"] * bias
+            expected += [f"weight_hr_{suffix}"] * bool(proj_size) + [f"weight_ch_{suffix}"]
+        assert names == expected == net._flat_weights_names
+        assert all(a is b for a, b in zip(net.parameters(), net._flat_weights, strict=True))
+
+
+def test_initialisation():
+    """Gates keep their letters where there are three of them."""
+    net = fused_rnn.init.forget_bias_(fused_rnn.LSTM(I, H, coupled_gates=True), 2.0)
+    assert (net.bias_ih_l0[:H] == 2).all()
+    assert (net.bias_ih_l0[H:] != 2).all()
+    fused_rnn.init.chrono_(net, max_steps=100)
+    assert (net.bias_ih_l0[:H] > 0).all()
+    fused_rnn.init.orthogonal_(net)
+    with pytest.raises(TypeError, match="LSTM has no such gate"):
+        fused_rnn.init.identity_(net)
+
+
+def test_plain_modules_are_as_they_were():
+    for kind in ("LSTM", "GRU", "RNN"):
+        plain, theirs = getattr(fused_rnn, kind)(I, H), getattr(nn, kind)(I, H)
+        assert vars(plain).keys() == vars(theirs).keys()
+        assert repr(plain) == repr(theirs)
+        assert plain.variant is None
+    named = fused_rnn.LSTM(I, H, gate_activation="sigmoid", activation="tanh")
+    assert named.variant is None
+    assert vars(named).keys() == vars(nn.LSTM(I, H)).keys()
+
+
+@pytest.mark.parametrize(
+    ("make_it", "text"),
+    [
+        (lambda: fused_rnn.LSTM(I, H, gate_activation="hard"), "gate_activation must be one of 'sigmoid', 'hard_sigm"),
+        (lambda: fused_rnn.GRU(I, H, activation="own"), "activation must be one of 'sigmoid', .*, got 'own'"),
+        (lambda: fused_rnn.RNN(I, H, nonlinearity="hard"), r"Unknown nonlinearity 'hard'. Select from 'sigmoid', "),
+        (
+            lambda: fused_rnn.functional.rnn(torch.zeros(1, 1, 1), None, [torch.zeros(1, 1)] * 2, nonlinearity="x"),
+            "Unk",
+        ),
+    ],
+)
+def test_names_that_nothing_has(make_it, text):
+    with pytest.raises(ValueError, match=text):
+        make_it()
+
+
+def test_rnns_have_no_gates():
+    with pytest.raises(TypeError, match="gate_activation"):
+        fused_rnn.RNN(I, H, gate_activation="sigmoid")
+
+
+def test_complex():
+    """Where neither we nor torch have kernels, the reference runs, as far as the activation is defined."""
+    module = fused_rnn.GRU(I, H, activation="identity", dtype=torch.complex128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y, _ = module(torch.randn(T, B, I, dtype=torch.complex128))
+    assert y.isfinite().all()
