@@ -106,6 +106,10 @@ def activation(argument: str, known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {given!r}")
 
 
+def not_a_bool(argument: str, given: Any) -> TypeError:
+    return TypeError(f"{argument} should be of type bool, got: {type(given).__name__}")
+
+
 def nonlinearity(known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 

@@ -262,7 +262,9 @@ def _by_reference(
     variant: Variant | None,
 ) -> tuple[Tensor, Tensor, Maybe]:
     """``autograd.layer`` for what has no kernels and, for its reset or variant, no function of torch's."""
-    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant)
+    return reference.layer(
+        x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial, variant=variant
+    )
 
 
 def _stack(

@@ -28,7 +28,11 @@ def variant(
 
     Raises:
         ValueError: for a name that no activation has.
+        TypeError: for an option that is no bool.
     """
+    for name, flag in (("peephole", peephole), ("coupled_gates", coupled_gates)):
+        if not isinstance(flag, bool):
+            raise checks.not_a_bool(name, flag)
     made = Variant(
         _activation("gate_activation", gate_activation, Activation.SIGMOID),
         _activation("activation", activation, Activation.TANH),

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fused_rnn import ops
 from fused_rnn.ops import Save
-from fused_rnn.reference import Cell
+from fused_rnn.reference import Activation, Cell, Variant
 
 CASES = [
     Case(Cell.LSTM, D=2),
@@ -80,6 +80,26 @@ def test_opcheck_with_a_reset(packed):
 def test_kernels_of_cuda_refuse_a_reset():
     with pytest.raises(RuntimeError, match="layer_forward: reset has no CUDA kernels"):
         forward(make(Case(Cell.GRU, reset="zero")))
+
+
+@pytest.mark.cpu_only("variants have no CUDA kernels")
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_opcheck_with_a_variant(coupled, packed):
+    variant = Variant(Activation.SOFTSIGN, peephole=True, coupled=coupled)
+    problem = make(Case(Cell.LSTM, P=4, D=2, packed=packed, variant=variant))
+    option = {"variant": list(map(float, variant))}
+    needs = (1 << (3 + len(problem.weights))) - 1
+    opcheck(torch.ops.fused_rnn.layer_forward.default, _forward_args(problem), option, test_utils=UTILS)
+    for args in (_backward_args(problem), _backward_args(problem, Save.STATES)):
+        opcheck(torch.ops.fused_rnn.layer_backward.default, (*args, needs), option, test_utils=UTILS)
+        opcheck(torch.ops.fused_rnn.layer_backward_gates.default, args, option, test_utils=UTILS)
+
+
+@pytest.mark.skipif(not cuda_kernels(), reason="the CPU's kernels know variants")
+def test_kernels_of_cuda_refuse_a_variant():
+    with pytest.raises(RuntimeError, match="layer_forward: variants of cells have no CUDA kernels"):
+        forward(make(Case(Cell.GRU, variant=Variant(Activation.SOFTSIGN))))
 
 
 def _strided(tensor):

@@ -293,9 +293,18 @@ def test_names_that_nothing_has(make_it, text):
         make_it()
 
 
-def test_rnns_have_no_gates():
+def test_options_that_mean_nothing():
     with pytest.raises(TypeError, match="gate_activation"):
         fused_rnn.RNN(I, H, gate_activation="sigmoid")
+    for cell in (fused_rnn.GRU, fused_rnn.RNN):
+        for option in ("peephole", "coupled_gates"):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+                cell(I, H, **{option: True})
+            with pytest.raises(TypeError, match=f"{option} should be of type bool, got: int"):
+                fused_rnn.LSTM(I, H, **{option: 1})
+    x, w = torch.zeros(1, 1, 2), [torch.zeros(8, 2)] * 2
+    with pytest.raises(ValueError, match=r"params must hold 3 to 6 tensors \(.*w_hr, then w_ch\) for each of 1 layers"):
+        fused_rnn.functional.lstm(x, None, w, peephole=True)
 
 
 def test_complex():

@@ -19,14 +19,16 @@ def device():
         yield torch.device("cuda")
 
 
-def run(name, device, dtype=torch.float32, layers=1, reset=None):
+def run(name, device, dtype=torch.float32, layers=1, **options):
     """Outputs for an input that is not there, without a thought for values."""
     gates = CELLS[name]
     params = []
     for features in [3, 4][:layers]:
         params += [torch.empty(gates * 4, columns, device=device, dtype=dtype) for columns in (features, 4)]
     x = torch.empty(5, 2, 3, device=device, dtype=dtype)
-    y, state = getattr(functional, name)(x, None, params, num_layers=layers, reset=reset)
+    y, state = getattr(functional, "rnn" if "nonlinearity" in options else name)(
+        x, None, params, num_layers=layers, **options
+    )
     return [y, *state] if isinstance(state, tuple) else [y, state]
 
 
@@ -45,9 +47,10 @@ def test_one_warning_where_there_are_no_kernels(name, device, monkeypatch):
     assert len(ran) == 2
 
 
+@pytest.mark.parametrize("option", ["reset", "variant"])
 @pytest.mark.parametrize("without", ["", "nobody built them"])
 @pytest.mark.parametrize("name", CELLS)
-def test_one_warning_where_there_is_a_reset(name, without, device, monkeypatch):
+def test_one_warning_where_there_is_a_reset_or_a_variant(name, without, option, device, monkeypatch):
     """It has no kernels, and torch's own functions do not know it: no op and none of them runs."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", without)
     monkeypatch.setattr(fallback, "_warned", set())
@@ -55,19 +58,24 @@ def test_one_warning_where_there_is_a_reset(name, without, device, monkeypatch):
     monkeypatch.setattr(ops, "layer_forward", None)
     ran = []
 
-    def layer(x, h0, c0, *args, reset, reset_initial):
-        ran.append(reset)
+    def layer(x, h0, c0, *args, **options):
+        ran.append(options)
         return x.new_empty(5, 2, 4), h0, c0
 
     monkeypatch.setattr(reference, "layer", layer)
     reset = torch.empty(5, 2, dtype=torch.bool, device=device)
-    with pytest.warns(UserWarning, match="CUDA tensors with a reset go through plain torch, step by step") as caught:
-        run(name, device, layers=2, reset=reset)
+    given, text = {"reset": reset}, "with a reset"
+    if option == "variant":
+        given = {"nonlinearity" if name == "rnn_tanh" else "activation": "softsign"}
+        text = "of a cell that is not torch's"
+    with pytest.warns(UserWarning, match=f"CUDA tensors {text} go through plain torch, step by step") as caught:
+        run(name, device, layers=2, **given)
     assert len(caught) == 1
-    assert [mask is reset for mask in ran] == [True, True]
+    assert len(ran) == 2
+    assert all(options[option] is reset if option == "reset" else options[option].state for options in ran)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(name, device, reset=reset)
+        run(name, device, **given)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -3,10 +3,11 @@
 // namespace of each instruction set, so that no two of them share a symbol; hence no include guard
 // beyond what that namespace needs, and no std here.
 //
-// Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times the derivative, taken from
-// the outputs s and t, where a ReLU chooses instead.
-// Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017 (coupled gates), Cho et al. 2014 with the reset gate after
-// the product as torch and cuDNN have it (GRU), Elman 1990 (RNN), Sak et al. 2014 (projection).
+// Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times their derivatives, taken
+// from the outputs s and t, where a ReLU chooses instead.
+// Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017
+// (coupled gates), Cho et al. 2014 with the reset gate after the product as torch and cuDNN have it (GRU), Elman 1990
+// (RNN), Sak et al. 2014 (projection).
 
 template <class V>
 struct LstmStep {

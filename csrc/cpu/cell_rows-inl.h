@@ -336,7 +336,7 @@ struct RnnRows {
     }
 };
 
-// The one place where the cell is chosen; below it torch's cells are compile time, of variants all but activations.
+// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone.
 #define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
     switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
         case kLstm:                                                       \

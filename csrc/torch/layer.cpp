@@ -13,6 +13,11 @@ const Tensor* checked(const char* op, const char* name, const Tensor& t, const T
     return &t;
 }
 
+bool flag(const char* op, double number) {
+    STD_TORCH_CHECK(number == 0 || number == 1, op, ": an option of variant must be 0 or 1, got ", number);
+    return number == 1;
+}
+
 Activation activation(const char* op, double number) {
     STD_TORCH_CHECK(number >= 0 && number < static_cast<double>(Activation::kCount) && number == std::floor(number), op,
                     ": variant holds no activation ", number);
@@ -30,8 +35,8 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
     v.gate = activation(op, at(0));
     v.state = activation(op, at(1));
-    v.peephole = at(2) != 0;
-    v.coupled = at(3) != 0;
+    v.peephole = flag(op, at(2));
+    v.coupled = flag(op, at(3));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
