@@ -1,8 +1,15 @@
 """The examples run, and assert what they promise."""
 
+import argparse
+import importlib
+import json
 import runpy
+from itertools import islice
 
 import pytest
+import torch
+
+import fused_rnn
 
 pytestmark = pytest.mark.cpu_only("the examples train on the CPU")
 
@@ -25,8 +32,6 @@ def test_char_lm(char_lm, cell, dtype, tmp_path, capsys):
 
 
 def test_char_lm_notices_other_losses(char_lm, monkeypatch, tmp_path):
-    import fused_rnn
-
     class Wrong(fused_rnn.GRU):
         def forward(self, input, hx=None):
             y, h = super().forward(input, hx)
@@ -36,3 +41,106 @@ def test_char_lm_notices_other_losses(char_lm, monkeypatch, tmp_path):
     options = "--steps 3 --hidden 8 --rows 2 --length 10 --characters 5000 --sample 0 --cell GRU"
     with pytest.raises(AssertionError, match="the losses are not the same"):
         char_lm["main"]([*options.split(), "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def python_loop(request, monkeypatch):
+    monkeypatch.syspath_prepend(request.config.rootpath)
+    return importlib.import_module("examples.python_loop")
+
+
+LOOP = ["--rows", "3", "--hidden", "8", "--steps", "12", "--share", "0.3", "--rounds", "1", "--out"]
+
+
+def test_python_loop(python_loop, tmp_path, capsys):
+    python_loop.main([*LOOP, str(tmp_path), "--cells", "LSTM", "GRU", "RNN"])
+    record = json.loads((tmp_path / "python_loop.json").read_text())
+    assert record["command"].startswith("python -m examples.python_loop --rows 3")
+    ours = [next(iter(case["milliseconds"])) for case in record["table"]]
+    assert ours == ["fused_rnn.LSTM", "fused_rnn.GRU", "fused_rnn.RNN"]
+    for case in record["table"]:
+        assert case["episodes"] > 0
+        assert case["difference"] < 1e-12
+    assert "nn.GRUCell a step" in capsys.readouterr().out
+
+
+def test_python_loop_notices_a_reset_not_made(python_loop, monkeypatch, tmp_path):
+    class GRU(fused_rnn.GRU):
+        def forward(self, input, hx=None, *, reset=None):
+            return super().forward(input, hx)
+
+    monkeypatch.setattr(fused_rnn, "GRU", GRU)
+    with pytest.raises(AssertionError, match="the call and the loop are not the same"):
+        python_loop.main([*LOOP, str(tmp_path), "--cells", "GRU"])
+
+
+class TestRecurrentPPO:
+    @pytest.fixture
+    def ppo(self, python_loop):
+        pytest.importorskip("gymnasium")
+        pytest.importorskip("matplotlib")
+        return importlib.import_module("examples.recurrent_ppo")
+
+    def test_learns(self, ppo, tmp_path, capsys):
+        ppo.main(["--iterations", "12", "--seeds", "1", "--least", "80", "--out", str(tmp_path)])
+        curves = json.loads((tmp_path / "recurrent_ppo.json").read_text())["curves"]
+        assert set(curves) == {"LSTM", "none"}
+        for (curve,) in curves.values():
+            assert len(curve) == 12
+            assert 15 < curve[0] < 30  # as random actions do
+        assert (tmp_path / "recurrent_ppo.png").stat().st_size > 5000
+        assert "of the whole update" in capsys.readouterr().out
+
+    def test_notices_that_nothing_was_learned(self, ppo):
+        options = argparse.Namespace(cell="GRU", hidden=8, rows=4, iterations=1, rate=0.0, seeds=[1], least=80)
+        with pytest.raises(AssertionError, match="it has not learned"):
+            ppo.learn(options)
+
+    @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN", "none"])
+    def test_rollouts(self, ppo, cell):
+        """One call sees what single steps saw, and episodes begin and end where CartPole's do."""
+        policy, returns = ppo.Policy(cell, 8), []
+        before, after = islice(ppo.play(policy, 4, 0, returns), 2)
+        for part in (before, after, after.of(torch.tensor([2, 0]))):
+            logits, values, _ = policy(part.observations, part.state, part.begins)
+            log_probs = torch.distributions.Categorical(logits=logits).log_prob(part.actions)
+            torch.testing.assert_close((log_probs, values), (part.log_probs, part.values[:-1]), rtol=1e-4, atol=1e-5)
+            first = part.observations[part.begins][None]
+            fresh, _, _ = policy(first, None, torch.zeros(first.shape[:2], dtype=torch.bool))
+            torch.testing.assert_close(fresh[0], logits[part.begins], rtol=1e-4, atol=1e-5)
+
+        names = ("observations", "begins", "ended", "rewards", "terminated", "truncated")
+        x, begins, ended, rewards, terminated, truncated = (
+            torch.cat([getattr(before, name), getattr(after, name)]) for name in names
+        )
+        last = terminated | truncated
+        assert begins[0].all()
+        assert last.any()
+        assert torch.equal(ended[1:], last[:-1])
+        assert torch.equal(begins[1:], ended[:-1])
+        assert (x[begins].abs() < 0.25).all()  # 0.05 radians
+        assert torch.equal((x.abs() > 1).any(-1), ended)  # it fell: no random policy keeps it up for 500 steps
+        assert torch.equal(rewards, (~ended).float())
+        finished = last.flip(0).cumsum(0).flip(0).bool()  # steps of episodes that end in here
+        assert sum(returns) == rewards[finished].sum()
+
+    def test_advantages(self, ppo):
+        """By the definition: the discounted sum of errors up to the episode's end."""
+        T, B = 12, 5
+        ends = torch.rand(2, T, B) < 0.15
+        ends[:, 1:] &= ~(ends[0] | ends[1])[:-1]
+        terminated, truncated = ends
+        values, rewards = torch.randn(T + 1, B), torch.randn(T, B)
+        fields = dict.fromkeys(ppo.Rollout.__dataclass_fields__, rewards)
+        rollout = ppo.Rollout(**{**fields, "values": values, "terminated": terminated, "truncated": truncated})
+        got = ppo.advantages(rollout)
+        for b in range(B):
+            for t in range(T):
+                want, weight = 0.0, 1.0
+                for k in range(t, T):
+                    following = 0.0 if terminated[k, b] else values[k + 1, b]
+                    want += weight * ((1 - ppo.GAMMA) * rewards[k, b] + ppo.GAMMA * following - values[k, b])
+                    weight *= ppo.GAMMA * ppo.LAMBDA
+                    if terminated[k, b] or truncated[k, b]:
+                        break
+                torch.testing.assert_close(got[t, b], torch.as_tensor(want), rtol=1e-5, atol=1e-5)
