@@ -24,7 +24,7 @@ CPP := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name 
 # are those of the pinned torch, so test_errors.py is not among these.
 COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
-    tests/test_packed.py
+    tests/test_packed.py tests/test_onnx.py
 
 .PHONY: help venv build test bench gpu tables lint format sanitize simt compat cuda-check clean
 help:
@@ -94,7 +94,8 @@ simt: build
 
 compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
-	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest hypothesis numpy expecttest
+	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest hypothesis numpy expecttest \
+	    onnx onnxruntime onnxscript
 	.venv-compat/bin/python -m pytest $(PYTEST_FLAGS) $(COMPAT_TESTS)
 
 cuda-check:

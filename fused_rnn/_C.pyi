@@ -9,7 +9,14 @@ def cpu_isas() -> list[str]: ...
 def force_isa(name: str) -> None: ...
 def used_threads() -> bool: ...
 def divide_loop(
-    directions: int, rows: int, panels: int, weight_bytes: int, steps: int, flops_per_step: int, threads: int
+    directions: int,
+    rows: int,
+    panels: int,
+    weight_bytes: int,
+    steps: int,
+    flops_per_step: int,
+    threads: int,
+    exchanged: int = 0,
 ) -> dict[str, int]: ...
 def cuda_plan(
     *,

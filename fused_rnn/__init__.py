@@ -2,11 +2,13 @@
 
 ``fused_rnn.LSTM`` (``GRU``, ``RNN``, and their cells) is used as ``torch.nn.LSTM`` is; :func:`convert` swaps the ones
 inside an existing model, :func:`patched` those that other code is about to make, and :mod:`fused_rnn.functional` has
-them as functions of their parameters. :class:`Stream` serves a module a few steps at a time.
+them as functions of their parameters. :class:`Stream` serves a module a few steps at a time. :mod:`fused_rnn.onnx` and
+:mod:`fused_rnn.interchange` take models and weights elsewhere and back.
 """
 
 from . import forking as _forking  # noqa: F401  (for what it registers)
-from . import functional, init
+from . import functional, init, interchange
+from . import onnx as onnx  # not in __all__: it would hide the package of this name
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched
 from .modules import GRU, LSTM, RNN
@@ -24,5 +26,6 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "interchange",
     "patched",
 ]

@@ -114,6 +114,28 @@ def nonlinearity(known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 
 
+def onnx_packed() -> NotImplementedError:
+    return NotImplementedError(
+        "a PackedSequence cannot be exported to ONNX, whose nodes take padded tensors: export a model of padded input"
+    )
+
+
+def onnx_reset() -> NotImplementedError:
+    return NotImplementedError(
+        "reset cannot be exported to ONNX, whose nodes never clear their state: export a model that is called without"
+    )
+
+
+def onnx_dtype(given: torch.dtype) -> NotImplementedError:
+    return NotImplementedError(f"ONNX's LSTM, GRU and RNN nodes are of float16, float32 or float64, got {given}")
+
+
+def onnx_variant() -> NotImplementedError:
+    return NotImplementedError(
+        "peepholes, coupled gates and activations other than torch's are not exported to ONNX: export a module without"
+    )
+
+
 def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 

@@ -21,10 +21,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
+from .layouts import TORCH
+
 __all__ = ["apply_", "chrono_", "forget_bias_", "identity_", "orthogonal_"]
 
 Module = TypeVar("Module", bound=nn.Module)
-_GATES = {4: "ifgo", 3: "rzn", 1: "h"}  # in torch's order
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, dict[str, Tensor], Tensor, int]]:
@@ -41,7 +42,7 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, dict[str, Tensor], Tensor,
         recurrent = getattr(module, "weight_hh" + suffix)
         variant = getattr(module, "variant", None)
         coupled = variant is not None and variant.coupled
-        gates = "fgo" if coupled else _GATES[recurrent.shape[0] // module.hidden_size]
+        gates = "fgo" if coupled else TORCH[recurrent.shape[0] // module.hidden_size]
         yield gates, {name: value for name, value in own.items() if value is not None}, recurrent, module.hidden_size
 
 

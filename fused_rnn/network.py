@@ -8,13 +8,14 @@ know, to the reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback, reference
+from . import checks, fallback, onnx_nodes, reference
 from .autograd import layer
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
@@ -262,6 +263,8 @@ def _by_reference(
     variant: Variant | None,
 ) -> tuple[Tensor, Tensor, Maybe]:
     """``autograd.layer`` for what has no kernels and, for its reset or variant, no function of torch's."""
+    if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
+        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
     return reference.layer(
         x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial, variant=variant
     )
@@ -288,6 +291,8 @@ def _stack(
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
+        if not own and onnx_nodes.exporting():
+            one = partial(onnx_nodes.layer, zero_states=True)  # the op would have to be given the zeros
     if layers == 1:
         return one(x, h0, c0, weights, *options)
     h0s = h0.split(directions) if own else (h0,) * layers

@@ -6,16 +6,27 @@ formula and must see only tensors of which nothing is differentiated or mapped: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import onnx_nodes
 from .reference import Cell, Variant, gates_of
 
-__all__ = ["WITHOUT_CUDA", "Cell", "Save", "layer_backward", "layer_backward_gates", "layer_forward", "packed_rows"]
+__all__ = [
+    "ONNX_DECOMPOSITIONS",
+    "WITHOUT_CUDA",
+    "Cell",
+    "Save",
+    "layer_backward",
+    "layer_backward_gates",
+    "layer_forward",
+    "packed_rows",
+]
 
 _LIBRARY = Path(__file__).with_name("libfused_rnn.so")
 _CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")  # kernels for the same ops
@@ -71,6 +82,7 @@ _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
 
 
+_is_compiling = torch.compiler.is_compiling
 _precision = torch._C._get_fp32_precision_getter  # past the Python part, which takes a microsecond
 
 
@@ -79,7 +91,7 @@ def splits_f32() -> bool:
 
     ``torch.set_float32_matmul_precision`` sets it, or ``torch.backends.mkldnn.matmul.fp32_precision`` by itself.
     """
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         return _splits_f32_in_graph()
     return _precision("mkldnn", "matmul") in ("tf32", "bf16")
 
@@ -106,7 +118,30 @@ def layer_forward(
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
+    if _is_compiling() and onnx_nodes.exporting():
+        return _as_onnx(x, h0, c0, weights, batch_sizes, cell, save, False, reset, reset_initial, variant)
     return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32(), reset, reset_initial, variant)
+
+
+def _as_onnx(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    save: int,
+    split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
+    y, hn, cn = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=variant)
+    return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
+
+
+ONNX_DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable[..., Any]] = {_layer_forward: _as_onnx}
 
 
 def layer_backward(

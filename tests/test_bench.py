@@ -25,7 +25,6 @@ pytestmark = pytest.mark.cpu_only("the benchmark's device is an option of its ow
 HAS_ORT = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 FAST = ["--rounds", "2", "--block-ms", "1", "--gap-ms", "1"]
 SHAPES = ["6,3,4,8", "7,4,3,8,2l,bi", "8,5,4,6,packed"]
-pytestmark = pytest.mark.skipif(torch.get_default_device().type != "cpu", reason="the benchmark on the CPU")
 
 
 @pytest.fixture(scope="module", autouse=True)

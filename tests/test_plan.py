@@ -27,8 +27,8 @@ def loops(draw):
     }
 
 
-def divide(loop, threads):
-    return _C.divide_loop(*(loop[k] for k in FIELDS), threads)
+def divide(loop, threads, **options):
+    return _C.divide_loop(*(loop[k] for k in FIELDS), threads, **options)
 
 
 @settings(max_examples=400, deadline=None)
@@ -71,6 +71,13 @@ def test_units_are_split_only_where_a_step_outweighs_its_barrier(loop, threads):
         assert divide(cheap, threads)["unit_parts"] == 1
 
 
+@given(loops(), st.integers(2, 64))
+def test_much_to_exchange_never_means_more_shared_units(loop, threads):
+    much, little = divide(loop, threads, exchanged=1 << 20), divide(loop, threads)
+    assert much["unit_parts"] <= little["unit_parts"]
+    assert much["row_parts"] >= little["row_parts"]
+
+
 # (H, rows, directions) of an LSTM in f32 with 16 lanes, steps 100; the division for two and four threads
 KNOWN = [
     ((64, 1, 1), {}, {}),
@@ -80,6 +87,9 @@ KNOWN = [
     ((512, 4, 1), {"unit_parts": 2}, {"unit_parts": 4}),
     ((512, 200, 1), {"row_parts": 2}, {"row_parts": 4}),
     ((512, 1, 2), {"directions": 2}, {"directions": 2, "unit_parts": 2}),
+    ((256, 8, 1), {"unit_parts": 2}, {"unit_parts": 4}),
+    ((256, 16, 1), {"row_parts": 2}, {"unit_parts": 4}),
+    ((128, 8, 1), {"row_parts": 2}, {"row_parts": 4}),
 ]
 
 
@@ -89,6 +99,6 @@ def test_known_sizes(size, two, four):
     loop = {"directions": directions, "rows": rows, "panels": -(-H // 16), "weight_bytes": 16 * H * H, "steps": 100}
     loop["flops_per_step"] = 8 * rows * H * H
     for threads, parts in ((2, two), (4, four)):
-        got = divide(loop, threads)
+        got = divide(loop, threads, exchanged=4 * H)
         want = {"directions": 1, "row_parts": 1, "unit_parts": 1} | parts
         assert {k: got[k] for k in want} == want

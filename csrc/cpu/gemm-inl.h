@@ -16,9 +16,9 @@ constexpr int tile_rows(int vectors) {
     return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
 }
 
-// c[m][v*W..] (+)= sum_k a[m*lda + k] * panel[k][v]. What is there is added last: a chain that began with it would round
-// every small product to its size.
-template <class F, int M, int NV>
+// c[m][v*W..] (+)= sum_k a[m*lda + k] * panel[k][v], or of a[k*lda + m] where `Across`. What is there is added last: a chain
+// that began with it would round every small product to its size.
+template <class F, int M, int NV, bool Across>
 void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool accumulate) {
     constexpr int W = Simd<F>::W;
     Vec<F> acc[M][NV] = {};
@@ -28,7 +28,7 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
         for (int v = 0; v < NV; ++v) __builtin_memcpy(&b[v], panel + (k * NV + v) * W, sizeof(b[v]));
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
-            const Vec<F> am = splat<Vec<F>>(a[m * lda + k]);
+            const Vec<F> am = splat<Vec<F>>(Across ? a[k * lda + m] : a[m * lda + k]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(am, b[v], acc[m][v]);
         }
@@ -47,9 +47,9 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
 template <class F>
 using TileFn = void (*)(const F*, int64_t, const F*, int64_t, F*, int64_t, bool);
 
-template <class F>
+template <class F, bool Across>
 TileFn<F> tile_fn(int rows, int vectors) {
-#define FUSED_RNN_TILE(M, NV) M <= tile_rows(NV) ? tile<F, (M <= tile_rows(NV) ? M : 1), NV> : nullptr
+#define FUSED_RNN_TILE(M, NV) M <= tile_rows(NV) ? tile<F, (M <= tile_rows(NV) ? M : 1), NV, Across> : nullptr
 #define FUSED_RNN_TILES(NV)                                                                            \
     {                                                                                                  \
         FUSED_RNN_TILE(1, NV), FUSED_RNN_TILE(2, NV), FUSED_RNN_TILE(3, NV), FUSED_RNN_TILE(4, NV),    \
@@ -72,12 +72,13 @@ FUSED_RNN_INLINE int next_rows(int64_t left, int vectors) {
 
 // ---- panels -------------------------------------------------------------------------------------
 
-// Rows [0, rows) of c (+)= a times one panel, in register tiles. A slab of the panel that fits L1 serves
-// all rows before the next one is fetched. Few rows keep to the slabs too, for the same bits.
+// Rows [0, rows) of c (+)= a times one panel, in register tiles; where `Across`, a^T times it: rows of c are columns of a. A
+// slab of the panel that fits L1 serves all rows before the next one is fetched. Few rows keep to the slabs too, for the
+// same bits.
 constexpr int64_t kSlabBytes = 24 << 10;
 constexpr int64_t kBlockRows = 96;  // of products, which must stay in cache from slab to slab
 
-template <class F>
+template <class F, bool Across = false>
 void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int vectors, int64_t K, F* c, int64_t ldc,
                    bool accumulate) {
     constexpr int W = Simd<F>::W;
@@ -88,8 +89,8 @@ void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int ve
         const int64_t depth = K - k < slab ? K - k : slab;
         for (int64_t r = 0; r < rows;) {
             const int height = next_rows(rows - r, vectors);
-            tile_fn<F>(height, vectors)(a + r * lda + k, lda, panel + k * vectors * W, depth, c + r * ldc, ldc,
-                                        accumulate || k > 0);
+            tile_fn<F, Across>(height, vectors)(a + (Across ? k * lda + r : r * lda + k), lda, panel + k * vectors * W,
+                                                depth, c + r * ldc, ldc, accumulate || k > 0);
             r += height;
         }
         k += slab;

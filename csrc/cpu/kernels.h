@@ -38,7 +38,7 @@ using RowsProduct = void (*)(const F* a, int64_t lda, int64_t M, const S* w, int
 template <class F, class S>
 using Pack = void (*)(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, F* out);
 
-// c [M, columns] (+)= a [M, K] times panels [p0, p1). Rows of c have room for whole vectors.
+// c [M, columns] (+)= a [M, K] times panels [p0, p1). Nothing is written past the last column.
 template <class From, class Panel, class F>
 using MultiplyPanels = void (*)(const From* a, int64_t lda, int64_t M, const Panel* panels, PanelShape shape, int64_t K,
                                 int64_t p0, int64_t p1, F* c, int64_t ldc, bool accumulate);
@@ -60,7 +60,9 @@ struct Kernels {
     void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, F* to);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
+    Pack<F, F> pack_plain_wide;
     MultiplyPanels<F, F, F> multiply;
+    MultiplyPanels<F, F, F> multiply_across;  // of a [K, M], transposed
     RowsProduct<F, S> dot_rows;
     RowsProduct<F, S> sum_rows;
     RowsProduct<F, F> outer_rows;
@@ -97,7 +99,6 @@ constexpr int64_t tile_row(int64_t K) {
 
 template <class From>
 using PackTiles = void (*)(const From* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0, int64_t p1, bf16* out);
-// Nothing is written past the last column.
 template <class From, class F>
 using MultiplyTiles = MultiplyPanels<From, bf16, F>;
 

@@ -54,16 +54,63 @@ FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0,
     }
 }
 
+// Columns of panel p in rows [0, rows) of c (+)= a times it. Nothing is written past the last column of all: the panel that
+// ends there goes through a buffer.
+template <class F, bool Across>
+FUSED_RNN_INLINE void multiply_panel(const F* a, int64_t lda, int64_t rows, const F* panel, const PanelShape& shape,
+                                     int64_t p, int64_t K, F* c, int64_t ldc, bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    const int vectors = shape.vectors(p);
+    const int64_t first = shape.first_column(p), width = vectors * W, columns = shape.columns - first;
+    c += first;
+    if (columns >= width) return panel_product<F, Across>(a, lda, rows, panel, vectors, K, c, ldc, accumulate);
+    alignas(64) F sums[kBlockRows * kMaxVectors * W];
+    panel_product<F, Across>(a, lda, rows, panel, vectors, K, sums, width, false);
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < columns; k += W) {
+            const int lanes = columns - k < W ? static_cast<int>(columns - k) : W;
+            Vec<F> v = load<F>(sums + i * width + k, W);
+            if (accumulate) v += load<F>(c + i * ldc + k, lanes);
+            store(c + i * ldc + k, v, lanes);
+        }
+    }
+}
+
 // A product that is not sequential, over panels [p0, p1).
 template <class F>
 void multiply_panels(const F* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K, int64_t p0,
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     Rows<F> operand;
-    operand.set(a, lda, K);
     for_each_block(operand, Range{p0, p1}, 0, M, [&](int64_t p, int64_t b, int64_t end) {
-        operand.multiply(b, end, panels + shape.offset(p, K), shape.vectors(p), c + b * ldc + shape.first_column(p),
-                         ldc, accumulate);
+        multiply_panel<F, false>(a + b * lda, lda, end - b, panels + shape.offset(p, K), shape, p, K, c + b * ldc, ldc,
+                                 accumulate);
     });
+}
+
+// The same of a^T, for a [K, M] whose rows lie far apart: a block of it is copied for all panels.
+template <class F>
+void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K, int64_t p0,
+                     int64_t p1, F* c, int64_t ldc, bool accumulate) {
+    constexpr int64_t vector_bytes = Simd<F>::W * static_cast<int64_t>(sizeof(F));
+    constexpr int64_t slab = kSlabBytes / (kMaxVectors * vector_bytes);
+    F* const block = static_cast<F*>(thread_scratch(slab * kBlockRows * static_cast<int64_t>(sizeof(F))));
+    for (int64_t m = 0; m < M; m += kBlockRows) {
+        const int64_t rows = M - m < kBlockRows ? M - m : kBlockRows;
+        for (int64_t k = 0; k < K; k += slab) {
+            const int64_t depth = K - k < slab ? K - k : slab;
+            for (int64_t i = 0; i < depth; ++i) {
+                for (int64_t j = 0; j < rows; j += Simd<F>::W) {
+                    const int lanes = rows - j < Simd<F>::W ? static_cast<int>(rows - j) : Simd<F>::W;
+                    store(block + i * kBlockRows + j, load<F>(a + (k + i) * lda + m + j, lanes), lanes);
+                }
+            }
+            for (int64_t p = p0; p < p1; ++p) {
+                const F* panel = panels + shape.offset(p, K) + k * shape.vectors(p) * Simd<F>::W;
+                multiply_panel<F, true>(block, kBlockRows, rows, panel, shape, p, depth, c + m * ldc, ldc,
+                                        accumulate || k > 0);
+            }
+        }
+    }
 }
 
 // Forward: h of step t from h of the step before. A panel's products stay in a small buffer in L1

@@ -61,9 +61,25 @@ constexpr int64_t kBytesPerNs = 100;
 constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much
 constexpr int64_t kBarrierNs = 1500;   // a step must cost more than this to share its units
 constexpr int64_t kRowsForReuse = 48;  // rows a core needs to hide weights that come from past L2
+constexpr int64_t kRowsToHideL2 = 5;   // and weights that come from L2
+constexpr int64_t kExchangeBytesPerNs = 4;
 
 int64_t step_ns(const LoopSize& size) {
     return std::max(size.flops_per_step / kFlopsPerNs, size.weight_bytes / kBytesPerNs);
+}
+
+// Few rows wait for the weights; cores that share units read only a part of them.
+bool sharing_units_pays(const LoopSize& size, int threads) {
+    if (size.rows >= kRowsToHideL2 * threads) return false;
+    const int64_t spared = size.weight_bytes * (threads - 1) / threads / kBytesPerNs;
+    return spared > kBarrierNs + size.rows * size.exchanged / kExchangeBytesPerNs;
+}
+
+// Threads to call up.
+int team_size(const LoopSize& size, const Division& d, int threads) {
+    if (!size.flops_around) return d.threads;
+    const int64_t serial = step_ns(size) * size.steps * size.directions + size.flops_around / kFlopsPerNs;
+    return serial < kWorthNs ? d.threads : threads;
 }
 
 }  // namespace
@@ -75,7 +91,7 @@ Division divide_loop(const LoopSize& size, int threads) {
     if (size.directions > 1) d.directions = 2;
     const int each = threads / d.directions;
     const bool reuse = size.weight_bytes <= kL2Bytes || size.rows >= kRowsForReuse * each;
-    if (each > 1 && size.rows >= 2 * each && reuse) {
+    if (each > 1 && size.rows >= 2 * each && reuse && !sharing_units_pays(size, each)) {
         d.row_parts = each;
     } else if (each > 1 && step_ns(size) > 2 * kBarrierNs) {
         d.unit_parts = static_cast<int>(std::min<int64_t>(each, size.panels));
@@ -85,8 +101,8 @@ Division divide_loop(const LoopSize& size, int threads) {
 }
 
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
-    const Division wanted = divide_loop(size, pool.threads);
-    if (wanted.threads < 2) return work(context, {-1, {0, size.rows, 0, 1, nullptr}});
+    const int wanted = team_size(size, divide_loop(size, pool.threads), pool.threads);
+    if (wanted < 2) return work(context, {-1, {0, size.rows, 0, 1, nullptr}});
 
     struct Shared {
         const LoopSize& size;
@@ -94,15 +110,18 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
         void* context;
         int wanted;
         int64_t patience_ns;
-        std::atomic<int> members{1};  // the leader is in from the start
-        std::deque<Barrier> barriers = {};
+        std::atomic<int> members{1};        // the leader is in from the start
+        std::deque<Barrier> barriers = {};  // of those who share units; the last one is the crew's
         Division division = {};
-    } shared{size, work, context, wanted.threads,
-             // Waiting for a late worker must not cost more than its help is worth.
-             std::min<int64_t>(step_ns(size) * size.steps * size.directions / 4 + 10000, 2000000)};
+        int crew = 1;
+    } shared{
+        size, work, context, wanted,
+        // Waiting for a late worker must not cost more than its help is worth.
+        std::min<int64_t>((step_ns(size) * size.steps * size.directions + size.flops_around / kFlopsPerNs) / 4 + 10000,
+                          2000000)};
 
     pool.run(
-        wanted.threads,
+        wanted,
         [](void* c, int64_t begin, int64_t end) {
             auto& s = *static_cast<Shared*>(c);
             int rank = 0;
@@ -119,7 +138,9 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
                 }
                 s.division = divide_loop(s.size, members);
                 const Division& d = s.division;
+                s.crew = s.size.flops_around ? members : d.threads;
                 for (int k = 0; k < d.directions * d.row_parts; ++k) s.barriers.emplace_back(d.unit_parts);
+                s.barriers.emplace_back(s.crew);
                 s.members.fetch_or(kClosed, std::memory_order_release);
             } else {
                 int members = s.members.load(std::memory_order_relaxed);
@@ -130,14 +151,16 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
                 wait_until([&] { return s.members.load(std::memory_order_acquire) & kClosed; });
             }
             const Division& d = s.division;
-            if (rank >= d.threads) return;
+            if (rank >= s.crew) return;
+            const Crew crew = s.crew > 1 ? Crew(rank, s.crew, &s.barriers.back()) : Crew();
+            if (rank >= d.threads) return s.work(s.context, {-1, {0, 0, 0, 1, nullptr}, crew});
             const int part = rank % d.unit_parts;
             const int group = rank / d.unit_parts;
             const int row_part = group % d.row_parts;
             const int64_t rows = s.size.rows;
             Slice slice{rows * row_part / d.row_parts, rows * (row_part + 1) / d.row_parts, part, d.unit_parts,
                         d.unit_parts > 1 ? &s.barriers[group] : nullptr};
-            s.work(s.context, {d.directions > 1 ? group / d.row_parts : -1, slice});
+            s.work(s.context, {d.directions > 1 ? group / d.row_parts : -1, slice, crew});
         },
         &shared);
 }

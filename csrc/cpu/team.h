@@ -45,6 +45,38 @@ struct Pool {
     }
 };
 
+// Threads at the same work, each of which makes the same calls in the same order: the members of a team; or, where one
+// thread makes the calls, those of its pool.
+class Crew {
+  public:
+    Crew() = default;  // one thread
+    explicit Crew(const Pool& pool) : pool_(&pool) {}
+    Crew(int member, int members, Barrier* barrier) : member_(member), members_(members), barrier_(barrier) {}
+
+    // body(begin, end) over [0, n) in at most `most` parts. What a part writes is there for all after wait().
+    template <class Body>
+    void share(int64_t n, int64_t most, const Body& body) const {
+        if (pool_) return pool_->split(n, most, body);
+        int64_t parts = members_ < most ? members_ : most;
+        parts = parts < n ? parts : n;
+        if (parts <= 1) return member_ == 0 && n > 0 ? body(int64_t(0), n) : void();
+        if (member_ < parts) body(n * member_ / parts, n * (member_ + 1) / parts);
+    }
+    void wait() const {
+        if (barrier_) barrier_wait(barrier_);
+    }
+    template <class Body>
+    void split(int64_t n, int64_t most, const Body& body) const {
+        share(n, most, body);
+        wait();
+    }
+
+  private:
+    const Pool* pool_ = nullptr;
+    int member_ = 0, members_ = 1;
+    Barrier* barrier_ = nullptr;
+};
+
 // The size of a loop, from which its division follows.
 struct LoopSize {
     int64_t directions;
@@ -53,6 +85,9 @@ struct LoopSize {
     int64_t weight_bytes;  // of one direction, as packed
     int64_t steps;
     int64_t flops_per_step;  // of one direction, in multiply-adds of f32 that would take as long
+    int64_t exchanged = 0;   // bytes of a row that threads which share units hand each other at a step
+    // Of what a crew does around the steps, all of it; then all threads come, though some may have no part in the loop.
+    int64_t flops_around = 0;
 };
 
 struct Division {
@@ -65,10 +100,11 @@ struct Division {
 // Chooses for at most `threads`; plain arithmetic, no machine state.
 Division divide_loop(const LoopSize& size, int threads);
 
-// One thread's work: direction and slice.
+// One thread's work: direction and slice, and those it may share other work with.
 struct Share {
     int direction;  // -1: all of them, one after the other
     Slice slice;
+    Crew crew = {};
 };
 
 // Forms a team on the pool and calls work(share) in each of its threads.

@@ -11,21 +11,24 @@ class StateBefore {
   public:
     StateBefore() = default;
     // Row n of the sequence left its state at kept + n * ld, row b of the batch began with first + b * ld_first, and begins
-    // an episode with anew + b * ld_anew.
+    // an episode with anew + b * ld_anew. For pieces of up to `most` rows.
     StateBefore(const S* kept, int64_t ld, int64_t width, const F* first, int64_t ld_first, const F* anew,
-                int64_t ld_anew)
-        : kept_(kept), first_(first), anew_(anew), ld_(ld), width_(width), ld_first_(ld_first), ld_anew_(ld_anew) {}
+                int64_t ld_anew, int64_t most)
+        : kept_(kept),
+          first_(first),
+          anew_(anew),
+          ld_(ld),
+          width_(width),
+          ld_first_(ld_first),
+          ld_anew_(ld_anew),
+          buffer_(most * width) {}
 
-    void begin_piece() { gathered_.reset(); }
-
-    // All rows of steps [t0, t1), gathered once a piece.
-    Matrix<const F> rows(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Layer& l,
-                         const cpu::BackwardArgs<F, S>& a, int64_t t0, int64_t t1) {
+    // All rows of steps [t0, t1), gathered anew.
+    Matrix<const F> rows(const cpu::Crew& crew, const cpu::Kernels<F, S>& k, const Layer& l,
+                         const cpu::BackwardArgs<F, S>& a, int64_t t0, int64_t t1) const {
         if (l.T == 1 && !l.begins) return {first_, l.B, width_, ld_first_, 1};
-        if (gathered_) return *gathered_;
         const int64_t count = l.rows_between(t0, t1), from_row = l.seq.row(t0);
-        grow(buffer_, count * width_);
-        pool.split(t1 - t0, count * width_ >> 14, [&](int64_t from, int64_t end) {
+        crew.split(t1 - t0, count * width_ >> 14, [&](int64_t from, int64_t end) {
             for (int64_t t = t0 + from; t < t0 + end; ++t) {
                 const int64_t before = a.reverse ? t + 1 : t - 1;
                 const int64_t rows = l.seq.rows(t), kept = std::min(rows, l.seq.rows(before));
@@ -37,7 +40,7 @@ class StateBefore {
                     if (anew[b]) std::copy_n(anew_ + b * ld_anew_, width_, out + b * width_);
             }
         });
-        return gathered_.emplace(Matrix<const F>{buffer_.data(), count, width_, width_, 1});
+        return {buffer_.data(), count, width_, width_, 1};
     }
 
   private:
@@ -45,7 +48,6 @@ class StateBefore {
     const F *first_ = nullptr, *anew_ = nullptr;
     int64_t ld_ = 0, width_ = 0, ld_first_ = 0, ld_anew_ = 0;
     Buffer<F> buffer_;
-    std::optional<Matrix<const F>> gathered_;
 };
 
 }  // namespace fused_rnn

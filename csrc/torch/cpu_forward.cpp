@@ -146,6 +146,7 @@ class ForwardPass {
         const int64_t row_bytes = layer_.G * layer_.H * static_cast<int64_t>(sizeof(F));
         const auto bounds = layer_.chunks(std::max(2 * kPieceRows, 2 * kPieceBytes / row_bytes));
         const size_t pieces = bounds.size() - 1;
+        x_.reserve(layer_.most_rows(bounds));
         for (size_t piece = 0; piece < pieces; ++piece) {
             for (int64_t d = 0; d < layer_.D; ++d) {
                 const size_t k = d == 0 ? piece : pieces - 1 - piece;
@@ -162,7 +163,7 @@ class ForwardPass {
         grow(to.gx, count * GH);
         a.gx = to.gx.data();
         a.gx_row = l.seq.row(t0);
-        const Matrix<const F> x = x_.rows(t0, t1);
+        const Matrix<const F> x = x_.rows(cpu::Crew(pool_), t0, t1);
         to.w_ih.dot(x.data, x.row, count, to.gx.data(), GH, false);
         if (!products_) products_ = Buffer<F>(l.B * std::max(GH, l.R));
         F* hg = products_.data();

@@ -99,7 +99,8 @@ cpu::LoopSize loop_size(const Sizes& l, const PackedWeights& hh, const PackedWei
     // Two for each weight and row, and what the cell costs beside them.
     const int64_t products = 2 * l.G * l.R + (l.projected ? 2 * l.R : 0);
     const int64_t flops = l.B * l.H * (products / (tiles ? kTileSpeed<S> : 1) + kCellFlops * l.G);
-    return {l.D, l.B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops};
+    constexpr int64_t exchanged_element = sizeof(ComputeType<S>);  // forward: of h
+    return {l.D, l.B, hh.panels().count, hh.bytes() + hr.bytes(), steps, flops, l.R * exchanged_element};
 }
 
 // Whether to walk time straight on the weights as they lie, unpacked.
@@ -198,28 +199,34 @@ class InputRows {
   public:
     InputRows(const cpu::Kernels<F, S>& k, const Layer& layer) : k_(k), layer_(layer) {}
 
-    Matrix<const F> rows(int64_t t0, int64_t t1) {
+    // Memory for pieces of up to so many rows; needed before the first of them.
+    void reserve(int64_t rows) {
+        if (!lies_ready()) grow(buffer_, rows * layer_.I);
+    }
+
+    Matrix<const F> rows(const cpu::Crew& crew, int64_t t0, int64_t t1) const {
         const int64_t first = layer_.seq.row(t0);
         const int64_t count = layer_.rows_between(t0, t1);
         const S* x = data_of<S>(layer_.x);
         if constexpr (std::is_same_v<F, S>) {
-            if (layer_.x_is_matrix()) {
+            if (lies_ready()) {
                 const int64_t row = layer_.x_matrix_row();
                 return {x + first * row, count, layer_.I, row, 1};
             }
         }
-        grow(buffer_, count * layer_.I);
-        F* to = buffer_.data();
-        for (int64_t t = t0; t < t1; ++t) {
-            const int64_t rows = layer_.seq.rows(t);
-            const S* from = layer_.packed ? x + layer_.seq.row(t) * layer_.x_row : x + t * layer_.x_step;
-            k_.copy_in(from, layer_.x_row, rows, layer_.I, to, layer_.I);
-            to += rows * layer_.I;
-        }
+        crew.split(t1 - t0, count * layer_.I >> 14, [&](int64_t from, int64_t end) {
+            for (int64_t t = t0 + from; t < t0 + end; ++t) {
+                const int64_t row = layer_.seq.row(t);
+                k_.copy_in(layer_.packed ? x + row * layer_.x_row : x + t * layer_.x_step, layer_.x_row,
+                           layer_.seq.rows(t), layer_.I, buffer_.data() + (row - first) * layer_.I, layer_.I);
+            }
+        });
         return {buffer_.data(), count, layer_.I, layer_.I, 1};
     }
 
   private:
+    bool lies_ready() const { return std::is_same_v<F, S> && layer_.x_is_matrix(); }
+
     const cpu::Kernels<F, S>& k_;
     const Layer& layer_;
     Buffer<F> buffer_;
@@ -336,6 +343,7 @@ class Result {
     explicit operator bool() const { return tensor_.has_value(); }
     F* data() const { return data_; }
     void zero() { std::fill_n(data_, count_, F(0)); }
+    void copy(const Result& other) { std::copy_n(other.data_, count_, data_); }
     Tensor finish(const cpu::Pool& pool, const cpu::Kernels<F, S>& k) {
         if (!tensor_) return empty({0}, scalar_type<S>());
         if constexpr (!std::is_same_v<F, S>) {

@@ -1,5 +1,7 @@
 // One layer as the ops receive it, checked and taken apart: on whatever device, for forward and backward.
 #pragma once
+#include <algorithm>
+
 #include "tensors.h"
 
 namespace fused_rnn {
@@ -53,6 +55,12 @@ struct Layer {
 
     // [t0, t1) pieces of time with about `rows` rows of x each.
     std::vector<int64_t> chunks(int64_t rows) const;
+    // Rows of the largest of them.
+    int64_t most_rows(const std::vector<int64_t>& bounds) const {
+        int64_t most = 0;
+        for (size_t k = 0; k + 1 < bounds.size(); ++k) most = std::max(most, rows_between(bounds[k], bounds[k + 1]));
+        return most;
+    }
 
   private:
     std::vector<int64_t> offsets_;

@@ -25,9 +25,9 @@ Array<F> map(void (*f)(const F*, F*, int64_t), const Array<F>& x) {
 }
 
 py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weight_bytes, int64_t steps,
-                  int64_t flops_per_step, int threads) {
+                  int64_t flops_per_step, int threads, int64_t exchanged) {
     const cpu::Division d =
-        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step}, threads);
+        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step, exchanged}, threads);
     py::dict out;
     out["threads"] = d.threads;
     out["directions"] = d.directions;
@@ -100,7 +100,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("used_threads", &hooks::used_threads,
           "Whether the calling thread has used torch's thread pool through an op; see ops.py on forking.");
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
-          py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"),
+          py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"), py::arg("exchanged") = 0,
           "How a time loop of that size is shared among threads.");
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
           py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),

@@ -1,8 +1,7 @@
 """ONNX Runtime as a peer: the weights of a torch module as ONNX LSTM, GRU and RNN nodes.
 
-ONNX orders an LSTM's gates i, o, f, c (torch: i, f, g, o) and a GRU's z, r, h (torch: r, z, n). torch's GRU keeps b_hn
-inside the reset product, which is ``linear_before_reset=1``. One node is one layer with both its directions; its output
-[T, D, B, H] is transposed and reshaped to [T, B, D*H] between layers.
+torch's GRU keeps b_hn inside the reset product, which is ``linear_before_reset=1``. One node is one layer with both its
+directions; its output [T, D, B, H] is transposed and reshaped to [T, B, D*H] between layers.
 """
 
 from __future__ import annotations
@@ -13,30 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from ..interchange import to_onnx
 from .cases import Case
 from .providers import Call, Unsupported
-
-GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
-
-
-def reorder(weight: Tensor, mode: str) -> Tensor:
-    """Gate blocks along the first axis, from torch's order to ONNX's."""
-    blocks = weight.detach().chunk(len(GATES[mode]), dim=0)
-    return torch.cat([blocks[gate] for gate in GATES[mode]])
-
-
-def layer_weights(reference: nn.RNNBase, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] of one layer."""
-    w, r, b = [], [], []
-    for suffix in ("", "_reverse")[: 1 + reference.bidirectional]:
-        part = {
-            name: reorder(getattr(reference, f"{name}_l{layer}{suffix}"), reference.mode)
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
-        w.append(part["weight_ih"])
-        r.append(part["weight_hh"])
-        b.append(torch.cat([part["bias_ih"], part["bias_hh"]]))
-    return torch.stack(w), torch.stack(r), torch.stack(b)
 
 
 def graph(reference: nn.RNNBase, shape: tuple[int, int, int], packed: bool) -> bytes:
@@ -56,10 +34,10 @@ def graph(reference: nn.RNNBase, shape: tuple[int, int, int], packed: bool) -> b
         attributes["activations"] = ["Relu"] * directions
     nodes, initializers = [], [numpy_helper.from_array(torch.tensor([0, 0, -1]).numpy(), "merged")]
     x = "x"
-    for layer in range(layers):
+    for layer, weights in enumerate(to_onnx(reference)):
         names = [f"{kind}{layer}" for kind in ("W", "R", "B")]
-        for name, tensor in zip(names, layer_weights(reference, layer), strict=True):
-            initializers.append(numpy_helper.from_array(tensor.numpy(), name))
+        for name, array in zip(names, weights, strict=True):
+            initializers.append(numpy_helper.from_array(array, name))
         outputs = [f"Y{layer}", f"hn{layer}"] + ([f"cn{layer}"] if lstm else [])
         inputs = [x, *names, "lengths" if packed else ""]
         nodes.append(helper.make_node(mode.split("_")[0], inputs, outputs, **attributes))

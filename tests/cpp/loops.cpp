@@ -316,6 +316,44 @@ void every_team(const Layer& l, const cpu::TileKernels<F, S>* tiles = nullptr) {
             const cpu::LoopSize size{l.D, l.seq.B, panels, weight_bytes, 1000, 1 << 20};
             once([&](cpu::Work work, void* context) { cpu::run_loop(pool, size, work, context); });
         }
+        // a loop for one thread, to which others come for what is around it
+        const cpu::LoopSize small{l.D, l.seq.B, panels, 1000, l.seq.T, 1000, 0, 1 << 30};
+        once([&](cpu::Work work, void* context) { cpu::run_loop(pool, small, work, context); });
+    }
+}
+
+// What one member of a crew wrote all others see after they have met; with a pool, the one caller.
+void crews() {
+    struct Sums {
+        vector<long> squares = vector<long>(37), sums = vector<long>(37);
+        static void work(void* context, const cpu::Share& share) { static_cast<Sums*>(context)->add(share.crew); }
+        void add(const cpu::Crew& crew) {
+            const auto n = int64_t(squares.size());
+            for (long round = 1; round <= 20; ++round) {
+                crew.split(n, round, [&](int64_t from, int64_t end) {
+                    for (int64_t k = from; k < end; ++k) squares[size_t(k)] = k * k + round;
+                });
+                crew.split(n, n, [&](int64_t from, int64_t end) {
+                    for (int64_t k = from; k < end; ++k) sums[size_t(k)] += squares[size_t(n - 1 - k)];
+                });
+            }
+        }
+    };
+    const auto check_all = [](const Sums& of) {
+        for (size_t k = 0; k < of.sums.size(); ++k) {
+            const long from = long(of.sums.size() - 1 - k), want = 20 * from * from + 210;
+            ++checks;
+            if (of.sums[k] != want) ++failures, std::printf("crew: %ld for %ld\n", of.sums[k], want);
+        }
+    };
+    for (const auto& pool : pools) {
+        for (const int64_t rows : {1, 64}) {  // with and without parts of the loop for all
+            Sums shared, called;
+            cpu::run_loop(pool, {1, rows, 4, 1000, 1000, 1 << 16, 0, 1 << 30}, Sums::work, &shared);
+            called.add(cpu::Crew(pool));
+            check_all(shared);
+            check_all(called);
+        }
     }
 }
 
@@ -361,6 +399,7 @@ int main(int argc, char** argv) {
         }
         std::printf("%s: %ld comparisons\n", isa.c_str(), checks - before);
     }
+    crews();
     std::printf("loops by size of team:");
     for (size_t n = 1; n < teams_of.size(); ++n)
         if (teams_of[n]) std::printf(" %zu: %ld", n, teams_of[n]);

@@ -1,0 +1,139 @@
+// What a backward pass goes by, and what it has for each direction of the layer.
+#pragma once
+#include "cpu_before.h"
+#include "cpu_rebuild.h"
+#include "cpu_reset.h"
+
+namespace fused_rnn {
+
+// dg of a piece stays within this, and a piece has at least so many rows, as each adds to all weight gradients once.
+constexpr int64_t kPieceBytes = 1 << 20;
+constexpr int64_t kPieceRows = 512;
+// The same where BLAS makes the products.
+constexpr int64_t kBlasPieceBytes = 4 << 20;
+constexpr int64_t kBlasPieceRows = 1024;
+// Weights (and as many gradients of them) beyond this do not stay in the cores' caches: then BLAS.
+constexpr int64_t kOwnProductBytes = 5 << 19;
+// With fewer columns of dg, packing x for its weight gradient takes too large a part of the time.
+constexpr int64_t kOwnProductColumns = 192;
+
+// How the products are made, and where time is cut.
+template <class F, class S>
+struct BackwardPlan {
+    BackwardPlan(const Layer& l, int64_t needs, bool gates_only, bool split_f32)
+        : needs(needs),
+          gates_only(gates_only),
+          tiles(tiles_for<F, S>(l, split_f32)),
+          loop_tiles(loop_tiles_for<F, S>(l, tiles)),
+          direct(!loop_tiles && walks_unpacked(l)) {
+        const int64_t columns = l.G * l.H, row_bytes = columns * static_cast<int64_t>(sizeof(F));
+        const bool own = columns >= kOwnProductColumns && row_bytes * (l.I + l.R) <= kOwnProductBytes;
+        by = tiles ? By::kTiles : !direct && own ? By::kPanels : By::kBlas;
+        const int64_t rows = by == By::kPanels ? std::max(kPieceRows, kPieceBytes / row_bytes)
+                                               : std::max(kBlasPieceRows, kBlasPieceBytes / row_bytes);
+        if (l.N > 0) bounds = l.chunks(gates_only ? l.N : rows);
+        most_rows = l.most_rows(bounds);
+    }
+
+    int64_t needs;
+    bool gates_only;  // keep dg of the whole sequence, skip what would follow from it
+    const cpu::TileKernels<F, S>*tiles, *loop_tiles;
+    bool direct;  // few steps: on weights as they lie
+    By by = By::kBlas;
+    std::vector<int64_t> bounds = {0};  // of the pieces of time
+    int64_t most_rows = 0;              // of one
+    int64_t pieces() const { return static_cast<int64_t>(bounds.size()) - 1; }
+};
+
+template <class F, class S>
+struct BackwardDirection {
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells;
+    Compute<F, S> h0, w_ch;
+    Weight<F, S> w_hh, w_hr;
+    Packed<F, S> packed_hh, packed_hr;
+    Product<F, S> w_ih;
+    std::optional<GateRebuild<F, S>> rebuild;
+    StateBefore<F, S> h_before, c_before;
+    ResetState<F, S> reset;
+    cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
+
+    // `dy` and `saved`: contiguous.
+    void prepare(const BackwardPlan<F, S>& plan, const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Layer& l,
+                 int64_t d, const LayerArgs& in, const Gradients& grads, const std::optional<Tensor>& dy,
+                 const std::optional<Tensor>& y, const Tensor& saved) {
+        cpu::BackwardArgs<F, S>& a = args;
+        const DirectionWeights& w = l.weights[d];
+        if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
+        if (plan.direct) {
+            w_hh = Weight<F, S>(pool, k, *w.w_hh);
+            if (l.projected) w_hr = Weight<F, S>(pool, k, *w.w_hr);
+        } else {
+            packed_hh = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hh, 1, false);
+            if (l.projected) packed_hr = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hr, 1, false);
+        }
+        const bool sums_resets = l.begins && l.reset_initial;
+        dh = gradient_buffer(k, l, grads.dhn, d, l.R);
+        h0 = Compute<F, S>(k, in.h0, l.D * l.B, l.R);
+        if (sums_resets) dh_reset = gradient_buffer(k, l, {}, d, l.R);
+        if (is_lstm(l.cell)) {
+            dc = gradient_buffer(k, l, grads.dcn, d, l.H);
+            c0 = state_buffer(k, *in.c0, d, l.B, l.H);
+            if (sums_resets) dc_reset = gradient_buffer(k, l, {}, d, l.H);
+        }
+        reset = ResetState<F, S>(k, l, in, d);
+        a.seq = l.seq;
+        a.cell = l.cell;
+        a.variant = resolved(l.cell, l.variant);
+        a.H = l.H;
+        a.R = l.R;
+        a.reverse = d == 1;
+        a.projected = l.projected;
+        a.dy = dy ? data_of<S>(*dy) + d * l.R : nullptr;
+        a.ld_dy = l.D * l.R;
+        a.saved = saved_direction<const S>(l, saved, d);
+        a.h0 = h0.data() + d * l.B * l.R;
+        a.ld_h0 = l.R;
+        a.c0 = c0.data();
+        a.ld_c = cpu::padded(l.H);
+        a.dh = dh.data();
+        a.ld_dh = cpu::padded(l.R);
+        a.dc = dc.data();
+        a.ld_dg = l.G * l.H;
+        a.ld_dr = l.R;
+        a.w_hh = packed_hh.panels();
+        a.w_hr = packed_hr.panels();
+        a.reset = reset.args();
+        a.dh_reset = dh_reset.data();
+        a.dc_reset = dc_reset.data();
+        w_ch = peepholes(k, w);
+        a.w_ch = w_ch.data();
+
+        dgx = Buffer<F>(plan.most_rows * a.ld_dg);
+        if (is_gru(l.cell)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
+        if (l.projected) dr = Buffer<F>(plan.most_rows * a.ld_dr);
+        a.dgx = dgx.data();
+        a.dgh = is_gru(l.cell) ? dgh.data() : dgx.data();
+        a.dr = dr.data();
+        const bool rebuilds = l.N > 0 && saved_gates_of(l.cell, l.variant) && !a.saved.gates;
+        if (rebuilds) rebuild.emplace(plan.by, pool, k, plan.tiles, l, w, plan.most_rows);
+        if (!plan.gates_only && l.projected) unprojected = Buffer<F>(plan.most_rows * l.H);
+        if (plan.gates_only && !rebuilds) return;
+        const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
+        const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
+        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, plan.most_rows};
+        if (!l.variant.peephole) return;
+        c_before = {a.saved.states, a.saved.ld_states, l.H, a.c0, a.ld_c, a.reset.c, a.reset.ld_c, plan.most_rows};
+        cells = Buffer<F>(plan.most_rows * l.H);
+    }
+
+  private:
+    static Buffer<F> gradient_buffer(const cpu::Kernels<F, S>& k, const Layer& l, const OptionalTensor& grad, int64_t d,
+                                     int64_t width) {
+        if (grad) return state_buffer(k, *grad, d, l.B, width);
+        Buffer<F> buffer(l.B * cpu::padded(width));
+        buffer.zero();
+        return buffer;
+    }
+};
+
+}  // namespace fused_rnn

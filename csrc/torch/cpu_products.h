@@ -1,0 +1,138 @@
+// Products of whole pieces of time, around the time loop, by a crew: through matrix tiles, by our own panels inside of the
+// loop's threads, or, for weights past a core's cache, by torch's BLAS, which blocks these better and calls up threads of
+// its own.
+#pragma once
+#include "cpu_layer.h"
+
+namespace fused_rnn {
+
+enum class By { kTiles, kPanels, kBlas };
+
+// A weight matrix as right factor. `transposed`: c [M, rows of w] (+)= a w^T, else c [M, columns of w] (+)= a w.
+template <class F, class S>
+class Product {
+  public:
+    Product() = default;
+    Product(By by, const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const cpu::TileKernels<F, S>* tiles,
+            const Tensor& w, bool transposed)
+        : by_(by), k_(&k), tiles_(tiles), transposed_(transposed), K_(w.size(transposed ? 1 : 0)) {
+        if (by == By::kBlas) {
+            weight_ = Weight<F, S>(pool, k, w);
+        } else {
+            packed_ = Packed<F, S>(pool, k, by == By::kTiles ? tiles : nullptr, w, 1, transposed);
+        }
+    }
+
+    // Each thread leaves its part of c; others may read it after crew.wait().
+    void operator()(const cpu::Crew& crew, const F* a, int64_t lda, int64_t M, F* c, int64_t ldc, bool accumulate) {
+        if (by_ == By::kBlas)
+            return transposed_ ? weight_.dot(a, lda, M, c, ldc, accumulate)
+                               : weight_.sum(a, lda, M, c, ldc, accumulate);
+        const cpu::PanelShape& shape = packed_.shape();
+        // A second thread pays for itself from some ten microseconds of products on.
+        const bool small = M * K_ * shape.columns < (1 << (by_ == By::kTiles ? 22 : 20));
+        if (by_ == By::kTiles) {
+            const auto multiply = wide(*tiles_);
+            crew.share(shape.count(), small ? 1 : shape.count(), [&](int64_t p0, int64_t p1) {
+                multiply(a, lda, M, packed_.tiles(), shape, K_, p0, p1, c, ldc, accumulate);
+            });
+        } else {
+            const int64_t blocks = (M + kRowsAPart - 1) / kRowsAPart;
+            crew.share(blocks, small ? 1 : blocks, [&](int64_t from, int64_t end) {
+                const int64_t m0 = from * kRowsAPart, m1 = std::min(end * kRowsAPart, M);
+                k_->multiply(a + m0 * lda, lda, m1 - m0, packed_.data(), shape, K_, 0, shape.count(), c + m0 * ldc, ldc,
+                             accumulate);
+            });
+        }
+    }
+
+  private:
+    static constexpr int64_t kRowsAPart = 24;  // whole register tiles of whatever width
+
+    static auto wide(const cpu::TileKernels<F, S>& tiles) {
+        if constexpr (std::is_same_v<F, S>) {
+            return tiles.multiply;
+        } else {
+            return tiles.multiply_wide;
+        }
+    }
+
+    By by_ = By::kBlas;
+    const cpu::Kernels<F, S>* k_ = nullptr;
+    const cpu::TileKernels<F, S>* tiles_ = nullptr;
+    bool transposed_ = false;
+    int64_t K_ = 0;
+    Packed<F, S> packed_;
+    Weight<F, S> weight_;
+};
+
+// result [columns of dg, columns of x] (+)= dg^T x over the rows of a piece.
+template <class F, class S>
+class OuterProduct {
+  public:
+    OuterProduct() = default;
+    // For pieces of up to so many rows; dg and x as wide as this.
+    OuterProduct(By by, const cpu::Kernels<F, S>& k, const cpu::TileKernels<F, S>* tiles, int64_t rows,
+                 int64_t dg_columns, int64_t x_columns)
+        : by_(by), k_(&k), tiles_(tiles) {
+        const int64_t panels = cpu::PanelShape{x_columns, 1, k.W}.count() * cpu::kMaxVectors * k.W;
+        if (by == By::kTiles) {
+            left_ = tile_buffer<F>(dg_columns * cpu::tile_row<S>(rows));
+            right_ = tile_buffer<F>(cpu::whole_tiles<S>(rows) * panels);
+        } else if (by == By::kPanels) {
+            right_ = Buffer<F>(rows * panels);
+        }
+    }
+
+    // Gets dg ready, once for several x.
+    void prepare(const cpu::Crew& crew, Matrix<const F> dg) {
+        if (by_ != By::kTiles || dg.rows <= kFewRows) return;
+        const int64_t blocks = (dg.columns + 15) / 16;
+        crew.split(blocks, blocks, [&](int64_t from, int64_t end) {
+            tiles_->narrow_transposed(dg.data, dg.row, dg.rows, from * 16, std::min(end * 16, dg.columns),
+                                      as_tiles(left_));
+        });
+    }
+
+    // What a thread did is there for all when it returns.
+    void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, F* to, bool accumulate) {
+        const int64_t columns = x.columns;
+        if (dg.rows <= kFewRows) {
+            return crew.split(dg.columns, dg.columns * columns < (1 << 16) ? 1 : 1 << 10, [&](int64_t n0, int64_t n1) {
+                k_->outer_rows(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, to + n0 * columns,
+                               columns, accumulate);
+            });
+        }
+        if (by_ == By::kBlas) return multiply<F>({to, dg.columns, columns, columns, 1}, dg.transposed(), x, accumulate);
+        const cpu::PanelShape shape{columns, 1, k_->W};
+        crew.split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
+            if (by_ == By::kTiles) {
+                tiles_->pack_plain_wide(x.data, x.row, x.rows, shape, p0, p1, as_tiles(right_));
+            } else {
+                k_->pack_plain_wide(x.data, x.row, x.rows, shape, p0, p1, right_.data());
+            }
+        });
+        // Shared by rows of the result, which no two threads sum to; there are more of them than panels.
+        const int64_t each = by_ == By::kTiles ? 32 : 16, parts = (dg.columns + each - 1) / each;
+        crew.split(parts, parts, [&](int64_t from, int64_t end) {
+            const int64_t m0 = from * each, m1 = std::min(end * each, dg.columns);
+            F* const out = to + m0 * columns;
+            if (by_ == By::kTiles) {
+                const int64_t row = cpu::tile_row<S>(dg.rows);
+                tiles_->multiply_narrowed(as_tiles(left_) + m0 * row, row, m1 - m0, as_tiles(right_), shape, dg.rows, 0,
+                                          shape.count(), out, columns, accumulate);
+            } else {
+                k_->multiply_across(dg.data + m0, dg.row, m1 - m0, right_.data(), shape, dg.rows, 0, shape.count(), out,
+                                    columns, accumulate);
+            }
+        });
+    }
+
+  private:
+    By by_ = By::kBlas;
+    const cpu::Kernels<F, S>* k_ = nullptr;
+    const cpu::TileKernels<F, S>* tiles_ = nullptr;
+    Buffer<F> left_, right_;
+};
+
+}  // namespace fused_rnn

@@ -1,0 +1,25 @@
+"""Models to ONNX. ``torch.onnx.export`` needs no help with modules of this package; a program of ``torch.export`` does.
+
+Weights alone, in both directions: :mod:`fused_rnn.interchange`. More in docs/interchange.md.
+"""
+
+from __future__ import annotations
+
+from torch.export import ExportedProgram
+
+from .ops import ONNX_DECOMPOSITIONS
+
+__all__ = ["lower"]
+
+
+def lower(program: ExportedProgram) -> ExportedProgram:
+    """``program`` with the ops of this package replaced by ONNX nodes, for ``torch.onnx.export``.
+
+        torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, (x,))))
+
+    The result is for an exporter only: torch computes zeros where such a node stands.
+
+    Raises:
+        NotImplementedError: for packed sequences, ``reset`` and bfloat16, of which ONNX's nodes know nothing.
+    """
+    return program.run_decompositions(ONNX_DECOMPOSITIONS)

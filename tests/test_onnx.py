@@ -1,0 +1,231 @@
+"""``torch.onnx.export``: standard nodes, one a layer, on which other runtimes come to the numbers of the module.
+
+f32 by ONNX Runtime; f64, which has no kernels there, by the reference implementation of the onnx package, to 1e-12.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+import torch
+from pairs import flat
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+from fused_rnn import functional
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytestmark = [
+    pytest.mark.cpu_only("a model is exported from the CPU"),
+    pytest.mark.filterwarnings("ignore"),  # both exporters have much to say
+]
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
+I, H, P = 3, 4, 2
+NETWORKS = {
+    "lstm": lambda: fused_rnn.LSTM(I, H, 2, bidirectional=True),
+    "gru": lambda: fused_rnn.GRU(I, H, 2, bidirectional=True, recompute=True),
+    "tanh": lambda: fused_rnn.RNN(I, H, 2, bias=False),
+    "relu": lambda: fused_rnn.RNN(I, H, 1, "relu", bidirectional=True),
+    "projected": lambda: fused_rnn.LSTM(I, H, 2, bidirectional=True, proj_size=P),
+    "projected_one_way": lambda: fused_rnn.LSTM(I, H, 1, bias=False, proj_size=P),
+}
+
+
+class Networks(nn.Module):
+    """All of them in one graph, as an export takes a second."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.networks = nn.ModuleDict({name: NETWORKS[name]() for name in names})
+
+    def forward(self, states, x):  # in this order: the exporter takes a dict at the end for keywords
+        return {name: network(x, states.get(name)) for name, network in self.networks.items()}
+
+    def arguments(self, steps, rows, given):
+        dtype = next(self.parameters()).dtype
+
+        def states(net):
+            slots = net.num_layers * (1 + net.bidirectional)
+            h = torch.randn(slots, rows, net.proj_size or H, dtype=dtype)
+            return (h, torch.randn(slots, rows, H, dtype=dtype)) if net.mode == "LSTM" else h
+
+        return {n: states(net) for n, net in self.networks.items() if given}, torch.randn(steps, rows, I, dtype=dtype)
+
+
+def export(model, *args, **options):
+    return torch.onnx.export(model.eval(), args, dynamo=True, verbose=False, **options)
+
+
+def tensors(value):
+    return [tensor for part in value.values() for tensor in flat(part)] if isinstance(value, dict) else flat(value)
+
+
+def agree(program, model, *args):
+    """The ONNX model and the module, on the same arguments."""
+    proto, inputs = program.model_proto, [tensor for arg in args for tensor in tensors(arg)]
+    names = [value.name for value in proto.graph.input]
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    dtype = inputs[0].dtype
+    if dtype == torch.float32:
+        results = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
+    else:
+        results = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
+    with torch.no_grad():
+        expected = tensors(model(*args))
+    assert len(results) == len(expected)
+    for result, tensor in zip(results, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(result), tensor, rtol=0, atol=TOLERANCE[dtype])
+
+
+def recurrent(program):
+    return [node for node in program.model.graph if node.op_type in ("LSTM", "GRU", "RNN")]
+
+
+@pytest.mark.parametrize(("dtype", "given"), [(torch.float32, False), (torch.float64, True)])
+def test_networks(dtype, given):
+    names = [name for name in NETWORKS if dtype == torch.float32 or name != "relu"]  # which onnx has no activation for
+    model = Networks(names).to(dtype)
+    args = model.arguments(5, 2, given)
+    shapes = {n: ({1: "B"}, {1: "B"}) if isinstance(s, tuple) else {1: "B"} for n, s in args[0].items()}
+    program = export(model, *args, dynamic_shapes=(shapes, {0: "T", 1: "B"}))
+    for steps, rows in ((5, 2), (1, 1), (9, 3), (2, 5)):
+        agree(program, model, *model.arguments(steps, rows, given))
+    nodes = iter(recurrent(program))
+    for name, network in model.networks.items():
+        for _ in range(network.num_layers):
+            node = next(nodes)
+            assert node.op_type == network.mode[:4].rstrip("_")
+            weights, rest = node.inputs[1:4], node.inputs[4:]  # W, R, B; lengths, initial h, initial c, as far as given
+            assert weights[0].shape[0] == 1 + network.bidirectional
+            assert all(value is None or value.is_initializer() for value in weights)
+            assert bool(rest) == given
+            if given:
+                assert rest[0] is None
+                assert (rest[1] is None) == bool(network.proj_size)  # a projected h0 is no state of the node
+            assert ("linear_before_reset" in node.attributes) == (name == "gru")
+    assert next(nodes, None) is None
+    assert {node.op_type for node in program.model.graph} <= {
+        *("LSTM", "GRU", "RNN", "Transpose", "Reshape", "Squeeze", "Concat", "Shape", "MatMul"),
+        *(("Pad", "Split", "Slice", "Sub") if given else ()),
+    }
+
+
+class Forms(nn.Module):
+    """Layouts, cells and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows_first = fused_rnn.GRU(I, H, batch_first=True)
+        self.unbatched = fused_rnn.LSTM(I, H, bidirectional=True)
+        self.lstm, self.gru, self.rnn = fused_rnn.LSTMCell(I, H), fused_rnn.GRUCell(I, H), fused_rnn.RNNCell(I, H)
+
+    def forward(self, x):  # [B, T, I]
+        y, h = self.rows_first(x)
+        state = torch.ones(2, H, dtype=x.dtype)
+        one, states = self.unbatched(x[0], (state, state))
+        step = x[:, 0]
+        cells = (self.lstm(step), self.gru(step), self.gru(step, step @ step.new_ones(I, H)), self.rnn(step))
+        again = functional.gru(x, None, list(self.rows_first.parameters()), batch_first=True)
+        return y, h, one, states, cells, again
+
+
+def test_forms():
+    model = Forms()
+    program = export(model, torch.randn(2, 5, I), dynamic_shapes=({0: "B", 1: "T"},))
+    for rows, steps in ((2, 5), (1, 1), (3, 7)):
+        agree(program, model, torch.randn(rows, steps, I))
+    assert [node.op_type for node in recurrent(program)] == ["GRU", "LSTM", "LSTM", "GRU", "GRU"]  # once each
+
+
+def test_large_weights_become_initializers_too():
+    from onnxscript import optimizer
+
+    model = fused_rnn.GRU(64, 64, bidirectional=True)
+    program = export(model, torch.randn(3, 2, 64))
+    agree(program, model, torch.randn(3, 2, 64))
+    everything = 1 << 62
+    optimizer.optimize(program.model, input_size_limit=everything, output_size_limit=everything)
+    (node,) = recurrent(program)
+    for value, expected in zip(node.inputs[1:4], fused_rnn.interchange.to_onnx(model)[0], strict=True):
+        assert (value.const_value.numpy() == expected).all()
+
+
+def test_a_program_that_was_exported_before():
+    model, x = fused_rnn.LSTM(I, H, 2, bidirectional=True).eval(), torch.randn(5, 2, I)
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: dynamic, 1: dynamic},), strict=True)
+    lowered = torch.onnx.export(fused_rnn.onnx.lower(program), verbose=False)
+    assert len(recurrent(lowered)) == 2
+    agree(lowered, model, torch.randn(7, 3, I))
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = fused_rnn.LSTM(I, H, batch_first=True)
+
+    def forward(self, x, lengths):
+        _, (h, _) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+        return h
+
+
+class Reset(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = fused_rnn.GRU(I, H)
+
+    def forward(self, x, reset):
+        return self.gru(x, reset=reset)[0]
+
+
+PACKED = (torch.randn(2, 5, I), torch.tensor([3, 5]))
+RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
+REFUSALS = {
+    "a PackedSequence cannot be exported": (Packed, PACKED),
+    "reset cannot be exported": (Reset, RESET),
+    "not exported to ONNX: export a module without": (
+        lambda: fused_rnn.LSTM(I, H, peephole=True),
+        (torch.randn(5, 2, I),),
+    ),
+    "got torch.bfloat16": (lambda: fused_rnn.GRU(I, H).bfloat16(), (torch.randn(5, 2, I, dtype=torch.bfloat16),)),
+}
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_what_nodes_cannot_do_is_refused(text):
+    make, args = REFUSALS[text]
+    with pytest.raises(torch.onnx.OnnxExporterError, match=text) as caught:
+        export(make(), *args)
+    assert isinstance(caught.value.__cause__, NotImplementedError)
+    program = torch.export.export(make().eval(), args)
+    with pytest.raises(NotImplementedError, match=text):
+        fused_rnn.onnx.lower(program)
+
+
+def test_the_exporter_of_torchscript():
+    """It gets torch's own function, and so knows what that can do."""
+
+    def exported(model, *args):
+        file = io.BytesIO()
+        torch.onnx.export(model.eval(), args, file, dynamo=False)
+        session = onnxruntime.InferenceSession(file.getvalue())
+        return session.run(None, {i.name: arg.numpy() for i, arg in zip(session.get_inputs(), args, strict=True)})
+
+    model = Packed()
+    (h,) = exported(model, *PACKED)
+    torch.testing.assert_close(torch.from_numpy(h), model(*PACKED))
+    with pytest.raises(NotImplementedError, match="reset cannot be exported"):
+        exported(Reset(), *RESET)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """The exporter's own warnings, about packages that are not there."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
