@@ -96,7 +96,7 @@ def networks(draw):
     return ByReference(copy.deepcopy(module), given), ByKernels(module, given), input, hx, draw(st.integers(0, 99))
 
 
-@settings(max_examples=200, **FAST)
+@settings(max_examples=150, **FAST)
 @given(networks())
 def test_networks_agree(case):
     agree(*case)
