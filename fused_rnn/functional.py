@@ -36,7 +36,9 @@ def lstm(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
-) -> tuple[Input, tuple[Tensor, Tensor]]:
+    lengths: Maybe = None,
+    cells: bool = False,
+) -> tuple[Any, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
     Formula: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; with ``w_hr`` the projection of
@@ -52,19 +54,23 @@ def lstm(
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
+        lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
+            (see :class:`fused_rnn.LSTM`).
+        cells: return c of every step too.
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
     Returns:
-        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence.
+        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence. With ``cells``
+        ((output, c), (h_n, c_n)), c [T, B, D*H] of the last layer in the same layout.
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``.
-        TypeError: a reset that is not bool, or not packed where the input is.
-        RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
+            another ``reset_to``, lengths beside a PackedSequence.
+        TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
+        RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, lengths, cells)
     return _functional(LSTM, input, hx, params, *options)
 
 
@@ -81,6 +87,7 @@ def gru(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -88,7 +95,7 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, lengths)
     return _functional(GRU, input, hx, params, *options)
 
 
@@ -105,13 +112,14 @@ def rnn_tanh(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
     Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, lengths)
     return _functional(RNN_TANH, input, hx, params, *options)
 
 
@@ -128,9 +136,10 @@ def rnn_relu(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, lengths)
     return _functional(RNN_RELU, input, hx, params, *options)
 
 
@@ -147,6 +156,8 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
+    lengths: Any,
+    cells: bool = False,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
@@ -157,7 +168,7 @@ def _functional(
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, lengths, cells)
 
 
 def lstm_cell(

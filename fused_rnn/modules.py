@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -45,9 +45,20 @@ class _Sequence(RNNBase):
     def extra_repr(self) -> str:
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
-    def forward(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        reset: Any = None,
+        reset_to: str = "zero",
+        lengths: Any = None,
+        cells: bool = False,
+    ) -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
-            return _as_node(self, input, hx, {} if reset is None else {"reset": reset, "reset_to": reset_to})
+            options = {"lengths": lengths, "cells": cells or None}
+            options |= {} if reset is None else {"reset": reset, "reset_to": reset_to}
+            return _as_node(self, input, hx, {name: value for name, value in options.items() if value is not None})
         return sequence(
             _CELLS[self.mode],
             input,
@@ -64,6 +75,8 @@ class _Sequence(RNNBase):
             self.recompute,
             reset,
             reset_to,
+            lengths,
+            cells,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -128,7 +141,15 @@ class LSTM(_Sequence):
     gradient passes. ``h_n`` and ``c_n`` are those after the last step, as ever. ``reset_to`` says what the state is
     cleared to: "zero", or "initial" for ``hx``, to which gradients of every episode then flow.
 
-    Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
+    ``lengths``: integers [B] in any order, unbatched [], on any device. Row b has the first lengths[b] steps, and what
+    is past them plays no part; numbers out of range are taken as 0 or T. Outputs past the end are zero, ``h_n`` and
+    ``c_n`` those after each row's own last step, the reverse direction begins there, and a row without steps keeps
+    ``hx``. In eager mode on the CPU the cost is that of the steps there are; elsewhere rows are walked to step T and
+    masked, and nothing waits for the device. Not beside a PackedSequence, which has lengths of its own.
+
+    Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states. With ``cells`` the
+    first is a pair ``(output, c)``: c of every step of the last layer, [T, B, D*H] in the layout of the output. It is
+    what a step left, before any clearing, and gradients flow through it.
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o.
@@ -137,9 +158,10 @@ class LSTM(_Sequence):
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``.
-        RuntimeError: for sizes of input, states or reset that do not fit, states of another dtype, a sequence of no
-            steps.
+            For a reset that is not bool; another ``reset_to``; lengths that are not integers, or beside a
+            PackedSequence.
+        RuntimeError: for sizes of input, states, reset or lengths that do not fit, states of another dtype, a sequence
+            of no steps.
     """
 
     @overload
@@ -191,7 +213,20 @@ class LSTM(_Sequence):
             *,
             reset: Tensor | None = None,
             reset_to: str = "zero",
+            lengths: Tensor | None = None,
+            cells: Literal[False] = False,
         ) -> tuple[Tensor, States]: ...
+        @overload
+        def __call__(
+            self,
+            input: Tensor,
+            hx: Sequence[Tensor] | None = None,
+            *,
+            reset: Tensor | None = None,
+            reset_to: str = "zero",
+            lengths: Tensor | None = None,
+            cells: Literal[True],
+        ) -> tuple[tuple[Tensor, Tensor], States]: ...
         @overload
         def __call__(
             self,
@@ -200,8 +235,19 @@ class LSTM(_Sequence):
             *,
             reset: PackedSequence | None = None,
             reset_to: str = "zero",
+            cells: Literal[False] = False,
         ) -> tuple[PackedSequence, States]: ...
-        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
+        @overload
+        def __call__(
+            self,
+            input: PackedSequence,
+            hx: Sequence[Tensor] | None = None,
+            *,
+            reset: PackedSequence | None = None,
+            reset_to: str = "zero",
+            cells: Literal[True],
+        ) -> tuple[tuple[PackedSequence, PackedSequence], States]: ...
+        def __call__(self, input: Any, hx: Any = None, **options: Any) -> Any: ...
 
 
 class _Hidden(_Sequence):
@@ -216,7 +262,13 @@ class _Hidden(_Sequence):
 
         @overload
         def __call__(
-            self, input: Tensor, hx: Tensor | None = None, *, reset: Tensor | None = None, reset_to: str = "zero"
+            self,
+            input: Tensor,
+            hx: Tensor | None = None,
+            *,
+            reset: Tensor | None = None,
+            reset_to: str = "zero",
+            lengths: Tensor | None = None,
         ) -> tuple[Tensor, Tensor]: ...
         @overload
         def __call__(
@@ -227,7 +279,7 @@ class _Hidden(_Sequence):
             reset: PackedSequence | None = None,
             reset_to: str = "zero",
         ) -> tuple[PackedSequence, Tensor]: ...
-        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
+        def __call__(self, input: Any, hx: Any = None, **options: Any) -> Any: ...
 
 
 class GRU(_Hidden):

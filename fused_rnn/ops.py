@@ -123,10 +123,11 @@ def layer_backward(
     needs: int,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, dcells)
 
 
 def layer_backward_gates(
@@ -143,10 +144,11 @@ def layer_backward_gates(
     cell: int,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial)
+    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, dcells)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -209,6 +211,7 @@ def _(
     split_f32: bool = False,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
@@ -233,6 +236,7 @@ def _(
     split_f32: bool = False,
     reset: Tensor | None = None,
     reset_initial: bool = False,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     rows, hidden = _rows_and_hidden(x, weights, cell)

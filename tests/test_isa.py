@@ -137,6 +137,9 @@ SPLITS = {
     "directions, reset": Case(Cell.LSTM, T=40, B=2, I=0, H=90, D=2, reset="zero"),
     "units, reset": Case(Cell.LSTM, T=20, B=3, I=0, H=330, packed=True, reset="initial"),
     "units, reset, GRU": Case(Cell.GRU, T=20, B=6, I=0, H=900, reset="zero"),
+    "rows, cells": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, cells=True),
+    "units, cells": Case(Cell.LSTM, T=20, B=3, I=0, H=330, reset="zero", cells=True),
+    "units, cells, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, cells=True),
     "units, reset, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, reset="initial"),
 }
 
