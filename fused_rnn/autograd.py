@@ -21,7 +21,7 @@ from .folding import Constants, fold, folded_lengths, loop, sample_gradients, un
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant
 
-__all__ = ["differentiates", "layer"]
+__all__ = ["differentiates", "layer", "transformed"]
 
 Maybe = Tensor | None
 NOTHING, ALL, STATES = map(int, ops.Save)
@@ -30,7 +30,7 @@ _functorch_active = torch._C._are_functorch_transforms_active
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a functorch transform or a forward-mode level is open: ``requires_grad`` alone then tells nothing."""
     return _functorch_active() or forward_ad._current_level >= 0
 
@@ -41,7 +41,7 @@ def differentiates(*tensors: Maybe) -> bool:
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 return True
-    return _transformed()
+    return transformed()
 
 
 def layer(
@@ -55,23 +55,38 @@ def layer(
     reset: Maybe = None,
     reset_initial: bool = False,
     variant: Variant | None = None,
-) -> tuple[Tensor, Tensor, Maybe]:
+    cells: bool = False,
+) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
 
-    x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None.
+    x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None; with
+    ``cells`` c of every step, [T, B, D*H] or [N, D*H], else None.
     With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
     ``variant``: of the cell, None for torch's.
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
-        y, hn, cn, _ = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, NOTHING, reset, reset_initial, variant)
+        kept = STATES if cells else NOTHING
+        inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant)
+        y, hn, cn, saved = ops.layer_forward(*inputs)
+        every_c = _cells(saved, y, cn.shape[2]) if cells else None
     elif torch.compiler.is_compiling():
-        apply = partial(_beyond_dynamo, _FusedLayerJvp) if _transformed() else _FusedLayer.apply
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, *weights)
+        apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayer.apply
+        y, hn, cn, every_c, _ = apply(
+            x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights
+        )
     else:
-        apply = _FusedLayerJvp.apply if _transformed() else _apply_untransformed
-        y, hn, cn, _ = apply(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, *weights)
-    return y, hn, None if c0 is None else cn
+        apply = _FusedLayerJvp.apply if transformed() else _apply_untransformed
+        y, hn, cn, every_c, _ = apply(
+            x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights
+        )
+    return y, hn, None if c0 is None else cn, every_c
+
+
+def _cells(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
+    """c of every step of what a forward kept: saved [D, N, S*H], H = ``hidden`` -> [T, B, D*H] or [N, D*H], a copy."""
+    states = saved.narrow(2, saved.shape[2] - hidden, hidden)
+    return torch.cat(states.unflatten(1, y.shape[:-1]).unbind(), -1)
 
 
 def _lowered(function: type[Function], *args: Any) -> tuple:
@@ -82,20 +97,23 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 
 class _FusedLayer(Function):
-    """(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, *weights) -> (y, hn, cn, saved).
+    """(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights) ->
+    (y, hn, cn, every c, saved).
 
-    Without a jvp rule, as Dynamo refuses Functions that have one.
+    ``cells``: whether to return c of every step, or None. Without a jvp rule, as Dynamo refuses Functions that have it.
     """
 
     @staticmethod
     def forward(*args: Any) -> tuple:
-        x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, *weights = args
-        return ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant)
+        x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights = args
+        inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant)
+        y, hn, cn, saved = ops.layer_forward(*inputs)
+        return y, hn, cn, _cells(saved, y, cn.shape[2]) if cells else None, saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, h0, c0, batch_sizes, reset, cell, _, reset_initial, variant, *weights = inputs
-        y, _, cn, saved = output
+        x, h0, c0, batch_sizes, reset, cell, _, reset_initial, variant, _, *weights = inputs
+        y, _, cn, _, saved = output
         ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
         ctx.set_materialize_grads(False)
         if c0 is None:
@@ -106,13 +124,14 @@ class _FusedLayer(Function):
         ctx.save_for_backward(x, h0, c0, batch_sizes, reset, y, saved, *weights)
 
     @staticmethod
-    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, _: None) -> tuple:
-        if dy is None and dhn is None and dcn is None:
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, _: None) -> tuple:
+        douts = (dy, dhn, dcn, dcells)
+        if all(dout is None for dout in douts):
             return (None,) * len(ctx.needs_input_grad)
         x, h0, c0, batch_sizes, reset, y, saved, *weights = ctx.saved_tensors
         wanted, options = ctx.needs_input_grad, ctx.options
-        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[9:]))
-        args = (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, reset, ctx.cell, needs, 0, *options, *weights)
+        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[10:]))
+        args = (*douts, x, h0, c0, y, saved, batch_sizes, reset, ctx.cell, needs, 0, *options, *weights)
         # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
         # that ran outside of it, and those have them.
         if ctx.compiled:
@@ -120,31 +139,32 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
         elif torch.compiler.is_compiling():
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
-        elif any(dout is not None and _legacy_batched(dout) for dout in (dy, dhn, dcn)):
+        elif any(dout is not None and _legacy_batched(dout) for dout in douts):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
             constants = Constants(batch_sizes, reset, ctx.cell, needs, 0, *options)
-            asked = iter(gradients(constants, dy, dhn, dcn, x, h0, c0, *weights))
+            asked = iter(gradients(constants, *douts, x, h0, c0, *weights))
             dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
-        elif torch.is_grad_enabled() or _transformed():
+        elif torch.is_grad_enabled() or transformed():
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
-        return dx, dh0, dc0, *[None] * 6, *dweights
+        return dx, dh0, dc0, *[None] * 7, *dweights
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        x, h0, c0, batch_sizes, reset, *numbers = args[:9]
+        x, h0, c0, batch_sizes, reset, *numbers, cells = args[:10]
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[9:]):
+        if any(dim is not None for dim in in_dims[10:]):
             return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
         x, reset = fold(x, in_dims[0], rows, size), fold(reset, in_dims[4], rows, size)
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
-        inputs = (x, h0, c0, lengths, reset, *numbers, *args[9:])
-        y, hn, cn, saved = _lowered(_FusedLayerJvp, *inputs)
+        inputs = (x, h0, c0, lengths, reset, *numbers, cells, *args[10:])
+        y, hn, cn, every_c, saved = _lowered(_FusedLayerJvp, *inputs)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
-        return (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(saved, 1, size)), (rows + 1, 2, cn_dim, 2)
+        outputs = (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(every_c, rows, size), unfold(saved, 1, size))
+        return outputs, (rows + 1, 2, cn_dim, rows + 1 if cells else None, 2)
 
 
 class _FusedLayerJvp(_FusedLayer):
@@ -153,24 +173,27 @@ class _FusedLayerJvp(_FusedLayer):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _FusedLayer.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5], *inputs[9:])
+        ctx.save_for_forward(*inputs[:5], *inputs[10:])
+        ctx.cells = inputs[9]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
         x, h0, c0, batch_sizes, reset, *weights = ctx.saved_tensors
 
         def definition(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple:
-            outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell, None, reset, *ctx.options)
-            return outputs if outputs[2] is not None else outputs[:2]
+            options = (None, reset, *ctx.options, ctx.cells)
+            outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell, *options)
+            return tuple(output for output in outputs if output is not None)
 
-        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[9:])
-        return (*pushed, None) if c0 is not None else (*pushed, None, None)
+        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[10:])
+        return *pushed, *[None] * (5 - len(pushed))
 
 
 class _FusedLayerGradient(Function):
     """The derivative of that.
 
-    (dy, dhn, dcn, x, h0, c0, y, saved, batch_sizes, reset, cell, needs, samples, reset_initial, variant, *weights) ->
+    (dy, dhn, dcn, dcells, x, h0, c0, y, saved, batch_sizes, reset, cell, needs, samples, reset_initial, variant,
+    *weights) ->
     (dx, dh0, dc0, *dweights).
 
     What ``needs`` does not ask for is None. With ``samples`` = V > 0 the batch holds V examples folded into it, and
@@ -179,24 +202,24 @@ class _FusedLayerGradient(Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Maybe, ...]:
-        dy, dhn, dcn, x, h0, c0, y, saved, *fixed = args[:15]
-        batch_sizes, reset, cell, needs, samples, *options = fixed
-        weights = args[15:]
+        dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:16]
+        batch_sizes, reset, cell, needs, samples, initial, variant = fixed
+        weights = args[16:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
         grads: tuple[Maybe, ...]
         if not samples:
-            *others, own = ops.layer_backward(*inputs, needs, reset, *options)
+            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells)
             grads = (*others, *own)
         else:
-            gates = ops.layer_backward_gates(*inputs, reset, *options)
+            gates = ops.layer_backward_gates(*inputs, reset, initial, variant, dcells)
             dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
         return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        true, weights = inputs[:6], inputs[15:]
-        batch_sizes, reset, *ctx.numbers = inputs[8:15]
+        true, weights = inputs[:7], inputs[16:]
+        batch_sizes, reset, *ctx.numbers = inputs[9:16]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(batch_sizes, reset, *true, *weights)
         ctx.save_for_forward(batch_sizes, reset, *true, *weights)
@@ -207,30 +230,30 @@ class _FusedLayerGradient(Function):
         # A gradient nothing was made of needs no recomputation.
         needs = sum(1 << i for i, dout in enumerate(douts) if dout is not None)
         constants = Constants(batch_sizes, reset, *ctx.numbers)._replace(needs=needs)
-        wanted = ctx.needs_input_grad[:6] + ctx.needs_input_grad[15:]
+        wanted = ctx.needs_input_grad[:7] + ctx.needs_input_grad[16:]
         grads = pullback(partial(gradients, constants), true, wanted, tuple(dout for dout in douts if dout is not None))
-        return *grads[:6], *[None] * 9, *grads[6:]
+        return *grads[:7], *[None] * 9, *grads[7:]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
         batch_sizes, reset, *true = ctx.saved_tensors
         constants = Constants(batch_sizes, reset, *ctx.numbers)
-        pushed = iter(pushforward(partial(gradients, constants), true, tangents[:6] + tangents[15:]))
-        return tuple(next(pushed) if constants.needs >> i & 1 else None for i in range(len(true) - 3))
+        pushed = iter(pushforward(partial(gradients, constants), true, tangents[:7] + tangents[16:]))
+        return tuple(next(pushed) if constants.needs >> i & 1 else None for i in range(len(true) - 4))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        batch_sizes, reset, cell, needs, samples, *options = args[8:15]
+        batch_sizes, reset, cell, needs, samples, *options = args[9:16]
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[15:]):
+        if any(dim is not None for dim in in_dims[16:]):
             return loop(partial(_lowered, _FusedLayerGradient), size, in_dims, args)
-        lengths = folded_lengths(batch_sizes, in_dims[8], size)
+        lengths = folded_lengths(batch_sizes, in_dims[9], size)
         rows = 1 if batch_sizes is None else 0
-        row_dims = (rows, 1, 1, rows, 1, 1, rows, 1)
-        folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:8], in_dims[:8], row_dims, strict=True))
-        reset = fold(reset, in_dims[9], rows, size)
+        row_dims = (rows, 1, 1, rows, rows, 1, 1, rows, 1)
+        folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:9], in_dims[:9], row_dims, strict=True))
+        reset = fold(reset, in_dims[10], rows, size)
         together = max(samples, 1) * size if needs >> 3 else 0
-        inputs = (*folded, lengths, reset, cell, needs, together, *options, *args[15:])
+        inputs = (*folded, lengths, reset, cell, needs, together, *options, *args[16:])
         dx, dh0, dc0, *dweights = _lowered(_FusedLayerGradient, *inputs)
         grads = [unfold(dx, rows, size), unfold(dh0, 1, size), unfold(dc0, 1, size)]
         if samples:  # [V*W, ..] -> [V, W, ..]

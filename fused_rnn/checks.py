@@ -136,6 +136,36 @@ def onnx_variant() -> NotImplementedError:
     )
 
 
+def onnx_lengths() -> NotImplementedError:
+    return NotImplementedError(
+        "lengths cannot be exported to ONNX: export a model that is called without, or whose rows are all of T steps"
+    )
+
+
+def onnx_cells() -> NotImplementedError:
+    return NotImplementedError(
+        "c of every step (cells=True, and lengths of an LSTM) cannot be exported to ONNX, whose nodes give that of the "
+        "last one only: export a model that is called without"
+    )
+
+
+def lengths_type(given: Any) -> TypeError:
+    kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
+    return TypeError(f"lengths must be an integer tensor, got {kind}")
+
+
+def lengths_size(expected: tuple[int, ...], lengths: Tensor) -> RuntimeError:
+    return RuntimeError(f"Expected lengths size {expected}, got {list(lengths.shape)}")
+
+
+def lengths_of_packed() -> ValueError:
+    return ValueError("lengths must be None where input is a PackedSequence, which has lengths of its own")
+
+
+def cells_without_lstm() -> ValueError:
+    return ValueError("cells argument is only supported for LSTM, not RNN or GRU")
+
+
 def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 

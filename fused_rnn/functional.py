@@ -41,7 +41,9 @@ def lstm(
     activation: str = "tanh",
     peephole: bool = False,
     coupled_gates: bool = False,
-) -> tuple[Input, tuple[Tensor, Tensor]]:
+    lengths: Maybe = None,
+    cells: bool = False,
+) -> tuple[Any, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
     Formula: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; with ``w_hr`` the projection of
@@ -59,20 +61,25 @@ def lstm(
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
         gate_activation, activation, peephole, coupled_gates: variants of the cell (see :class:`fused_rnn.LSTM`).
+        lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
+            (see :class:`fused_rnn.LSTM`).
+        cells: return c of every step too.
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
     Returns:
-        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence.
+        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence. With ``cells``
+        ((output, c), (h_n, c_n)), c [T, B, D*H] of the last layer in the same layout.
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``, an activation of another name.
-        TypeError: a reset that is not bool, or not packed where the input is.
-        RuntimeError: sizes or dtypes of input, states or reset that do not fit; a sequence of no steps.
+            another ``reset_to``, an activation of another name, lengths beside a PackedSequence.
+        TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
+        RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(LSTM, input, hx, params, *options, variant(gate_activation, activation, peephole, coupled_gates))
+    cell = variant(gate_activation, activation, peephole, coupled_gates)
+    return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
 
 
 def gru(
@@ -90,6 +97,7 @@ def gru(
     reset_to: str = "zero",
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -98,7 +106,7 @@ def gru(
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation))
+    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths)
 
 
 def rnn_tanh(
@@ -114,6 +122,7 @@ def rnn_tanh(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
@@ -121,7 +130,7 @@ def rnn_tanh(
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_TANH, input, hx, params, *options)
+    return _functional(RNN_TANH, input, hx, params, *options, None, lengths)
 
 
 def rnn_relu(
@@ -137,10 +146,11 @@ def rnn_relu(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_RELU, input, hx, params, *options)
+    return _functional(RNN_RELU, input, hx, params, *options, None, lengths)
 
 
 def rnn(
@@ -157,6 +167,7 @@ def rnn(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
 
@@ -165,7 +176,7 @@ def rnn(
     """
     cell, variant = of_nonlinearity(nonlinearity)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(cell, input, hx, params, *options, variant)
+    return _functional(cell, input, hx, params, *options, variant, lengths)
 
 
 def _functional(
@@ -181,7 +192,9 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
-    variant: Variant | None = None,
+    variant: Variant | None,
+    lengths: Any,
+    cells: bool = False,
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
@@ -193,7 +206,7 @@ def _functional(
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells)
 
 
 def lstm_cell(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
-from torch.nn.utils.rnn import PackedSequence
 
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
@@ -26,9 +25,11 @@ from .reference import Variant
 from .variants import describe, of_nonlinearity
 from .variants import variant as _variant
 
+if TYPE_CHECKING:
+    from .calls import HiddenCall, LSTMCall
+
 __all__ = ["GRU", "LSTM", "RNN"]
 
-States = tuple[Tensor, Tensor]
 _CELLS = {"LSTM": _LSTM, "GRU": _GRU, "RNN_TANH": _RNN_TANH, "RNN_RELU": _RNN_RELU}
 _is_compiling = torch.compiler.is_compiling
 
@@ -88,9 +89,20 @@ class _Sequence(RNNBase):
     def _variant_arguments(self) -> dict[str, Any]:
         return describe(self.variant)
 
-    def forward(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        reset: Any = None,
+        reset_to: str = "zero",
+        lengths: Any = None,
+        cells: bool = False,
+    ) -> Any:
         if type(input) is not Tensor and isinstance(input, Proxy):
-            return _as_node(self, input, hx, {} if reset is None else {"reset": reset, "reset_to": reset_to})
+            options = {"lengths": lengths, "cells": cells or None}
+            options |= {} if reset is None else {"reset": reset, "reset_to": reset_to}
+            return _as_node(self, input, hx, {name: value for name, value in options.items() if value is not None})
         return sequence(
             _CELLS[self.mode],
             input,
@@ -108,6 +120,8 @@ class _Sequence(RNNBase):
             reset,
             reset_to,
             self.variant,
+            lengths,
+            cells,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -179,7 +193,15 @@ class LSTM(_Sequence):
     gradient passes. ``h_n`` and ``c_n`` are those after the last step, as ever. ``reset_to`` says what the state is
     cleared to: "zero", or "initial" for ``hx``, to which gradients of every episode then flow.
 
-    Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states.
+    ``lengths``: integers [B] in any order, unbatched [], on any device. Row b has the first lengths[b] steps, and what
+    is past them plays no part; numbers out of range are taken as 0 or T. Outputs past the end are zero, ``h_n`` and
+    ``c_n`` those after each row's own last step, the reverse direction begins there, and a row without steps keeps
+    ``hx``. In eager mode on the CPU the cost is that of the steps there are; elsewhere rows are walked to step T and
+    masked, and nothing waits for the device. Not beside a PackedSequence, which has lengths of its own.
+
+    Outputs: ``output`` [T, B, D*R] in the layout of the input, ``(h_n, c_n)`` in that of the states. With ``cells`` the
+    first is a pair ``(output, c)``: c of every step of the last layer, [T, B, D*H] in the layout of the output. It is
+    what a step left, before any clearing, and gradients flow through it.
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
@@ -189,9 +211,10 @@ class LSTM(_Sequence):
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``; an activation of another name.
-        RuntimeError: for sizes of input, states or reset that do not fit, states of another dtype, a sequence of no
-            steps.
+            For a reset that is not bool; another ``reset_to``; an activation of another name; lengths that are not
+            integers, or beside a PackedSequence.
+        RuntimeError: for sizes of input, states, reset or lengths that do not fit, states of another dtype, a sequence
+            of no steps.
     """
 
     @overload
@@ -248,26 +271,7 @@ class LSTM(_Sequence):
         return hx if permutation is None else tuple(state.index_select(1, permutation) for state in hx)
 
     if TYPE_CHECKING:
-
-        @overload
-        def __call__(
-            self,
-            input: Tensor,
-            hx: Sequence[Tensor] | None = None,
-            *,
-            reset: Tensor | None = None,
-            reset_to: str = "zero",
-        ) -> tuple[Tensor, States]: ...
-        @overload
-        def __call__(
-            self,
-            input: PackedSequence,
-            hx: Sequence[Tensor] | None = None,
-            *,
-            reset: PackedSequence | None = None,
-            reset_to: str = "zero",
-        ) -> tuple[PackedSequence, States]: ...
-        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
+        __call__: LSTMCall
 
 
 class _Hidden(_Sequence):
@@ -279,21 +283,7 @@ class _Hidden(_Sequence):
         super().__init__(mode, *args, **kwargs)
 
     if TYPE_CHECKING:
-
-        @overload
-        def __call__(
-            self, input: Tensor, hx: Tensor | None = None, *, reset: Tensor | None = None, reset_to: str = "zero"
-        ) -> tuple[Tensor, Tensor]: ...
-        @overload
-        def __call__(
-            self,
-            input: PackedSequence,
-            hx: Tensor | None = None,
-            *,
-            reset: PackedSequence | None = None,
-            reset_to: str = "zero",
-        ) -> tuple[PackedSequence, Tensor]: ...
-        def __call__(self, input: Any, hx: Any = None, *, reset: Any = None, reset_to: str = "zero") -> Any: ...
+        __call__: HiddenCall
 
 
 class GRU(_Hidden):

@@ -1,8 +1,8 @@
 """A whole network over a whole sequence: layers, dropout between them, packed sequences, autocast.
 
 One layer is one call of ``autograd.layer``, whatever its length and directions, a packed sequence too. What has no
-kernels goes to torch's own functions (``fallback.py``), or with a reset or a variant of the cell, which these do not
-know, to the reference.
+kernels goes to torch's own functions (``fallback.py``), or with an option that these do not know (a reset, a variant of
+the cell, lengths, cell states) to the reference.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback, onnx_nodes, reference
 from .autograd import layer
+from .lengths import Packing, Padding, grows, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
@@ -33,6 +34,7 @@ _AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
 _autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
+_INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 _RESET_STATES = {"zero": False, "initial": True}
 
 
@@ -72,25 +74,35 @@ def sequence(
     reset: Any = None,
     reset_to: str = "zero",
     variant: Variant | None = None,
+    lengths: Any = None,
+    cells: bool = False,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
-    ``features`` is I, ``hidden`` H, ``projection`` P or 0; ``reset`` in the layout of ``input``, without features.
+    ``features`` is I, ``hidden`` H, ``projection`` P or 0; ``reset`` in the layout of ``input``, without features;
+    ``lengths`` [B], without B where the input is unbatched.
     """
+    if cells and cell != LSTM:
+        raise checks.cells_without_lstm()
     if reset_to not in _RESET_STATES:
         raise checks.reset_state(reset_to)
     reset_initial = _RESET_STATES[reset_to]
     if type(input) is not Tensor and isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise checks.lengths_of_packed()
         options = (layers, directions, dropout, training, recompute, reset_initial, variant)
-        return _packed(cell, input, hx, reset, weights, features, hidden, projection, *options)
+        return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
         _check_reset(reset, input, input.shape[:-1])
+    if lengths is not None:
+        _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
         input, batch_first = input.unsqueeze(1), False
         reset = None if reset is None else reset.unsqueeze(1)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
     if hx is None:
         h0 = c0 = None
     elif cell != LSTM:
@@ -117,10 +129,11 @@ def sequence(
         raise checks.no_steps()
 
     net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
-    y, hn, cn = _run(net, input, h0, c0, weights, None, reset, batch_first)
+    outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
     if rank == 2:
-        y, hn, cn = y.squeeze(1), hn.squeeze(1), None if cn is None else cn.squeeze(1)
-    return y, hn if cn is None else (hn, cn)
+        outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
+    y, hn, cn, c = outputs
+    return y if c is None else (y, c), hn if cn is None else (hn, cn)
 
 
 def _packed(
@@ -128,6 +141,7 @@ def _packed(
     input: PackedSequence,
     hx: Any,
     reset: PackedSequence | None,
+    cells: bool,
     weights: Sequence[Tensor],
     features: int,
     hidden: int,
@@ -139,7 +153,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
-) -> tuple[PackedSequence, Any]:
+) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
     if data.dim() != 2:
@@ -158,9 +172,11 @@ def _packed(
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
     net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
-    y, hn, cn = _run(net, data, h0, c0, weights, batch_sizes, None if reset is None else reset.data, False)
+    marks = None if reset is None else reset.data
+    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
-    return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), hn if cn is None else (hn, cn)
+    y = PackedSequence(data, *input[1:])
+    return y if c is None else (y, PackedSequence(c, *input[1:])), hn if cn is None else (hn, cn)
 
 
 def _packed_batch(batch_sizes: Tensor, sorted_indices: Maybe, h0: Maybe) -> int:
@@ -210,6 +226,13 @@ def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
             raise checks.reset_packing()
 
 
+def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(lengths, Tensor) or lengths.dtype not in _INTEGERS:
+        raise checks.lengths_type(lengths)
+    if lengths.shape != shape:
+        raise checks.lengths_size(shape, lengths)
+
+
 def _run(
     net: Net,
     input: Tensor,
@@ -218,36 +241,52 @@ def _run(
     weights: Sequence[Tensor],
     batch_sizes: Maybe,
     reset: Maybe,
+    lengths: Maybe,
     batch_first: bool,
-) -> tuple[Any, Any, Any]:
-    """Checked arguments -> y, hn, cn (or None), by the kernels where there are any."""
+    cells: bool,
+) -> tuple[Any, ...]:
+    """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
     dtype, variant = input.dtype, net[-1]
-    torchs = reset is None and variant is None  # what torch's own functions can do
+    unusual = cells or lengths is not None
+    if unusual and onnx_nodes.exporting():
+        raise checks.onnx_cells() if lengths is None else checks.onnx_lengths()
+    ours_alone = unusual or reset is not None or variant is not None  # what torch's own functions do not know
     if _autocasts():
         device = input.device.type
-        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or not torchs
+        ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
             input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
-                return _run(net, input, h0, c0, weights, batch_sizes, reset, batch_first)
+                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
     kernels = has_kernels(input, h0, c0, weights)
-    if not torchs and input.is_cuda:
-        what = "with a reset" if variant is None else "of a cell that is not torch's"
+    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths)):
         fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
-    if not kernels and torchs:
-        if WITHOUT_CUDA and input.is_cuda:
-            fallback.warn_once(f"CUDA tensors go to torch's own functions, as {WITHOUT_CUDA}")
-        return fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first)
+    elif not kernels and WITHOUT_CUDA and input.is_cuda:
+        where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
+        fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
+    if not kernels and not ours_alone:
+        return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
     one = layer if kernels else _by_reference
-    if not batch_first:
-        return _stack(one, net, input, h0, c0, weights, batch_sizes, reset)
-    if reset is not None:
-        reset = reset.transpose(0, 1).contiguous()
-    y, hn, cn = _stack(one, net, input.transpose(0, 1), h0, c0, weights, batch_sizes, reset)
-    return y.transpose(0, 1), hn, cn
+    if lengths is not None and readable(lengths, input):
+        packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
+        net = (net[0], len(packing.order), *net[2:])
+        first_h, first_c = packing.initial(h0), packing.initial(c0)
+        x, marks = packing.pack(input), packing.pack(reset)
+        y, hn, cn, c = _stack(one, net, x, first_h, first_c, weights, packing.batch_sizes, marks, cells)
+        return packing.pad(y), packing.final(hn, h0), packing.final(cn, c0), packing.pad(c)
+    if batch_first:
+        input = input.transpose(0, 1)
+        reset = None if reset is None else reset.transpose(0, 1).contiguous()
+    if lengths is not None:
+        padding = Padding(one, lengths, input)
+        one, input = padding.layer, padding.masked(input)
+    y, hn, cn, c = _stack(one, net, input, h0, c0, weights, batch_sizes, reset, cells)
+    if batch_first:
+        y, c = y.transpose(0, 1), None if c is None else c.transpose(0, 1)
+    return y, hn, cn, c
 
 
 def _by_reference(
@@ -261,17 +300,25 @@ def _by_reference(
     reset: Maybe,
     reset_initial: bool,
     variant: Variant | None,
-) -> tuple[Tensor, Tensor, Maybe]:
-    """``autograd.layer`` for what has no kernels and, for its reset or variant, no function of torch's."""
+    cells: bool,
+) -> tuple[Tensor, Tensor, Maybe, Maybe]:
+    """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
         raise checks.onnx_variant() if reset is None else checks.onnx_reset()
-    return reference.layer(
-        x, h0, c0, weights, batch_sizes, cell, reset=reset, reset_initial=reset_initial, variant=variant
-    )
+    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
+
+
+def _without_cuda_kernels(cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe) -> str:
+    """Which of these CUDA's kernels do not know; empty if none."""
+    if variant is not None:
+        return "of a cell that is not torch's"
+    if reset is not None:
+        return "with a reset"
+    return "with lengths in a relu RNN, which need a reset," if lengths is not None and grows(cell, None) else ""
 
 
 def _stack(
-    one: Callable[..., tuple[Tensor, Tensor, Maybe]],
+    one: Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]],
     net: Net,
     x: Tensor,
     h0: Maybe,
@@ -279,9 +326,10 @@ def _stack(
     weights: Sequence[Tensor],
     batch_sizes: Maybe,
     reset: Maybe,
-) -> tuple[Tensor, Tensor, Maybe]:
+    cells: bool,
+) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
-    c0 [L*D, B, H], or None for zeros."""
+    c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
     cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant = net
     options = (batch_sizes, cell, recompute, reset, reset_initial, variant)
     own = h0 is not None
@@ -294,7 +342,7 @@ def _stack(
         if not own and onnx_nodes.exporting():
             one = partial(onnx_nodes.layer, zero_states=True)  # the op would have to be given the zeros
     if layers == 1:
-        return one(x, h0, c0, weights, *options)
+        return one(x, h0, c0, weights, *options, cells)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
     each = len(weights) // layers
@@ -303,10 +351,11 @@ def _stack(
     for i in range(layers):
         if i and dropout and training:
             x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
-        x, h, c = one(x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
+        inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
+        x, h, c, every_c = one(*inputs, cells and i == layers - 1)
         hn.append(h)
         cn.append(c)
-    return x, torch.cat(hn), None if c0 is None else torch.cat(cn)
+    return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
 
 
 def _distinct(tensors: Sequence[Any]) -> list[Any]:

@@ -6,7 +6,9 @@ Weights alone, in both directions: :mod:`fused_rnn.interchange`. More in docs/in
 from __future__ import annotations
 
 from torch.export import ExportedProgram
+from torch.fx import Node
 
+from . import checks
 from .ops import ONNX_DECOMPOSITIONS
 
 __all__ = ["lower"]
@@ -20,6 +22,14 @@ def lower(program: ExportedProgram) -> ExportedProgram:
     The result is for an exporter only: torch computes zeros where such a node stands.
 
     Raises:
-        NotImplementedError: for packed sequences, ``reset`` and bfloat16, of which ONNX's nodes know nothing.
+        NotImplementedError: for packed sequences, ``reset``, ``cells`` and bfloat16, of which ONNX's nodes know
+            nothing.
     """
+    if any(node.target in ONNX_DECOMPOSITIONS and _reads_saved(node) for node in program.graph.nodes):
+        raise checks.onnx_cells()
     return program.run_decompositions(ONNX_DECOMPOSITIONS)
+
+
+def _reads_saved(op: Node) -> bool:
+    """Whether a graph looks at what a layer keeps, the last of its four outputs: c of every step is there."""
+    return any(output.args[1] == 3 and output.users for output in op.users)

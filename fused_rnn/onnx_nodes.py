@@ -63,9 +63,10 @@ def layer(
     reset: Maybe = None,
     reset_initial: bool = False,
     variant: Any = None,
+    cells: bool = False,
     *,
     zero_states: bool = False,
-) -> tuple[Tensor, Tensor, Maybe]:
+) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for the graph of an ONNX exporter: the same arguments, shapes and results.
 
     With ``zero_states`` the node is given none, which means zeros, and ``h0`` only tells their shape.
@@ -76,12 +77,14 @@ def layer(
         raise checks.onnx_reset()
     if variant is not None:
         raise checks.onnx_variant()
+    if cells:
+        raise checks.onnx_cells()
     if x.dtype not in _DTYPES:
         raise checks.onnx_dtype(x.dtype)
     own = split_weights(weights, h0.shape[0])
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
     y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, cell)
-    return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn
+    return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
 
 
 def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[Tensor, Tensor, Maybe]:

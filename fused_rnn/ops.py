@@ -137,7 +137,7 @@ def _as_onnx(
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
-    y, hn, cn = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=variant)
+    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=variant)
     return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 
 
@@ -160,10 +160,11 @@ def layer_backward(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, dcells)
 
 
 def layer_backward_gates(
@@ -181,10 +182,11 @@ def layer_backward_gates(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant)
+    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, dcells)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -257,6 +259,7 @@ def _(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
@@ -282,6 +285,7 @@ def _(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     made = _variant(variant)

@@ -227,13 +227,13 @@ def _walk(
     reverse: bool,
     reset: Sequence[Tensor] | None,
     begin: State,
-) -> tuple[list[Tensor], State]:
+) -> tuple[list[State], State]:
     """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
 
     Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
     joins with its initial state at its own last step. Where ``reset[t]`` [n] says that a row's episode begins at step
     t, its state becomes that of ``begin``, forward before the step, in reverse after it (after step 0 none follows).
-    Returns h of every step, in order of t, and the final states.
+    Returns the states of every step, in order of t, and the final ones.
     """
 
     def renewed(state: State, t: int) -> State:
@@ -259,7 +259,7 @@ def _walk(
             state = renewed(state, t)
         rows = sizes[t]
         state = step(state, *inputs[t])
-        outputs.append(state[0])
+        outputs.append(state)
     if ended:  # the last to end are the first rows
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return outputs[:: -1 if reverse else 1], state
@@ -283,14 +283,16 @@ def layer(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Variant | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    cells: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
     reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
     variant: of the cell, None for torch's; its own weights come after the others of a direction.
-    Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None.
+    Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
+    [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
     """
     step_of_cell = _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
@@ -319,6 +321,9 @@ def layer(
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat
-    y = torch.cat([join(walked) for walked in outputs], -1)
+
+    def of_every_step(which: int) -> Tensor:
+        return torch.cat([join([state[which] for state in walked]) for walked in outputs], -1)
+
     hn, *cn = (torch.stack(parts) for parts in zip(*finals, strict=True))
-    return y, hn, cn[0] if cn else None
+    return of_every_step(0), hn, cn[0] if cn else None, of_every_step(1) if cells else None

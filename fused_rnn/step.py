@@ -39,7 +39,8 @@ def step(cell: int, input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Ma
     weights = (w_ih, w_hh) if b_ih is None or b_hh is None else (w_ih, w_hh, b_ih, b_hh)
     if (b_ih is None) != (b_hh is None) or _autocasts() or not _is_regular(input, h, c, weights):
         return _TORCH[cell](input, hx, w_ih, w_hh, b_ih, b_hh)
-    _, hn, cn = layer(input.unsqueeze(0), h.unsqueeze(0), None if c is None else c.unsqueeze(0), weights, None, cell)
+    first = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+    _, hn, cn, _ = layer(input.unsqueeze(0), *first, weights, None, cell)
     return hn.squeeze(0) if cn is None else (hn.squeeze(0), cn.squeeze(0))
 
 

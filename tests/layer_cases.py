@@ -24,7 +24,7 @@ KINDS = {
 
 @dataclass
 class Layer:
-    """``ours`` and ``theirs`` take ``args`` (x, h0, c0 if any, *weights) and give (y, hn, cn if any)."""
+    """``ours`` and ``theirs`` take ``args`` (x, h0, c0 if any, *weights) and give (y, hn, cn and every c if any)."""
 
     case: Case
     args: tuple[Tensor, ...]
@@ -40,7 +40,8 @@ class Layer:
     def _bound(self, layer: Callable) -> Callable[..., tuple[Tensor, ...]]:
         def function(*args):
             (x, h0), c0 = args[:2], args[2] if self.case.cell.is_lstm else None
-            options = {"reset": self.reset, "reset_initial": self.case.reset == "initial", "variant": self.case.variant}
+            options = {"reset": self.reset, "reset_initial": self.case.reset == "initial"}
+            options |= {"variant": self.case.variant, "cells": self.case.cells}
             outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell, **options)
             return tuple(output for output in outputs if output is not None)
 

@@ -31,11 +31,13 @@ class Case:
     packed: bool = False
     reset: str = ""  # "zero" or "initial", what a random mask clears the state to
     variant: Variant | None = None
+    cells: bool = False  # whether gradients come to c of every step
 
     def __str__(self) -> str:
         flags = ("b" if self.bias else "") + ("p" if self.packed else "")
         flags += f"-{self.reset}" if self.reset else ""
         flags += "-variant" + "".join(str(int(number)) for number in self.variant) if self.variant else ""
+        flags += "-cells" if self.cells else ""
         return f"{self.cell.name}-T{self.T}-B{self.B}-I{self.I}-H{self.H}-P{self.P}-D{self.D}-{flags}"
 
     @property
@@ -66,9 +68,10 @@ class Problem:
     reset: Tensor | None = None
     reset_initial: bool = False
     variant: Variant | None = None
+    dcells: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset")}
+        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset", "dcells")}
         named |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
         return {k: v for k, v in named.items() if v is not None}
 
@@ -81,7 +84,7 @@ class Problem:
         return replace(
             self,
             weights=[w.to(*where) for w in self.weights],
-            **{k: cast(getattr(self, k)) for k in ("x", "h0", "c0", "dy", "dhn", "dcn")},
+            **{k: cast(getattr(self, k)) for k in ("x", "h0", "c0", "dy", "dhn", "dcn", "dcells")},
         )
 
 
@@ -116,6 +119,8 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
         variant=case.variant,
     )
+    if case.cells:
+        problem = replace(problem, dcells=values(generator, *rows, case.D * case.H))
     if case.reset:
         reset = torch.rand(rows, generator=generator, device="cpu") < 0.3
         problem = replace(problem, reset=reset.to(device()), reset_initial=case.reset == "initial")
@@ -136,14 +141,14 @@ def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = Non
     p = problem
     needs = all_needs(p) if needs is None else needs
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant)
+    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant, p.dcells)
     return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
 
 
 def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tensor]:
     p = problem
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial, p.variant)
+    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial, p.variant, p.dcells)
     return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
 
 
@@ -161,9 +166,10 @@ def expected(problem: Problem) -> dict[str, Tensor]:
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
     x, h0, *rest = leaves
     c0, weights = (None, rest) if p.c0 is None else (rest[0], rest[1:])
-    options = {"reset": p.reset, "reset_initial": p.reset_initial, "variant": p.variant}
-    y, hn, cn = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **options)
-    pairs = [(o, g) for o, g in ((y, p.dy), (hn, p.dhn), (cn, p.dcn)) if o is not None and g is not None]
+    options = {"reset": p.reset, "reset_initial": p.reset_initial, "variant": p.variant, "cells": p.dcells is not None}
+    y, hn, cn, cells = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **options)
+    every = ((y, p.dy), (hn, p.dhn), (cn, p.dcn), (cells, p.dcells))
+    pairs = [(o, g) for o, g in every if o is not None and g is not None]
     outputs, incoming = zip(*pairs, strict=True)
     grads = list(torch.autograd.grad(outputs, leaves, incoming, allow_unused=True, materialize_grads=True))
     out = {"y": y.detach(), "hn": hn.detach(), "cn": none if cn is None else cn.detach()}

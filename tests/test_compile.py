@@ -49,7 +49,7 @@ class TestLayer:
 
         def function(x, states, weights, batch_sizes):
             h0, c0 = states if len(states) == 2 else (states[0], None)
-            y, hn, cn = autograd.layer(x, h0, c0, weights, batch_sizes, cell)
+            y, hn, cn, _ = autograd.layer(x, h0, c0, weights, batch_sizes, cell)
             return (y, hn) if cn is None else (y, hn, cn)
 
         compiled = _compiled(function, dynamic=True)

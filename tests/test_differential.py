@@ -6,11 +6,12 @@ import warnings
 
 import pytest
 import torch
-from devices import device
+from devices import cuda_kernels, device
 from episodes import BySteps, Masked, random_mask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pairs import CELLS, KINDS, agree, pair
+from rows import WAYS, ByRows, OfLengths, kernels_walk
 from torch.nn.utils.rnn import pack_padded_sequence
 
 FAST = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
@@ -40,7 +41,7 @@ def layouts(draw, *shape, dtype, requires_grad=False):
 
 
 @st.composite
-def networks(draw, by_steps=False):
+def networks(draw, by_steps=False, packs=True):
     """(torch's module, ours, input, hx, seed of the dropout). ``by_steps``: without what single steps do not have."""
     kind = draw(st.sampled_from(KINDS))
     features, hidden, layers = draw(SIZES), draw(SIZES), draw(st.integers(1, 3))
@@ -69,7 +70,7 @@ def networks(draw, by_steps=False):
         other.requires_grad_(mine.requires_grad)
 
     steps, batch = draw(st.integers(1, 7)), draw(st.integers(0, 5))
-    form = draw(st.sampled_from(["padded", "padded", "unbatched", "packed", "unsorted"]))
+    form = draw(st.sampled_from(["padded", "padded", "unbatched", *(["packed", "unsorted"] if packs else [])]))
     wants = draw(st.booleans())
     if form == "unbatched":
         shape: tuple[int, ...] = (steps, features)
@@ -121,6 +122,37 @@ def networks_with_resets(draw):
 @given(networks_with_resets())
 def test_networks_with_resets_agree(case):
     agree(*case)
+
+
+@st.composite
+def networks_with_lengths(draw):
+    """Resets among them."""
+    resets = draw(st.booleans()) and not cuda_kernels()
+    theirs, ours, input, *others = draw(networks(by_steps=resets, packs=False))
+    assume(input.numel())
+    theirs.dropout = ours.dropout = float(ours.dropout == 1)  # rows by themselves have other masks
+    batched = input.dim() == 3
+    steps = input.shape[1] if ours.batch_first and batched else input.shape[0]
+    rows = input.numel() // (steps * input.shape[-1])
+    numbers = draw(st.lists(st.integers(-1, steps + 1), min_size=rows, max_size=rows))
+    assume(max(numbers) > 0)
+    lengths = torch.tensor(numbers if batched else numbers[0], dtype=draw(st.sampled_from([torch.int64, torch.int32])))
+    way = draw(st.sampled_from(WAYS))
+    assume(kernels_walk(way, ours.mode))
+    options, reset = {"lengths": lengths}, None
+    if resets:
+        torch.manual_seed(draw(st.integers(0, 99)))
+        reset = random_mask(input, draw(st.sampled_from([0.2, 0.5])))
+        options |= {"reset": reset, "reset_to": draw(st.sampled_from(["zero", "initial"]))}
+    return ByRows(theirs, lengths, reset, options.get("reset_to", "")), OfLengths(ours, way, **options), input, *others
+
+
+@settings(max_examples=150, **FAST)
+@given(networks_with_lengths())
+def test_networks_with_lengths_agree(case):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        agree(*case)
 
 
 @st.composite

@@ -248,6 +248,37 @@ def test_unknown_state_to_reset_to(kind):
     assert raised(function, Z(5, 3, 3), None, list(ours.parameters()), reset_to="h0") == expected
 
 
+INTS = partial(torch.zeros, dtype=torch.int64)
+LENGTHS = {
+    "floats": (lambda: (Z(5, 3, 3), Z(3)), TypeError, "lengths must be an integer tensor, got torch.float32"),
+    "bools": (lambda: (Z(5, 3, 3), NO(3)), TypeError, "lengths must be an integer tensor, got torch.bool"),
+    "a list": (lambda: (Z(5, 3, 3), [5, 4, 2]), TypeError, "lengths must be an integer tensor, got list"),
+    "of another batch": (lambda: (Z(5, 3, 3), INTS(5)), RuntimeError, "Expected lengths size (3,), got [5]"),
+    "of rank 2": (lambda: (Z(5, 3, 3), INTS(3, 1)), RuntimeError, "Expected lengths size (3,), got [3, 1]"),
+    "of a batch": (lambda: (Z(5, 3), INTS(1)), RuntimeError, "Expected lengths size (), got [1]"),
+    "packed": (
+        lambda: (PACKED(Z(5, 3, 3), [5, 4, 2]), INTS(3)),
+        ValueError,
+        "lengths must be None where input is a PackedSequence, which has lengths of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths(kind, case):
+    arguments, *expected = LENGTHS[case]
+    input, lengths = arguments()
+    _, ours = pair(kind, 3, 4, 2)
+    assert raised(ours, input, lengths=lengths) == tuple(expected)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_cells_are_an_lstm_s(kind):
+    expected = (ValueError, "cells argument is only supported for LSTM, not RNN or GRU")
+    assert raised(pair(kind, 3, 4)[1], Z(5, 3, 3), cells=True) == expected
+
+
 CELL_CALLS = {
     "rank 3": lambda: (Z(1, 2, 3),),
     "features": lambda: (Z(2, 7),),

@@ -183,6 +183,24 @@ class Reset(nn.Module):
         return self.gru(x, reset=reset)[0]
 
 
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = fused_rnn.LSTM(I, H)
+
+    def forward(self, x):
+        return self.lstm(x, cells=True)[0]
+
+
+class Lengths(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.net = kind(I, H, bidirectional=True)
+
+    def forward(self, x, lengths):
+        return self.net(x, lengths=lengths)[0]
+
+
 PACKED = (torch.randn(2, 5, I), torch.tensor([3, 5]))
 RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
 REFUSALS = {
@@ -192,6 +210,7 @@ REFUSALS = {
         lambda: fused_rnn.LSTM(I, H, peephole=True),
         (torch.randn(5, 2, I),),
     ),
+    "c of every step": (Cells, (torch.randn(5, 2, I),)),
     "got torch.bfloat16": (lambda: fused_rnn.GRU(I, H).bfloat16(), (torch.randn(5, 2, I, dtype=torch.bfloat16),)),
 }
 
@@ -205,6 +224,20 @@ def test_what_nodes_cannot_do_is_refused(text):
     program = torch.export.export(make().eval(), args)
     with pytest.raises(NotImplementedError, match=text):
         fused_rnn.onnx.lower(program)
+
+
+@pytest.mark.parametrize("kind", [fused_rnn.LSTM, fused_rnn.GRU])
+def test_lengths_are_refused(kind):
+    args = (torch.randn(5, 2, I), torch.tensor([2, 5]))
+    for exporter in (True, False):
+        with pytest.raises((torch.onnx.OnnxExporterError, NotImplementedError), match="lengths cannot be exported"):
+            torch.onnx.export(Lengths(kind).eval(), args, io.BytesIO(), dynamo=exporter)
+    program = torch.export.export(Lengths(kind).eval(), args)
+    if kind is fused_rnn.GRU:  # nothing but ordinary nodes around the layer's
+        fused_rnn.onnx.lower(program)
+    else:
+        with pytest.raises(NotImplementedError, match="lengths of an LSTM"):
+            fused_rnn.onnx.lower(program)
 
 
 def test_the_exporter_of_torchscript():

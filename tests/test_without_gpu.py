@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_rnn import fallback, functional, network, ops, reference
 
-CELLS = {"lstm": 4, "gru": 3, "rnn_tanh": 1}  # gates
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+CELLS = ["lstm", "gru", "rnn_tanh"]
 pytestmark = pytest.mark.cpu_only("a GPU at hand shows it itself")
 
 
@@ -19,16 +20,16 @@ def device():
         yield torch.device("cuda")
 
 
-def run(name, device, dtype=torch.float32, layers=1, **options):
+def run(name, device, dtype=torch.float32, layers=1, bidirectional=False, **options):
     """Outputs for an input that is not there, without a thought for values."""
-    gates = CELLS[name]
+    gates = GATES[name]
     params = []
-    for features in [3, 4][:layers]:
+    directions = 2 if bidirectional else 1
+    for features in [3, *[4 * directions] * (layers - 1)] * directions:
         params += [torch.empty(gates * 4, columns, device=device, dtype=dtype) for columns in (features, 4)]
     x = torch.empty(5, 2, 3, device=device, dtype=dtype)
-    y, state = getattr(functional, "rnn" if "nonlinearity" in options else name)(
-        x, None, params, num_layers=layers, **options
-    )
+    name = "rnn" if "nonlinearity" in options else name
+    y, state = getattr(functional, name)(x, None, params, num_layers=layers, bidirectional=bidirectional, **options)
     return [y, *state] if isinstance(state, tuple) else [y, state]
 
 
@@ -47,6 +48,22 @@ def test_one_warning_where_there_are_no_kernels(name, device, monkeypatch):
     assert len(ran) == 2
 
 
+def by_reference_alone(monkeypatch):
+    """The resets and variants that it is given."""
+    ran = []
+
+    def layer(x, h0, c0, *args):
+        reset, _, variant, cells = args[-4:]
+        ran.append({"reset": reset, "variant": variant})
+        every_c = x.new_empty(5, 2, 4) if cells else None
+        return x.new_empty(5, 2, 4), h0, c0, every_c
+
+    monkeypatch.setattr(reference, "layer", layer)
+    monkeypatch.setattr(ops, "layer_forward", None)
+    monkeypatch.setattr(fallback, "run", None)
+    return ran
+
+
 @pytest.mark.parametrize("option", ["reset", "variant"])
 @pytest.mark.parametrize("without", ["", "nobody built them"])
 @pytest.mark.parametrize("name", CELLS)
@@ -54,15 +71,7 @@ def test_one_warning_where_there_is_a_reset_or_a_variant(name, without, option, 
     """It has no kernels, and torch's own functions do not know it: no op and none of them runs."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", without)
     monkeypatch.setattr(fallback, "_warned", set())
-    monkeypatch.setattr(fallback, "run", None)
-    monkeypatch.setattr(ops, "layer_forward", None)
-    ran = []
-
-    def layer(x, h0, c0, *args, **options):
-        ran.append(options)
-        return x.new_empty(5, 2, 4), h0, c0
-
-    monkeypatch.setattr(reference, "layer", layer)
+    ran = by_reference_alone(monkeypatch)
     reset = torch.empty(5, 2, dtype=torch.bool, device=device)
     given, text = {"reset": reset}, "with a reset"
     if option == "variant":
@@ -76,6 +85,43 @@ def test_one_warning_where_there_is_a_reset_or_a_variant(name, without, option, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(name, device, **given)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_lengths_go_to_the_kernels(name, device, monkeypatch):
+    """Unlike a reset; and nothing asks for a number, which fake tensors do not have: the host would wait for it."""
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "")
+    resets = []
+    forward = ops.layer_forward
+    monkeypatch.setattr(ops, "layer_forward", lambda *args: resets.append(args[7]) or forward(*args))
+    for where in ("cuda", "cpu"):
+        lengths = torch.empty(2, dtype=torch.int32, device=where)
+        y, *states = run(name, device, bidirectional=True, lengths=lengths)
+        assert (y.shape, y.device.type) == ((5, 2, 8), "cuda")
+        assert all((state.shape, state.device.type) == ((2, 2, 4), "cuda") for state in states)
+    assert resets == [None] * 4
+
+
+def test_lengths_of_a_relu_network_do_not(device, monkeypatch):
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "")
+    monkeypatch.setattr(fallback, "_warned", set())
+    ran = by_reference_alone(monkeypatch)
+    lengths = torch.empty(2, dtype=torch.int64, device=device)
+    with pytest.warns(UserWarning, match="CUDA tensors with lengths in a relu RNN, which need a reset, go through"):
+        run("rnn_relu", device, bidirectional=True, lengths=lengths)
+    assert [given["reset"].shape for given in ran] == [(5, 2)] * 2
+
+
+@pytest.mark.parametrize("options", [{"lengths": 2}, {"cells": True}], ids=str)
+def test_one_warning_where_torch_has_no_such_option(options, device, monkeypatch):
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "nobody built them")
+    monkeypatch.setattr(fallback, "_warned", set())
+    by_reference_alone(monkeypatch)
+    if "lengths" in options:
+        options = {"lengths": torch.empty(2, dtype=torch.int64, device=device)}
+    with pytest.warns(UserWarning, match="plain torch, step by step, as nobody built them") as caught:
+        run("lstm", device, **options)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -14,6 +14,14 @@ void move_units(F* gradient, int64_t row, int64_t u0, int64_t u1, F* sums) {
         gradient[k] = F(0);
     }
 }
+template <class F, class S>
+void add_units(const S* from, int64_t u0, int64_t u1, F* to) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t u = u0; u < u1; u += W) {
+        const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+        store(to + u, load<F>(to + u, lanes) + load<F>(from + u, lanes), lanes);
+    }
+}
 
 // Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
 // none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
@@ -65,6 +73,7 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
             if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
         }
+        if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);

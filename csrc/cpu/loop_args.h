@@ -104,6 +104,8 @@ struct BackwardArgs {
     bool projected;
     const S* dy;  // [N, ld_dy], this direction's columns, or null
     int64_t ld_dy;
+    const S* dcells;  // [N, ld_dcells], an LSTM's gradients of c of every step, likewise, or null
+    int64_t ld_dcells;
     Saved<const S> saved;
     const F* h0;  // [B, ld_h0]
     int64_t ld_h0;

@@ -57,6 +57,7 @@ struct BackwardArgs {
     const S* dy;            // [N, D*R] or null
     const S* dhn;           // [D, B, R] or null
     const S* dcn;           // [D, B, H] or null
+    const S* dcells;        // [N, D*H] or null: an LSTM's gradients of c of every step
     ComputeType<S>* carry;  // [D, B, H]: dc of an LSTM; of a GRU the part of dh that passes by the gates
     S* dg[kMaxDirections];  // [N, blocks*H]
     S* dr[kMaxDirections];  // [N, P], projection only: the whole gradient of the projected h

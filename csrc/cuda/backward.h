@@ -67,6 +67,7 @@ struct LstmBackward {
         } else if (a.dcn) {
             cell.dc = dev.widen(a.dcn[at]);
         }
+        if (a.dcells) cell.dc += dev.widen(a.dcells[(step.row(b) * a.D + step.d) * H + j]);
         return cell;
     }
     template <class Device>

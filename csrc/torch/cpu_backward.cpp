@@ -7,10 +7,10 @@ namespace fused_rnn {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
-    bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward", in);
-    const Gradients grads{dy, dhn, dcn, y, saved};
+    const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
     if (!is_lstm(cell)) needs &= ~int64_t(kDc0);
     return cpu_by_dtype("layer_backward", l.type, [&]<class F, class S>() {
@@ -27,10 +27,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,
-    OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward_gates", in);
-    const Gradients grads{dy, dhn, dcn, y, saved};
+    const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
     const int64_t needs = kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0);
     return cpu_by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {

@@ -27,8 +27,10 @@ class BackwardPass {
           loop_(plan_.loop_tiles ? plan_.loop_tiles->backward_loop : k_.backward_loop),
           saved_(laid_out(grads.saved)) {
         if (grads.dy) dy_ = laid_out(*grads.dy);
+        if (grads.dcells) dcells_ = laid_out(*grads.dcells);
         if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
-        for (int64_t d = 0; d < layer.D; ++d) dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, y_, saved_);
+        for (int64_t d = 0; d < layer.D; ++d)
+            dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, dcells_, y_, saved_);
         if (!gates_only || dir_[0].rebuild) x_.reserve(plan_.most_rows);
         if (gates_only) return;
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
@@ -278,7 +280,7 @@ class BackwardPass {
     const decltype(cpu::Kernels<F, S>::backward_loop) loop_;
     OuterProduct<F, S> outer_;
     const Tensor saved_;
-    std::optional<Tensor> y_, dy_;
+    std::optional<Tensor> y_, dy_, dcells_;
     BackwardDirection<F, S> dir_[kMaxDirections];
     Result<F, S> dx_;
     Result<F, S> dweights_[kMaxDirections * kMaxWeights];

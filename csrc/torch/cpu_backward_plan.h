@@ -57,10 +57,10 @@ struct BackwardDirection {
     ResetState<F, S> reset;
     cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
 
-    // `dy` and `saved`: contiguous.
+    // `dy`, `dcells` and `saved`: contiguous.
     void prepare(const BackwardPlan<F, S>& plan, const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Layer& l,
                  int64_t d, const LayerArgs& in, const Gradients& grads, const std::optional<Tensor>& dy,
-                 const std::optional<Tensor>& y, const Tensor& saved) {
+                 const std::optional<Tensor>& dcells, const std::optional<Tensor>& y, const Tensor& saved) {
         cpu::BackwardArgs<F, S>& a = args;
         const DirectionWeights& w = l.weights[d];
         if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
@@ -90,6 +90,8 @@ struct BackwardDirection {
         a.projected = l.projected;
         a.dy = dy ? data_of<S>(*dy) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
+        a.dcells = dcells ? data_of<S>(*dcells) + d * l.H : nullptr;
+        a.ld_dcells = l.D * l.H;
         a.saved = saved_direction<const S>(l, saved, d);
         a.h0 = h0.data() + d * l.B * l.R;
         a.ld_h0 = l.R;

@@ -124,6 +124,7 @@ class BackwardCall {
             a.c0 = keep(*in_.c0);
             a.dc0 = mutable_data_of<S>(*dc0_);
             if (grads.dcn) a.dcn = keep(*grads.dcn);
+            if (grads.dcells) a.dcells = keep(*grads.dcells);
         }
         if (is_lstm(l.cell) || is_gru(l.cell)) {
             const Tensor& carry = kept.emplace_back(call_.empty_wide({l.D, l.B, l.H}));
@@ -237,11 +238,11 @@ class BackwardCall {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs, bool,
-    OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward", in);
     refuse_options("layer_backward", l);
-    const Gradients grads{dy, dhn, dcn, y, saved};
+    const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
     return by_dtype("layer_backward", l.type, [&]<class S>() {
         const LayerCall<S> call(l);
@@ -253,11 +254,11 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool,
-    OptionalTensor reset, bool reset_initial, OptionalNumbers variant) {
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward_gates", in);
     refuse_options("layer_backward_gates", l);
-    const Gradients grads{dy, dhn, dcn, y, saved};
+    const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
     return by_dtype("layer_backward_gates", l.type, [&]<class S>() {
         const LayerCall<S> call(l);

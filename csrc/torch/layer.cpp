@@ -155,10 +155,13 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g) {
         check_same(op, name, *t, l.x);
         check_shape(op, name, *t, sizes);
     };
+    STD_TORCH_CHECK(!g.dcells || is_lstm(l.cell), op, ": dcells is for an LSTM only");
     if (l.packed) {
+        check("dcells", g.dcells, {l.N, l.D * l.H});
         check("dy", g.dy, {l.N, l.D * l.R});
         if (is_lstm(l.cell)) check("y", g.y, {l.N, l.D * l.R});
     } else {
+        check("dcells", g.dcells, {l.T, l.B, l.D * l.H});
         check("dy", g.dy, {l.T, l.B, l.D * l.R});
         if (is_lstm(l.cell)) check("y", g.y, {l.T, l.B, l.D * l.R});
     }

@@ -73,6 +73,7 @@ enum Needs : int64_t { kDx = 1, kDh0 = 2, kDc0 = 4, kFirstWeight = 3 };
 struct Gradients {
     const OptionalTensor &dy, &dhn, &dcn;
     const Tensor &y, &saved;
+    const OptionalTensor& dcells;
 };
 
 void check_gradients(const char* op, const Layer& l, const Gradients& g);

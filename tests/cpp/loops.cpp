@@ -134,7 +134,7 @@ struct Run {
     const cpu::TileKernels<F, S>* tiles;
     const bool walks;  // the forward pass, through ForwardWalk
     const int64_t piece;
-    vector<S> y, saved, hn, dy;
+    vector<S> y, saved, hn, dy, dcells;
     Direction<F, S> dir[2];
     int64_t ld_r, ld_h;
     bool forward_now = true;
@@ -152,6 +152,7 @@ struct Run {
         saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
         hn.resize(size_t(l.D * B * l.R));
         dy = narrow<F, S>(l.dy);
+        dcells = narrow<F, S>(l.dcells);
         for (int d = 0; d < l.D; ++d) {
             auto& to = dir[d];
             to.tiles = tiles;
@@ -192,6 +193,7 @@ struct Run {
             b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r, b.dc = to.dc.data();
             b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx, b.ld_dg = G * l.H;
             b.dr = to.dr.data(), b.ld_dr = l.R;
+            if (!dcells.empty()) b.dcells = dcells.data() + d * l.H, b.ld_dcells = l.D * l.H;
             b.w_hh = to.pack(to.back_hh, in.w_hh, G * l.H, l.R, gates, false);
             if (l.begins) {
                 to.zeros.assign(size_t(std::max(l.R, l.H)), F(0));

@@ -31,7 +31,7 @@ struct Layer {
     Sequence seq{};
     vector<int64_t> batch_sizes, offsets;
     Direction dir[2];
-    vector<double> dy, y, hn;
+    vector<double> dy, dcells, y, hn;  // dcells: [N, D*H], what comes to c of every step; none, but for a packed LSTM
 
     bool projected() const { return !dir[0].w_hr.empty(); }
     int64_t rows() const { return seq.row(seq.T - 1) + seq.rows(seq.T - 1); }
@@ -61,6 +61,7 @@ struct Layer {
             for (int64_t n = B; n < N; ++n) begins[n] = random() % 3 == 0;
         }
         dy = values(N * D * R, 8);
+        if (fused_rnn::is_lstm(cell) && packed) dcells = values(N * D * H, 8);
         for (int64_t d = 0; d < D; ++d) {
             Direction& to = dir[d];
             to.gx = values(N * G * H, 8);
@@ -216,7 +217,8 @@ struct Layer {
                     if (lstm) {
                         const double i = a[u], f = a[H + u], n_ = a[2 * H + u], o = a[3 * H + u];
                         const double tc = state(s.c[b * H + u]);
-                        const double dc = io.dc0[b * H + u] + g * o * state_slope(tc);
+                        const double shown = dcells.empty() ? 0 : dcells[(n * D + d) * H + u];
+                        const double dc = io.dc0[b * H + u] + shown + g * o * state_slope(tc);
                         dgx[u] = dc * n_ * gate_slope(i);
                         dgx[H + u] = dc * s.c_before[b * H + u] * gate_slope(f);
                         dgx[2 * H + u] = dc * i * state_slope(n_);

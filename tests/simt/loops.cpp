@@ -70,7 +70,7 @@ struct Run {
     const int64_t G, N, B, Q;  // Q: width of a row of dg
     vector<F> gx[2], carry;
     vector<S> w_hh[2], w_hr[2], b_ih[2], b_hh[2], w_hh_t[2], w_hr_t[2], dg[2], dr[2];
-    vector<S> h0, c0, dhn, dcn, dy, h_full, y, hn, cn, saved, dh0, dc0;
+    vector<S> h0, c0, dhn, dcn, dy, dcells, h_full, y, hn, cn, saved, dh0, dc0;
     vector<unsigned> arrivals;
 
     explicit Run(const Layer& layer)
@@ -79,7 +79,8 @@ struct Run {
           N(l.rows()),
           B(l.seq.B),
           Q(gradient_blocks(l.cell) * l.H),
-          dy(narrow<S>(l.dy)) {
+          dy(narrow<S>(l.dy)),
+          dcells(narrow<S>(l.dcells)) {
         const auto all = [&](vector<double> naive::Direction::* member) {
             vector<double> both;
             for (int64_t d = 0; d < l.D; ++d)
@@ -149,6 +150,7 @@ struct Run {
         f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = b.carry = carry.data();
         f.h_full = h_full.data(), f.y = y.data(), f.hn = hn.data(), f.cn = cn.data();
         b.dy = dy.data(), b.dhn = dhn.data(), b.dcn = dcn.data();
+        if (!dcells.empty()) b.dcells = dcells.data();
         b.needs_dh0 = true, b.dh0 = dh0.data(), b.dc0 = dc0.data();
         Plan p = planned(false, limits);
         f.arrivals = arrivals.data();
