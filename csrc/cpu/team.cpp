@@ -39,11 +39,13 @@ void pause_briefly() {
 #endif
 }
 
+constexpr int kSpins = 500;
+
 // Spins while a partner is likely to answer within microseconds, then gives the core away at every
 // look: on a busy machine the partner may be waiting for this very core.
 template <class Done>
 void wait_until(const Done& done) {
-    for (int spin = 0; spin < 500; ++spin) {
+    for (int spin = 0; spin < kSpins; ++spin) {
         if (done()) return;
         pause_briefly();
     }
@@ -170,9 +172,16 @@ void barrier_wait(Barrier* barrier) {
     if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == barrier->members) {
         barrier->arrived.store(0, std::memory_order_relaxed);
         barrier->epoch.store(epoch + 1, std::memory_order_release);
+        barrier->epoch.notify_all();  // a look at a counter where nobody sleeps
         return;
     }
-    wait_until([&] { return barrier->epoch.load(std::memory_order_acquire) != epoch; });
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (barrier->epoch.load(std::memory_order_acquire) != epoch) return;
+        pause_briefly();
+    }
+    // Asleep, not yielding: whoever yields on a busy core comes back a whole time slice later, whoever sleeps is woken at
+    // once.
+    barrier->epoch.wait(epoch, std::memory_order_acquire);
 }
 
 }  // namespace fused_rnn::cpu
