@@ -138,14 +138,15 @@ def onnx_variant() -> NotImplementedError:
 
 def onnx_lengths() -> NotImplementedError:
     return NotImplementedError(
-        "lengths cannot be exported to ONNX: export a model that is called without, or whose rows are all of T steps"
+        "lengths cannot be exported to ONNX by the exporter of TorchScript: use torch.onnx.export(..., dynamo=True)"
     )
 
 
 def onnx_cells() -> NotImplementedError:
     return NotImplementedError(
-        "c of every step (cells=True, and lengths of an LSTM) cannot be exported to ONNX, whose nodes give that of the "
-        "last one only: export a model that is called without"
+        "c of every step (cells=True, and lengths of an LSTM in a program of torch.export) cannot be exported to ONNX, "
+        "whose nodes give that of the last one only: export a model that is called without; lengths go from a model "
+        "to torch.onnx.export directly"
     )
 
 

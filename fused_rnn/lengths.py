@@ -132,6 +132,16 @@ class Padding:
         every_c = self.masked(torch.cat(cs, -1)) if cells else None
         return self.masked(torch.cat(ys, -1)), torch.stack(hs), torch.stack(cns) if cns else None, every_c
 
+    def node(
+        self, x: Tensor, h0: Tensor, c0: Maybe, *options: Any, zero_states: bool = False
+    ) -> tuple[Tensor, Tensor, Maybe, None]:
+        """One layer by a ``one`` that knows lengths, from 1 on, as ``onnx_nodes.layer`` does, in both directions."""
+        y, hn, cn, _ = self.one(x, h0, c0, *options, lengths=self.lengths.clamp(min=1), zero_states=zero_states)
+        hn = torch.where(self.begun, hn, 0 if zero_states else h0)
+        if cn is not None and c0 is not None:
+            cn = torch.where(self.begun, cn, 0 if zero_states else c0)
+        return self.masked(y), hn, cn, None
+
     def _turned(self, rows: Tensor) -> Tensor:
         """[T, B, ..], and back."""
         return rows.gather(0, self.turned.unsqueeze(-1).expand_as(rows))

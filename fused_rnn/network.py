@@ -24,6 +24,7 @@ from .reference import Cell, Variant
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
+OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
 # cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
 Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
 
@@ -248,8 +249,9 @@ def _run(
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
     dtype, variant = input.dtype, net[-1]
     unusual = cells or lengths is not None
-    if unusual and onnx_nodes.exporting():
-        raise checks.onnx_cells() if lengths is None else checks.onnx_lengths()
+    exports = unusual and onnx_nodes.exporting()
+    if exports and (cells or not _is_compiling()):
+        raise checks.onnx_cells() if cells else checks.onnx_lengths()
     ours_alone = unusual or reset is not None or variant is not None  # what torch's own functions do not know
     if _autocasts():
         device = input.device.type
@@ -269,7 +271,7 @@ def _run(
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one = layer if kernels else _by_reference
+    one: OneLayer = layer if kernels else _by_reference
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
         net = (net[0], len(packing.order), *net[2:])
@@ -281,8 +283,8 @@ def _run(
         input = input.transpose(0, 1)
         reset = None if reset is None else reset.transpose(0, 1).contiguous()
     if lengths is not None:
-        padding = Padding(one, lengths, input)
-        one, input = padding.layer, padding.masked(input)
+        padding = Padding(onnx_nodes.layer if exports else one, lengths, input)
+        one, input = (padding.node if exports else padding.layer), padding.masked(input)
     y, hn, cn, c = _stack(one, net, input, h0, c0, weights, batch_sizes, reset, cells)
     if batch_first:
         y, c = y.transpose(0, 1), None if c is None else c.transpose(0, 1)
@@ -318,7 +320,7 @@ def _without_cuda_kernels(cell: int, variant: Variant | None, reset: Maybe, leng
 
 
 def _stack(
-    one: Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]],
+    one: OneLayer,
     net: Net,
     x: Tensor,
     h0: Maybe,
@@ -340,7 +342,8 @@ def _stack(
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
         if not own and onnx_nodes.exporting():
-            one = partial(onnx_nodes.layer, zero_states=True)  # the op would have to be given the zeros
+            # The op would have to be given the zeros.
+            one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
     if layers == 1:
         return one(x, h0, c0, weights, *options, cells)
     h0s = h0.split(directions) if own else (h0,) * layers

@@ -23,7 +23,7 @@ def lower(program: ExportedProgram) -> ExportedProgram:
 
     Raises:
         NotImplementedError: for packed sequences, ``reset``, ``cells`` and bfloat16, of which ONNX's nodes know
-            nothing.
+            nothing; for ``lengths`` of an LSTM or a relu RNN, which such a program makes of ``cells`` and ``reset``.
     """
     if any(node.target in ONNX_DECOMPOSITIONS and _reads_saved(node) for node in program.graph.nodes):
         raise checks.onnx_cells()

@@ -65,11 +65,13 @@ def layer(
     variant: Any = None,
     cells: bool = False,
     *,
+    lengths: Maybe = None,
     zero_states: bool = False,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for the graph of an ONNX exporter: the same arguments, shapes and results.
 
-    With ``zero_states`` the node is given none, which means zeros, and ``h0`` only tells their shape.
+    lengths: integers [B], from 1 to T; outputs past them are what the runtime makes them. With ``zero_states`` the node
+    is given none, which means zeros, and ``h0`` only tells their shape.
     """
     if batch_sizes is not None:
         raise checks.onnx_packed()
@@ -83,11 +85,12 @@ def layer(
         raise checks.onnx_dtype(x.dtype)
     own = split_weights(weights, h0.shape[0])
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
-    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, cell)
+    steps = None if lengths is None else lengths.to(torch.int32)
+    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, cell, steps)
     return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
 
 
-def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[Tensor, Tensor, Maybe]:
+def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, H], Y_h [D, B, H] and Y_c [D, B, H] (LSTM)."""
     name, form = _NODES[cell]
     directions, hidden = len(own), own[0].w_hh.shape[1]
@@ -100,7 +103,7 @@ def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[Tenso
     state = (directions, x.shape[1], hidden)
     y, hn, *cn = torch.onnx.ops.symbolic_multi_out(
         name,
-        (x, *node_weights(own), None, *states),  # None: sequence_lens
+        (x, *node_weights(own), lengths, *states),
         attributes,
         dtypes=[x.dtype] * (1 + len(states)),
         shapes=[(x.shape[0], *state), *[state] * len(states)],
@@ -108,7 +111,7 @@ def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[Tenso
     return y, hn, cn[0] if cn else None
 
 
-def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[Tensor, Tensor, Maybe]:
+def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, P], Y_h [D, B, P] and Y_c [D, B, H]. ONNX has no projection, but an LSTM of the same H computes it.
 
     Call m_t = o tanh(c_t) what comes before it, h_t = W_hr m_t. As W_hh h_{t-1} = (W_hh W_hr) m_{t-1}, a node with
@@ -119,6 +122,9 @@ def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[
     w_hr = torch.stack([weights.w_hr for weights in own if weights.w_hr is not None]).transpose(1, 2)  # [D, H, P]
     if h0 is not None:
         first = [pad(h0[:1], (0, 0, 0, 0, 0, rest)), pad(h0[1:], (0, 0, 0, 0, rest, 0))]  # in reverse the last
+        if lengths is not None:  # of each row
+            last = torch.arange(x.shape[0]).unsqueeze(1) == lengths - 1
+            first[1] = torch.where(last.unsqueeze(-1), h0[1:], 0)
         x = torch.cat([x, *first[:directions]], 2)
     plain = []
     for d, weights in enumerate(own):
@@ -127,5 +133,5 @@ def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int) -> tuple[
             w_ih += [weights.w_hh if d == other else torch.zeros_like(weights.w_hh) for other in range(directions)]
         r = weights.w_hh @ w_hr[d].t()
         plain.append(weights._replace(w_ih=torch.cat(w_ih, 1), w_hh=r, w_hr=None))
-    m, mn, cn = _node(x, None, c0, plain, cell)
+    m, mn, cn = _node(x, None, c0, plain, cell, lengths)
     return m @ w_hr, mn @ w_hr, cn

@@ -115,6 +115,43 @@ def test_networks(dtype, given):
     }
 
 
+class OfLengths(Networks):
+    def forward(self, states, x, lengths):
+        return {name: network(x, states.get(name), lengths=lengths) for name, network in self.networks.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "nodes"),
+    [(["gru", "relu"], False, ["GRU", "GRU", "RNN"]), (["projected"], True, ["LSTM"] * 2)],
+)
+def test_lengths(names, given, nodes):
+    """As the nodes' ``sequence_lens``. Of a row without steps, of which runtimes make what they like, too."""
+    model = OfLengths(names)
+    args = model.arguments(5, 3, given)
+    shapes = {n: ({1: "B"}, {1: "B"}) if isinstance(s, tuple) else {1: "B"} for n, s in args[0].items()}
+    shapes = (shapes, {0: "T", 1: "B"}, {0: "B"})
+    program = export(model, *args, torch.tensor([5, 0, 3]), dynamic_shapes=shapes)
+    for steps, rows in ((5, [5, 0, 3]), (1, [1]), (9, [2, 12, -1, 7])):
+        agree(program, model, *model.arguments(steps, len(rows), given), torch.tensor(rows))
+    assert [node.op_type for node in recurrent(program)] == nodes
+
+
+def test_lengths_in_a_program_that_was_exported_before():
+    class Net(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x, lengths):
+            return self.network(x, lengths=lengths)
+
+    args = torch.randn(5, 3, I), torch.tensor([5, 0, 3])
+    model = Net(fused_rnn.GRU(I, H, 2, bidirectional=True)).eval()
+    agree(torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, args)), verbose=False), model, *args)
+    with pytest.raises(NotImplementedError, match="lengths of an LSTM in a program"):
+        fused_rnn.onnx.lower(torch.export.export(Net(fused_rnn.LSTM(I, H)).eval(), args))
+
+
 class Forms(nn.Module):
     """Layouts, cells and functions."""
 
@@ -192,15 +229,6 @@ class Cells(nn.Module):
         return self.lstm(x, cells=True)[0]
 
 
-class Lengths(nn.Module):
-    def __init__(self, kind):
-        super().__init__()
-        self.net = kind(I, H, bidirectional=True)
-
-    def forward(self, x, lengths):
-        return self.net(x, lengths=lengths)[0]
-
-
 PACKED = (torch.randn(2, 5, I), torch.tensor([3, 5]))
 RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
 REFUSALS = {
@@ -226,20 +254,6 @@ def test_what_nodes_cannot_do_is_refused(text):
         fused_rnn.onnx.lower(program)
 
 
-@pytest.mark.parametrize("kind", [fused_rnn.LSTM, fused_rnn.GRU])
-def test_lengths_are_refused(kind):
-    args = (torch.randn(5, 2, I), torch.tensor([2, 5]))
-    for exporter in (True, False):
-        with pytest.raises((torch.onnx.OnnxExporterError, NotImplementedError), match="lengths cannot be exported"):
-            torch.onnx.export(Lengths(kind).eval(), args, io.BytesIO(), dynamo=exporter)
-    program = torch.export.export(Lengths(kind).eval(), args)
-    if kind is fused_rnn.GRU:  # nothing but ordinary nodes around the layer's
-        fused_rnn.onnx.lower(program)
-    else:
-        with pytest.raises(NotImplementedError, match="lengths of an LSTM"):
-            fused_rnn.onnx.lower(program)
-
-
 def test_the_exporter_of_torchscript():
     """It gets torch's own function, and so knows what that can do."""
 
@@ -254,6 +268,8 @@ def test_the_exporter_of_torchscript():
     torch.testing.assert_close(torch.from_numpy(h), model(*PACKED))
     with pytest.raises(NotImplementedError, match="reset cannot be exported"):
         exported(Reset(), *RESET)
+    with pytest.raises(NotImplementedError, match="lengths cannot be exported to ONNX by the exporter of TorchScript"):
+        exported(OfLengths(["relu"]), {}, torch.randn(5, 2, I), torch.tensor([5, 3]))
 
 
 @pytest.fixture(autouse=True)
