@@ -78,7 +78,7 @@ def lstm(
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    cell = variant(gate_activation, activation, peephole, coupled_gates)
+    cell = variant(gate_activation, activation, peephole=peephole, coupled_gates=coupled_gates)
     return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
 
 
@@ -97,16 +97,19 @@ def gru(
     reset_to: str = "zero",
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
+    reset_after: bool = True,
     lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
-    Formula: Cho et al. 2014 with the reset gate after the product, n = tanh(W_in x + b_in + r (W_hn h + b_hn)).
+    Formula: Cho et al. 2014 with the reset gate after the product, n = tanh(W_in x + b_in + r (W_hn h + b_hn)), or with
+    ``reset_after=False`` before it, n = tanh(W_in x + b_in + W_hn (r h) + b_hn).
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
+    cell = variant(gate_activation, activation, reset_after=reset_after)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths)
+    return _functional(GRU, input, hx, params, *options, cell, lengths)
 
 
 def rnn_tanh(

@@ -21,50 +21,56 @@ from torch.nn.modules.rnn import RNNBase
 
 from .layouts import KERAS, ONNX, TORCH, Layer, gates_of, layers_of, reordered, state_dict
 from .onnx_nodes import node_weights
-from .reference import Weights
+from .reference import Variant, Weights
 
 __all__ = ["from_keras", "from_onnx", "to_keras", "to_onnx"]
 
 
-def from_keras(*layers: Any, nonlinearity: str = "tanh") -> dict[str, Tensor]:
+def from_keras(*layers: Any, nonlinearity: str = "tanh", reset_after: bool = True) -> dict[str, Tensor]:
     """The ``state_dict`` of a stack of Keras layers, the lowest first.
 
     Args:
         layers: each an LSTM, GRU, SimpleRNN or Bidirectional layer, whose configuration is checked; or the list that
             its ``get_weights()`` gives, all else being taken on trust: kernel [I, G*H], recurrent_kernel [H, G*H] and,
-            if there is one, bias [G*H] (a GRU's [2, 3*H]); for Bidirectional those of both directions.
+            if there is one, bias [G*H] (a GRU's [2, 3*H] if r comes after the product); for Bidirectional those of both
+            directions.
         nonlinearity: of the ``RNN`` the weights are for, "tanh" or "relu".
+        reset_after: of the ``GRU`` the weights are for.
 
     Raises:
         TypeError: for something else than a layer or its weights.
-        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU with ``reset_after=False``,
-            other activations, ``go_backwards``, another ``merge_mode`` than "concat".
+        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU of another
+            ``reset_after``, other activations, ``go_backwards``, another ``merge_mode`` than "concat".
     """
-    return state_dict([_keras_layer(_keras_arrays(layer, nonlinearity)) for layer in layers])
+    return state_dict([_keras_layer(_keras_arrays(layer, nonlinearity, reset_after), reset_after) for layer in layers])
 
 
 def to_keras(module: RNNBase) -> list[list[Any]]:
     """For each layer what ``set_weights`` of its Keras layer takes: kernel [I, G*H], recurrent_kernel [H, G*H] and, if
-    ``module`` has biases, bias [G*H], the sum of b_ih and b_hh (a GRU's [2, 3*H], not summed); of two directions both.
+    ``module`` has biases, bias [G*H], the sum of b_ih and b_hh (a GRU's [2, 3*H], not summed, unless it has
+    ``reset_after=False``); of two directions both.
 
     Raises:
         TypeError: for something else than an LSTM, GRU or RNN module.
-        ValueError: for a projected LSTM, or a variant of a cell.
+        ValueError: for a projected LSTM, or a variant of a cell other than ``reset_after=False``.
     """
+    stack = _unprojected(module)
+    two = module.mode == "GRU" and not _variant(module).reset_before
 
     def arrays(weights: Weights) -> list[Any]:
         w_ih, w_hh, b_ih, b_hh, *_ = reordered(weights, TORCH, KERAS)
         tensors = [w_ih.t(), w_hh.t()]
         if b_ih is not None and b_hh is not None:
-            tensors.append(torch.stack([b_ih, b_hh]) if gates_of(w_hh) == 3 else b_ih + b_hh)
+            tensors.append(torch.stack([b_ih, b_hh]) if two else b_ih + b_hh)
         return [_array(tensor) for tensor in tensors]
 
-    return [[array for weights in layer for array in arrays(weights)] for layer in _unprojected(module)]
+    return [[array for weights in layer for array in arrays(weights)] for layer in stack]
 
 
 def from_onnx(
     *layers: Sequence[Any],
     nonlinearity: str = "tanh",
+    reset_after: bool = True,
     linear_before_reset: int = 0,
     activations: Sequence[str | bytes] | None = None,
     clip: float | None = None,
@@ -80,13 +86,14 @@ def from_onnx(
     Args:
         layers: for each W [D, G*H, I], R [D, G*H, H], and B [D, 2*G*H] and P, either of which may be None or left out.
         nonlinearity: of the ``RNN`` the weights are for, "tanh" or "relu".
-        linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that a GRU's
-            ``linear_before_reset=1`` has to be given. The last four change nothing here.
+        reset_after: of the ``GRU`` the weights are for.
+        linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that for a GRU either
+            ``linear_before_reset=1`` or ``reset_after=False`` has to be given. The last four change nothing here.
 
     Raises:
-        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU with
-            ``linear_before_reset=0``, other activations, ``clip``, ``input_forget``, peepholes P, nodes of the reverse
-            direction alone.
+        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU whose
+            ``linear_before_reset`` is not ``reset_after``, other activations, ``clip``, ``input_forget``, peepholes P,
+            nodes of the reverse direction alone.
     """
     state = state_dict([_onnx_layer(*layer) for layer in layers])
     number = gates_of(state["weight_hh_l0"])
@@ -95,8 +102,10 @@ def from_onnx(
     ours = [nonlinearity.capitalize()] if number == 1 else standard
     if [name.lower() for name in given] not in ([name.lower() for name in ours * d] for d in (1, 2)):
         raise ValueError(f"nodes must have activations={ours}{_BY_ARGUMENT if number == 1 else ''}, got {given}")
-    if number == 3 and not linear_before_reset:
-        raise ValueError("GRU nodes must have linear_before_reset=1: here r is applied after the product with R")
+    if number == 3 and bool(linear_before_reset) != reset_after:
+        raise ValueError(
+            f"GRU nodes must have linear_before_reset={int(reset_after)}{_BY_RESET_AFTER}, got {linear_before_reset}"
+        )
     if clip is not None:
         raise ValueError(f"nodes must not clip, got clip={clip}")
     if input_forget:
@@ -109,21 +118,23 @@ def from_onnx(
 def to_onnx(module: RNNBase) -> list[tuple[Any, Any, Any]]:
     """For each layer W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] (None without biases) of its ONNX node.
 
-    A GRU's node must have ``linear_before_reset=1``, an RNN's with relu ``activations=["Relu"]``, once a direction.
+    A GRU's node must have ``linear_before_reset=1`` (0 if it has ``reset_after=False``), an RNN's with relu
+    ``activations=["Relu"]``, once a direction.
 
     Raises:
         TypeError: for something else than an LSTM, GRU or RNN module.
-        ValueError: for a variant of a cell, or a projected LSTM. (``torch.onnx.export`` can do more than reorder, and
-            takes that one.)
+        ValueError: for a variant of a cell other than ``reset_after=False``, or a projected LSTM.
+            (``torch.onnx.export`` can do more than reorder, and takes that one.)
     """
     stack = (node_weights(layer) for layer in _unprojected(module))
     return [(_array(w), _array(r), None if b is None else _array(b)) for w, r, b in stack]
 
 
 _BY_ARGUMENT = " (by the argument nonlinearity)"
+_BY_RESET_AFTER = " (by the argument reset_after)"
 
 
-def _keras_arrays(layer: Any, nonlinearity: str) -> Sequence[Any]:
+def _keras_arrays(layer: Any, nonlinearity: str, reset_after: bool) -> Sequence[Any]:
     """The arrays of a Keras layer, once it is seen to compute what a module here does."""
     if isinstance(layer, Sequence):
         return layer
@@ -131,23 +142,25 @@ def _keras_arrays(layer: Any, nonlinearity: str) -> Sequence[Any]:
         raise TypeError(f"expected Keras layers or lists of their weights, got {type(layer).__name__}")
     kind, config = type(layer).__name__, layer.get_config()
     if kind != "Bidirectional":
-        _check_keras(kind, config, nonlinearity)
+        _check_keras(kind, config, nonlinearity, reset_after)
     elif config["merge_mode"] != "concat":
         raise ValueError(f"Bidirectional must have merge_mode='concat', got {config['merge_mode']!r}")
     else:
         for direction in (config["layer"], config.get("backward_layer")):
             if direction:  # the second one only where it was made apart
                 backwards = direction is not config["layer"]
-                _check_keras(direction["class_name"], direction["config"], nonlinearity, backwards)
+                _check_keras(direction["class_name"], direction["config"], nonlinearity, reset_after, backwards)
     arrays: Sequence[Any] = layer.get_weights()
     return arrays
 
 
-def _check_keras(kind: str, config: Mapping[str, Any], nonlinearity: str, backwards: bool = False) -> None:
+def _check_keras(
+    kind: str, config: Mapping[str, Any], nonlinearity: str, reset_after: bool, backwards: bool = False
+) -> None:
     gated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     forms: dict[str, dict[str, Any]] = {
         "LSTM": gated,
-        "GRU": {**gated, "reset_after": True},
+        "GRU": {**gated, "reset_after": reset_after},
         "SimpleRNN": {"activation": nonlinearity},
     }
     if kind not in forms:
@@ -157,29 +170,34 @@ def _check_keras(kind: str, config: Mapping[str, Any], nonlinearity: str, backwa
     for name, wanted in {**forms[kind], "go_backwards": backwards}.items():
         if config[name] != wanted:
             by = _BY_ARGUMENT if kind == "SimpleRNN" and name == "activation" else ""
+            by = _BY_RESET_AFTER if name == "reset_after" else by
             raise ValueError(f"{kind} must have {name}={wanted!r}{by}, got {config[name]!r}")
 
 
-def _keras_layer(arrays: Sequence[Any]) -> Layer:
+def _keras_layer(arrays: Sequence[Any], reset_after: bool) -> Layer:
     count = len(arrays)
     if count not in (2, 3, 4, 6):
         raise ValueError(f"expected kernel, recurrent_kernel and perhaps bias, once or twice, got {count} arrays")
     each = count if count < 4 else count // 2
-    return [_keras_direction(*map(_tensor, arrays[i : i + each])) for i in range(0, count, each)]
+    return [_keras_direction(reset_after, *map(_tensor, arrays[i : i + each])) for i in range(0, count, each)]
 
 
-def _keras_direction(kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Weights:
+def _keras_direction(reset_after: bool, kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Weights:
     number = gates_of(recurrent.t()) if recurrent.dim() == 2 else 0
     rows = number * recurrent.shape[0]
-    if number == 3 and bias is not None and bias.shape == (rows,):
-        raise ValueError("GRU must have reset_after=True, with a bias [2, 3*H]: here r is applied after the product")
-    biased = bias is None or bias.shape == ((2, rows) if number == 3 else (rows,))
+    two = number == 3 and reset_after
+    if number == 3 and bias is not None and bias.shape == ((rows,) if two else (2, rows)):
+        raise ValueError(
+            f"GRU must have reset_after={reset_after}{_BY_RESET_AFTER}, with a bias {'[2, 3*H]' if two else '[3*H]'}, "
+            f"got {list(bias.shape)}"
+        )
+    biased = bias is None or bias.shape == ((2, rows) if two else (rows,))
     if not number or kernel.dim() != 2 or kernel.shape[1] != rows or not biased:
         given = [list(array.shape) for array in (kernel, recurrent, bias) if array is not None]
         raise ValueError(f"expected kernel [I, G*H], recurrent_kernel [H, G*H], bias [G*H] (GRU [2, 3*H]), got {given}")
     b_ih = b_hh = None
     if bias is not None:
-        b_ih, b_hh = bias if number == 3 else (bias, torch.zeros_like(bias))
+        b_ih, b_hh = bias if two else (bias, torch.zeros_like(bias))
     return reordered(Weights(kernel.t(), recurrent.t(), b_ih, b_hh, None), KERAS, TORCH)
 
 
@@ -203,9 +221,14 @@ def _unprojected(module: RNNBase) -> list[Layer]:
         raise TypeError(f"expected an LSTM, GRU or RNN module, got {type(module).__name__}")
     if module.proj_size:
         raise ValueError(f"no layer of Keras or node of ONNX has a projection (proj_size={module.proj_size})")
-    if getattr(module, "variant", None) is not None:
+    if any(_variant(module)._replace(reset_before=False)):
         raise ValueError("only torch's own cells are written: no peepholes, coupled gates or other activations")
     return layers_of(module)
+
+
+def _variant(module: RNNBase) -> Variant:
+    """All zero for a module of torch's."""
+    return getattr(module, "variant", None) or Variant()
 
 
 def _tensor(array: Any) -> Tensor:

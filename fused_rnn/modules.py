@@ -251,7 +251,10 @@ class LSTM(_Sequence):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            "LSTM", *args, variant=_variant(gate_activation, activation, peephole, coupled_gates), **kwargs
+            "LSTM",
+            *args,
+            variant=_variant(gate_activation, activation, peephole=peephole, coupled_gates=coupled_gates),
+            **kwargs,
         )
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
@@ -294,7 +297,8 @@ class GRU(_Hidden):
 
     Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
     h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
-    ``gate_activation`` is that of r and z, ``activation`` that of n.
+    ``gate_activation`` is that of r and z, ``activation`` that of n. With ``reset_after=False``, by keyword,
+    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself, as Keras calls it.
     """
 
     @overload
@@ -313,13 +317,21 @@ class GRU(_Hidden):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        reset_after: bool = True,
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
-        super().__init__("GRU", *args, variant=_variant(gate_activation, activation), **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
+        reset_after: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("GRU", *args, variant=_variant(gate_activation, activation, reset_after=reset_after), **kwargs)
 
 
 class RNN(_Hidden):

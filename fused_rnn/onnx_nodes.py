@@ -16,14 +16,14 @@ from torch.nn.functional import pad
 
 from . import checks
 from .layouts import ONNX, TORCH, Layer, rows_of
-from .reference import Cell, split_weights
+from .reference import Cell, Variant, split_weights
 
 __all__ = ["exporting", "layer", "node_weights"]
 
 Maybe = Tensor | None
 _NODES: dict[int, tuple[str, dict[str, Any]]] = {  # a cell's node, and the attributes with which it is torch's cell
     Cell.LSTM: ("LSTM", {}),
-    Cell.GRU: ("GRU", {"linear_before_reset": 1}),
+    Cell.GRU: ("GRU", {"linear_before_reset": 1}),  # or 0 with the reset gate before the product
     Cell.RNN_TANH: ("RNN", {"activations": ["Tanh"]}),
     Cell.RNN_RELU: ("RNN", {"activations": ["Relu"]}),
 }
@@ -62,7 +62,7 @@ def layer(
     recompute: bool = False,
     reset: Maybe = None,
     reset_initial: bool = False,
-    variant: Any = None,
+    variant: Sequence[Any] | None = None,
     cells: bool = False,
     *,
     lengths: Maybe = None,
@@ -77,7 +77,8 @@ def layer(
         raise checks.onnx_packed()
     if reset is not None:
         raise checks.onnx_reset()
-    if variant is not None:
+    made = Variant(*variant or ())
+    if any(made._replace(reset_before=False)):
         raise checks.onnx_variant()
     if cells:
         raise checks.onnx_cells()
@@ -86,15 +87,22 @@ def layer(
     own = split_weights(weights, h0.shape[0])
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
     steps = None if lengths is None else lengths.to(torch.int32)
-    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, cell, steps)
+    if own[0].w_hr is None:
+        y, hn, cn = _node(x, *states, own, cell, steps, made.reset_before)
+    else:
+        y, hn, cn = _projected(x, *states, own, cell, steps)
     return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
 
 
-def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
+def _node(
+    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe, reset_before: bool = False
+) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, H], Y_h [D, B, H] and Y_c [D, B, H] (LSTM)."""
     name, form = _NODES[cell]
     directions, hidden = len(own), own[0].w_hh.shape[1]
     attributes: dict[str, Any] = {"hidden_size": hidden, **form}
+    if reset_before:
+        attributes["linear_before_reset"] = 0
     if "activations" in form:
         attributes["activations"] = form["activations"] * directions
     if directions == 2:

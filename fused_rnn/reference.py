@@ -78,6 +78,7 @@ class Variant(NamedTuple):
     state: int = Activation.OWN  # of g and c; n; an RNN's h
     peephole: bool = False  # LSTM: i and f look at c, o at the new c
     coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
+    reset_before: bool = False  # GRU: r multiplies h, not W_hn h + b_hn
 
     @property
     def extra_weights(self) -> int:
@@ -100,7 +101,7 @@ class Taps(NamedTuple):
     """Terms added to inner values, per row of x; their gradients are those of the values (``layer_backward_gates``)."""
 
     gx: Tensor  # [N, D*G*H], added to x W_ih^T + b_ih
-    gh: Tensor | None  # [N, D*H], added to W_hn h + b_hn; GRU only
+    gh: Tensor | None  # [N, D*H], added to W_hn h + b_hn; GRU only, and not where r comes before the product
     r: Tensor | None  # [N, D*P], added to the projected h_t; projection only
 
 
@@ -172,6 +173,17 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
+    return ((1 - z) * n + z * h,)
+
+
+def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+    """The same as Cho et al. 2014 have it: n = tanh(x_n + W_hn (r h) + b_hn)."""
+    (h,) = state
+    w_hh, b_hh, H = inner.weights.w_hh, inner.weights.b_hh, h.shape[-1]
+    (w_rz, w_n), (b_rz, b_n) = (w_hh.split([2 * H, H]), (None, None) if b_hh is None else b_hh.split([2 * H, H]))
+    x_rz, x_n = gx.split([2 * H, H], -1)
+    r, z = inner.sigmoid(x_rz + F.linear(h, w_rz, b_rz)).chunk(2, -1)
+    n = inner.tanh(x_n + F.linear(r * h, w_n, b_n))
     return ((1 - z) * n + z * h,)
 
 
@@ -294,7 +306,7 @@ def layer(
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
     """
-    step_of_cell = _STEPS[Cell(cell)][0]
+    step_of_cell = _gru_before_step if variant is not None and variant.reset_before else _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
     directions = h0.shape[0]
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)

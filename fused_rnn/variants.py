@@ -22,17 +22,23 @@ def _activation(argument: str, given: str, own: Activation) -> Activation:
 
 
 def variant(
-    gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False, coupled_gates: bool = False
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
+    *,
+    peephole: bool = False,
+    coupled_gates: bool = False,
+    reset_after: bool = True,
 ) -> Variant | None:
-    """Of an LSTM or, with the first two, a GRU; None for torch's own.
+    """Of an LSTM or, with the first two and the last, a GRU; None for torch's own.
 
     Raises:
         ValueError: for a name that no activation has.
         TypeError: for an option that is no bool.
     """
-    if gate_activation == "sigmoid" and activation == "tanh" and peephole is False and coupled_gates is False:
+    asked = peephole is not False or coupled_gates is not False or reset_after is not True
+    if gate_activation == "sigmoid" and activation == "tanh" and not asked:
         return None  # what functions are called with, mostly
-    for name, flag in (("peephole", peephole), ("coupled_gates", coupled_gates)):
+    for name, flag in (("peephole", peephole), ("coupled_gates", coupled_gates), ("reset_after", reset_after)):
         if not isinstance(flag, bool):
             raise checks.not_a_bool(name, flag)
     made = Variant(
@@ -40,6 +46,7 @@ def variant(
         _activation("activation", activation, Activation.TANH),
         peephole,
         coupled_gates,
+        not reset_after,
     )
     return made if any(made) else None
 
@@ -64,4 +71,5 @@ def describe(variant: Variant | None) -> dict[str, Any]:
     every = {"gate_activation": variant.gate, "activation": variant.state}
     named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
     flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled}
-    return named | {name: True for name, flag in flags.items() if flag}
+    named |= {name: True for name, flag in flags.items() if flag}
+    return named | ({"reset_after": False} if variant.reset_before else {})

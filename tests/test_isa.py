@@ -141,6 +141,10 @@ SPLITS = {
     "units, coupled": Case(Cell.LSTM, T=20, B=1, I=0, H=430, variant=Variant(peephole=True, coupled=True)),
     "rows, variant": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, variant=Variant(peephole=True)),
     "directions, variant": Case(Cell.GRU, T=40, B=2, I=0, H=90, D=2, variant=Variant(state=Activation.SOFTSIGN)),
+    "rows, reset before": Case(
+        Cell.GRU, T=24, B=13, I=0, H=72, packed=True, reset="initial", variant=Variant(reset_before=True)
+    ),
+    "units, reset before": Case(Cell.GRU, T=20, B=3, I=0, H=310, variant=Variant(reset_before=True)),
     "rows, cells": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, cells=True),
     "units, cells": Case(Cell.LSTM, T=20, B=3, I=0, H=330, reset="zero", cells=True),
     "units, cells, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, cells=True),

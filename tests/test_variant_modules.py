@@ -72,6 +72,8 @@ def networks(draw):
         options |= {"gate_activation": draw(st.sampled_from(gates)), "activation": draw(names)}
     if kind == "LSTM" and hidden > 1:
         options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
+    if kind == "GRU":
+        options["reset_after"] = draw(st.booleans())
     if kind == "LSTM":
         options |= {"peephole": draw(st.booleans()), "coupled_gates": draw(st.booleans())}
     torch.manual_seed(draw(st.integers(0, 99)))
@@ -109,6 +111,7 @@ MODULES = {
     "peephole LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, bidirectional=False, **o),
     "coupled LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, coupled_gates=True, activation="relu", **o),
     "softsign GRU": lambda **o: fused_rnn.GRU(I, H, 2, activation="softsign", **o),
+    "GRU of the paper": lambda **o: fused_rnn.GRU(I, H, 2, reset_after=False, **o),
     "hard RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="hard_tanh", **o),
 }
 
@@ -297,11 +300,16 @@ def test_options_that_mean_nothing():
     with pytest.raises(TypeError, match="gate_activation"):
         fused_rnn.RNN(I, H, gate_activation="sigmoid")
     for cell in (fused_rnn.GRU, fused_rnn.RNN):
-        for option in ("peephole", "coupled_gates"):
+        for option in ("peephole", "coupled_gates"):  # of the LSTM
             with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
                 cell(I, H, **{option: True})
             with pytest.raises(TypeError, match=f"{option} should be of type bool, got: int"):
                 fused_rnn.LSTM(I, H, **{option: 1})
+    with pytest.raises(TypeError, match="reset_after should be of type bool, got: int"):
+        fused_rnn.GRU(I, H, reset_after=0)
+    for cell in (fused_rnn.LSTM, fused_rnn.RNN):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'reset_after'"):
+            cell(I, H, reset_after=False)
     x, w = torch.zeros(1, 1, 2), [torch.zeros(8, 2)] * 2
     with pytest.raises(ValueError, match=r"params must hold 3 to 6 tensors \(.*w_hr, then w_ch\) for each of 1 layers"):
         fused_rnn.functional.lstm(x, None, w, peephole=True)

@@ -44,6 +44,7 @@ LSTMS = [
     Variant(coupled=True),
     Variant(A.SOFTSIGN, A.HARD_TANH, peephole=True, coupled=True),
 ]
+GRUS = [*PAIRS, Variant(reset_before=True), Variant(A.HARD_SIGMOID, A.SOFTSIGN, reset_before=True)]
 STATES = [A.HARD_SIGMOID, A.SIGMOID, A.HARD_TANH, A.SOFTSIGN, A.IDENTITY]
 KINDS = {
     f"{cell.name.lower()}{'-proj' * bool(P)}-{''.join(str(int(n)) for n in variant)}": {
@@ -54,7 +55,7 @@ KINDS = {
     for cell, P, several in (
         (Cell.LSTM, 0, LSTMS),
         (Cell.LSTM, 2, [LSTMS[0], *LSTMS[-3:]]),
-        (Cell.GRU, 0, PAIRS),
+        (Cell.GRU, 0, GRUS),
         (Cell.RNN_TANH, 0, [Variant(state=state) for state in STATES]),
     )
     for variant in several
@@ -163,6 +164,9 @@ def test_ops_refuse():
     peephole = make(Case(Cell.LSTM, variant=Variant(peephole=True)))
     with pytest.raises(RuntimeError, match=r"w_ch must have shape \[27\], got \[26\]"):
         forward(replace(peephole, weights=[*peephole.weights[:-1], peephole.weights[-1][1:]]))
+    for other in (Cell.LSTM, Cell.RNN_TANH):
+        with pytest.raises(RuntimeError, match="only the GRU has a reset gate"):
+            forward(replace(make(Case(other)), variant=(0, 0, 0, 0, 1)))
     with pytest.raises(RuntimeError, match="an RNN has no gates"):
         forward(replace(make(Case(Cell.RNN_RELU)), variant=(1,)))
 
@@ -185,6 +189,20 @@ def test_peepholes_by_hand():
         i, f, g, o = w_ih @ x + w_hh @ h
         c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         h = torch.sigmoid(o + p_o * c) * torch.tanh(c)
+        torch.testing.assert_close(shown, h)
+
+
+def test_the_reset_gate_before_by_hand():
+    """The equations of Cho et al., a number at a time."""
+    problem = make(Case(Cell.GRU, T=4, B=1, I=2, H=1, variant=Variant(reset_before=True)))
+    w_ih, w_hh, b_ih, b_hh = problem.weights
+    h = problem.h0[0, 0]
+    y = forward(problem)[0]
+    for x, shown in zip(problem.x[:, 0], y[:, 0], strict=True):
+        (x_r, x_z, x_n), (h_r, h_z, _) = w_ih @ x + b_ih, w_hh @ h + b_hh
+        r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+        n = torch.tanh(x_n + w_hh[2] @ (r * h) + b_hh[2])
+        h = (1 - z) * n + z * h
         torch.testing.assert_close(shown, h)
 
 

@@ -6,8 +6,8 @@
 // Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times their derivatives, taken
 // from the outputs s and t, where a ReLU chooses instead.
 // Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017
-// (coupled gates), Cho et al. 2014 with the reset gate after the product as torch and cuDNN have it (GRU), Elman 1990
-// (RNN), Sak et al. 2014 (projection).
+// (coupled gates), Cho et al. 2014, and the same with the reset gate after the product, as torch and cuDNN have it (GRU),
+// Elman 1990 (RNN), Sak et al. 2014 (projection).
 
 template <class V>
 struct LstmStep {
@@ -80,24 +80,37 @@ struct GruGrad {
     V r, z, n, hn, h_prev;
 };
 
-// n = tanh(xn + r hn),  h' = (1 - z) n + z h, with hn = W_hn h + b_hn
+// h' = (1 - z) n + z h
+template <class V>
+FUSED_RNN_INLINE V gru_update(V z, V n, V h_prev) {
+    return n + z * (h_prev - n);
+}
+
+// The gradients of that; d.h_prev is only the part that passes by the gate z.
+template <class Act, class V>
+FUSED_RNN_INLINE GruGrad<V> gru_update_grad(V z, V n, V h_prev, V dh, const Act& act = {}) {
+    GruGrad<V> d;
+    d.h_prev = dh * z;
+    d.n = act.state_grad(n, dh * act.complement(z));
+    d.z = act.gate_grad(z, dh * (h_prev - n));
+    return d;
+}
+
+// n = tanh(xn + r hn), with hn = W_hn h + b_hn
 template <class Act, class V>
 FUSED_RNN_INLINE GruStep<V> gru_step(V r, V z, V xn, V hn, V h_prev, const Act& act = {}) {
     GruStep<V> s;
     s.r = act.gate(r);
     s.z = act.gate(z);
     s.n = act.state(xn + s.r * hn);
-    s.h = s.n + s.z * (h_prev - s.n);
+    s.h = gru_update(s.z, s.n, h_prev);
     return s;
 }
 
-// hn is what multiplied r; d.hn its gradient; d.h_prev only the part that passes by the gate z.
+// hn is what multiplied r; d.hn its gradient.
 template <class Act, class V>
 FUSED_RNN_INLINE GruGrad<V> gru_step_grad(V r, V z, V n, V hn, V h_prev, V dh, const Act& act = {}) {
-    GruGrad<V> d;
-    d.h_prev = dh * z;
-    d.n = act.state_grad(n, dh * act.complement(z));
-    d.z = act.gate_grad(z, dh * (h_prev - n));
+    GruGrad<V> d = gru_update_grad<Act, V>(z, n, h_prev, dh, act);
     d.r = act.gate_grad(r, d.n * hn);
     d.hn = d.n * r;
     return d;

@@ -18,18 +18,24 @@ enum class Activation : uint8_t {
 };
 
 struct Variant {
-    Activation gate;   // of i, f, o; r, z
-    Activation state;  // of g and c; n; an RNN's h
-    bool peephole;     // LSTM: i and f look at c, o at the new c
-    bool coupled;      // LSTM: i = 1 - f, and nothing else is of i
+    Activation gate;    // of i, f, o; r, z
+    Activation state;   // of g and c; n; an RNN's h
+    bool peephole;      // LSTM: i and f look at c, o at the new c
+    bool coupled;       // LSTM: i = 1 - f, and nothing else is of i
+    bool reset_before;  // GRU: r multiplies h, not W_hn h + b_hn
 
     // Whether it is torch's cell, which has kernels of its own.
     constexpr bool plain() const {
-        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled;
+        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before;
     }
 };
 
 constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }
+// Those that a product with h itself is of: all, or r and z, n having one with r h afterwards.
+constexpr int64_t gates_of_h(int64_t cell, Variant v) { return v.reset_before ? 2 : gates_of(cell, v); }
+// Whether the product with h has gradients of its own, as what r multiplies after it; else they are those of the product
+// with x, whose biases may be added.
+constexpr bool hidden_apart(int64_t cell, Variant v) { return is_gru(cell) && !v.reset_before; }
 
 // The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
 constexpr Variant resolved(int64_t cell, Variant v) {

@@ -40,7 +40,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
             const F* products = hg + (b - b0) * row + (u - u0);
             const Vec<F> h =
                 Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride, a.h[1 - next]);
-            if (a.projected) {
+            if (a.two_products) {
                 store(a.h_full + b * a.ld_c + u, h, lanes);
                 continue;
             }
@@ -50,7 +50,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
         }
         if (!reset[b]) continue;
         if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
-        if (!a.projected) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+        if (!a.two_products) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
     }
 }
 
@@ -71,7 +71,7 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
-            if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+            if (!a.two_products) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
         }
         if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         for (int64_t u = u0; u < u1; u += W) {
@@ -83,70 +83,16 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
     }
 }
 
-// The second half of a projected LSTM's step: r = W_hr h is what the layer shows and feeds back.
-template <class F, class S>
-void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
-                  const F* r, int64_t row, int next, int64_t final_from) {
-    constexpr int W = Simd<F>::W;
-    const int64_t end = first + count < a.R ? first + count : a.R;
-    const Marks reset = reset_after(a, t);
-    for (int64_t b = b0; b < b1; ++b) {
-        const int64_t n = a.seq.row(t) + b;
-        for (int64_t u = first; u < end; u += W) {
-            const int lanes = end - u < W ? static_cast<int>(end - u) : W;
-            const Vec<F> v = load<F>(r + (b - b0) * row + (u - first), lanes);
-            store(a.h[next] + b * a.ld_h + u, v, lanes);
-            store(a.y + n * a.ld_y + u, v, lanes);
-            if (b >= final_from) store(a.hn + b * a.R + u, v, lanes);
-        }
-        if (reset[b]) copy_units(a.reset.h + b * a.reset.ld_h, first, end, a.h[next] + b * a.ld_h);
-    }
-}
-
 // The gates of rows [n0, n1) of the sequence again, where only states were kept. The recurrent products of row n lie at
-// hg + (n - n0) * G*H.
+// hg + (n - n0) * G*H (without n, where that has a product of its own).
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, row = gates_of(a.cell, a.variant) * H;
+    const int64_t H = a.H, row = gates_of_h(a.cell, a.variant) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W)
             Cell::rebuild(a, n, u, H - u < W ? static_cast<int>(H - u) : W, a.gx + (n - a.gx_row) * a.ld_gx + u,
                           hg + (n - n0) * row + u, H);
-    }
-}
-
-// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept.
-template <class F, class S>
-void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
-    constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
-    for (int64_t n = n0; n < n1; ++n) {
-        for (int64_t u = 0; u < H; u += W) {
-            const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
-            const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
-            const Vec<F> shown = a.variant.plain() ? Activations<S>::template Act<F>::state(c)
-                                                   : act_of<typename Activations<S>::template Any<F>>(a).state(c);
-            store(to + (n - n0) * H + u, o * shown, lanes);
-        }
-    }
-}
-
-// dr of step t: what later steps and y send to the projected h.
-template <class F, class S>
-void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
-    constexpr int W = Simd<F>::W;
-    const Marks reset = reset_after(a, t);
-    for (int64_t b = b0; b < b1; ++b) {
-        const int64_t n = a.seq.row(t) + b;
-        if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
-        for (int64_t u = r0; u < r1; u += W) {
-            const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
-            Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
-            if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            store(a.dr + (n - a.dg_row) * a.ld_dr + u, g, lanes);
-        }
     }
 }
 
@@ -344,53 +290,3 @@ struct RnnRows {
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh, act_of<Act>(a)), lanes);
     }
 };
-
-// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone.
-#define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
-    switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
-        case kLstm:                                                       \
-            CALL((LstmRows<Activations<S>::template Act, F>));            \
-            break;                                                        \
-        case kGru:                                                        \
-            CALL((GruRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnTanh:                                                    \
-            CALL((RnnRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnRelu:                                                    \
-            CALL((RnnRows<Relu, F>));                                     \
-            break;                                                        \
-        default:                                                          \
-            if (is_lstm((ARGS).cell))                                     \
-                CALL((LstmRows<Activations<S>::template Any, F>));        \
-            else if (is_gru((ARGS).cell))                                 \
-                CALL((GruRows<Activations<S>::template Any, F>));         \
-            else                                                          \
-                CALL((RnnRows<Activations<S>::template Any, F>));         \
-    }
-#define FUSED_RNN_UNWRAP(...) __VA_ARGS__
-
-template <class F, class S>
-void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
-                  int64_t row, int64_t gate_stride, int next) {
-#define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
-#define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
-                   int64_t row, bool add_dy) {
-#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-#undef FUSED_RNN_UNWRAP
-#undef FUSED_RNN_BY_CELL

@@ -9,6 +9,8 @@
 #include "../core/cells.h"
 #include "gemm-inl.h"
 #include "cell_rows-inl.h"
+#include "two_products-inl.h"
+#include "cell_choice-inl.h"
 #include "loops-inl.h"
 #include "rows-inl.h"
 // clang-format on
@@ -19,10 +21,11 @@ constexpr Kernels<F, S> make_kernels() {
             forward_loop<Rows<F>, F, S>,
             backward_loop<Rows<F>, F, S>,
             forward_rows<F, S>,
-            project_rows<F, S>,
+            second_rows<F, S>,
             backward_rows<F, S>,
             output_gradient_rows<F, S>,
             rebuild_rows<F, S>,
+            rebuild_candidates<F, S>,
             unprojected_rows<F, S>,
             pack_transposed<F, S>,
             pack_plain<F, S>,

@@ -60,26 +60,27 @@ struct ForwardArgs {
     int64_t H;        // units
     int64_t R;        // size of h: P with a projection, H without
     bool reverse;
-    bool projected;
-    const F* gx;  // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
+    bool two_products;  // in a step: with a projection, or in a GRU whose reset gate comes before the product
+    const F* gx;        // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
     int64_t gx_row;
     const int64_t* gx_first;  // of the batch's rows from `gx_b0` on, those of step `gx_t0` + k from row gx_first[k] on
     int64_t gx_t0, gx_b0;
     int64_t ld_gx;
     const F* bias;     // [G*H], what is added outside any product
-    const F* bias_hn;  // [H], GRU: inside the reset product
+    const F* bias_hn;  // [H], GRU: inside the reset product, where that comes after
     const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
     F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
-    F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
+    F* h_full;  // [B, ld_c], what the second product takes: o tanh(c), or a GRU's r h; to rebuild gates as c
+    F* z;       // [B, ld_c], such a GRU's z, from a step's first half to its second
     S* y;       // [N, ld_y], this direction's columns
     int64_t ld_y;
     Saved<S> saved;
     S* hn;  // [B, R]
     Panels<F> w_hh;
-    Panels<F> w_hr;
+    Panels<F> w_hr;  // of the second product: of a projection, or a GRU's W_hn, which w_hh then lacks
     Reset<F> reset;
 
     // gx of row 0 of step t.
@@ -101,7 +102,7 @@ struct BackwardArgs {
     int64_t H;
     int64_t R;
     bool reverse;
-    bool projected;
+    bool two_products;
     const S* dy;  // [N, ld_dy], this direction's columns, or null
     int64_t ld_dy;
     const S* dcells;  // [N, ld_dcells], an LSTM's gradients of c of every step, likewise, or null
@@ -116,13 +117,14 @@ struct BackwardArgs {
     int64_t ld_c;
     const F* w_ch;  // as forward
     F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;         // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
+    F* dgh;         // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
     int64_t ld_dg;
-    F* dr;  // [rows of the chunk, ld_dr], projection only: the whole gradient of projected h
+    F* dr;  // [rows of the chunk, ld_dr], of what the second product gave: projected h, or W_hn (r h) (in dgx)
     int64_t ld_dr;
+    F* rh;  // [rows of the chunk, H], to which such a GRU writes r h; null: it is not asked for
     int64_t dg_row;
     Panels<F> w_hh;
-    Panels<F> w_hr;
+    Panels<F> w_hr;  // as forward
     Reset<F> reset;
     F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
     F* dc_reset;  // [B, ld_c] likewise

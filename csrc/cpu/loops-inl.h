@@ -1,7 +1,7 @@
 // The time loops over packed recurrent weights, one slice of the work each (kernels.h: Slice).
 // Included inside an ISA namespace.
 //
-// Threads that share rows split the units and meet at one barrier a step (two with a projection):
+// Threads that share rows split the units and meet at one barrier a step (two where it has two products):
 // forward, after every h of the step is written; backward, after every gate gradient is.
 
 struct Range {
@@ -123,10 +123,10 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int gates = static_cast<int>(gates_of(a.cell, a.variant));
+    const int gates = static_cast<int>(gates_of_h(a.cell, a.variant));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
-    const Range r_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const Range r_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
@@ -143,14 +143,14 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
             forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
-        if (!a.projected) continue;
+        if (!a.two_products) continue;
 
         const int64_t final_from = a.final_from(t);
         operand.set(a.h_full, a.ld_c, a.H);
         for_each_block(operand, r_panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = r_shape.vectors(p);
             operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
-            project_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
+            second_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
     }
@@ -165,10 +165,9 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int64_t K = gates_of(a.cell, a.variant) * a.H;
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
     const Range panels = share(shape.count(), slice.part, slice.parts);
-    const Range h_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const Range h_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
     // The columns of dh that this slice owns, the same in both halves of a step: no second barrier.
     const int64_t r0 = shape.first_column(panels.begin);
     const int64_t r1 = panels.end == shape.count() ? a.R : shape.first_column(panels.end);
@@ -179,7 +178,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
         const int64_t chunk_row = a.seq.row(t) - a.dg_row;
 
-        if (a.projected) {
+        if (a.two_products) {
             output_gradient_rows(a, t, b0, b1, r0, r1);
             if (slice.barrier) barrier_wait(slice.barrier);
             operand.set(a.dr + chunk_row * a.ld_dr, a.ld_dr, a.R);
@@ -195,8 +194,8 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         }
         if (slice.barrier) barrier_wait(slice.barrier);
 
-        const F* dg = (is_gru(a.cell) ? a.dgh : a.dgx) + chunk_row * a.ld_dg;
-        operand.set(dg, a.ld_dg, K);
+        const F* dg = a.dgh + chunk_row * a.ld_dg;
+        operand.set(dg, a.ld_dg, a.w_hh.K);
         for_each_block(operand, panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             F* to = a.dh + shape.first_column(p) + b * a.ld_dh;
             operand.multiply(b, end, panel_of(a.w_hh, shape, p), shape.vectors(p), to, a.ld_dh, is_gru(a.cell));

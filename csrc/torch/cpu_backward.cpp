@@ -38,10 +38,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
         BackwardPass<F, S> pass(l, in, grads, needs, true, split_f32);
         if (l.N > 0) pass.run();
         const int64_t GH = l.G * l.H;
-        const Tensor none = empty({0}, l.type);
+        const auto none = [&] { return empty({0}, l.type); };  // a new one each, as outputs share no memory
         return std::tuple(pass.dh0(), pass.dc0(), pass.all_rows(&Direction::dgx, GH, 0, GH),
-                          is_gru(cell) ? pass.all_rows(&Direction::dgh, GH, 2 * l.H, l.H) : empty({0}, l.type),
-                          l.projected ? pass.all_rows(&Direction::dr, l.R, 0, l.R) : none);
+                          hidden_apart(cell, l.variant) ? pass.all_rows(&Direction::dgh, GH, 2 * l.H, l.H) : none(),
+                          l.projected ? pass.all_rows(&Direction::dr, l.R, 0, l.R) : none());
     });
 }
 

@@ -47,7 +47,7 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells;
     Compute<F, S> h0, w_ch;
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
@@ -66,10 +66,10 @@ struct BackwardDirection {
         if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
         if (plan.direct) {
             w_hh = Weight<F, S>(pool, k, *w.w_hh);
-            if (l.projected) w_hr = Weight<F, S>(pool, k, *w.w_hr);
+            if (l.two_products) w_hr = Weight<F, S>(pool, k, *w.w_hr);
         } else {
             packed_hh = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hh, 1, false);
-            if (l.projected) packed_hr = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hr, 1, false);
+            if (l.two_products) packed_hr = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hr, 1, false);
         }
         const bool sums_resets = l.begins && l.reset_initial;
         dh = gradient_buffer(k, l, grads.dhn, d, l.R);
@@ -87,7 +87,7 @@ struct BackwardDirection {
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
-        a.projected = l.projected;
+        a.two_products = l.two_products;
         a.dy = dy ? data_of<S>(*dy) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
         a.dcells = dcells ? data_of<S>(*dcells) + d * l.H : nullptr;
@@ -101,7 +101,7 @@ struct BackwardDirection {
         a.ld_dh = cpu::padded(l.R);
         a.dc = dc.data();
         a.ld_dg = l.G * l.H;
-        a.ld_dr = l.R;
+        a.ld_dr = l.variant.reset_before ? a.ld_dg : l.R;
         a.w_hh = packed_hh.panels();
         a.w_hr = packed_hr.panels();
         a.reset = reset.args();
@@ -111,14 +111,15 @@ struct BackwardDirection {
         a.w_ch = w_ch.data();
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
-        if (is_gru(l.cell)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
+        if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
         if (l.projected) dr = Buffer<F>(plan.most_rows * a.ld_dr);
         a.dgx = dgx.data();
-        a.dgh = is_gru(l.cell) ? dgh.data() : dgx.data();
-        a.dr = dr.data();
+        a.dgh = dgh ? dgh.data() : dgx.data();
+        a.dr = l.variant.reset_before ? a.dgx + 2 * l.H : dr.data();
         const bool rebuilds = l.N > 0 && saved_gates_of(l.cell, l.variant) && !a.saved.gates;
         if (rebuilds) rebuild.emplace(plan.by, pool, k, plan.tiles, l, w, plan.most_rows);
-        if (!plan.gates_only && l.projected) unprojected = Buffer<F>(plan.most_rows * l.H);
+        if (!plan.gates_only && l.two_products) multiplied = Buffer<F>(plan.most_rows * l.H);
+        if (l.variant.reset_before) a.rh = multiplied.data();
         if (plan.gates_only && !rebuilds) return;
         const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
         const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;

@@ -30,14 +30,16 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     Variant v{};
     if (!numbers) return v;
     const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
-    constexpr size_t kKnown = 4;
+    constexpr size_t kKnown = 5;
     for (size_t k = kKnown; k < numbers->size(); ++k)
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
     v.gate = activation(op, at(0));
     v.state = activation(op, at(1));
     v.peephole = flag(op, at(2));
     v.coupled = flag(op, at(3));
+    v.reset_before = flag(op, at(4));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
+    STD_TORCH_CHECK(!v.reset_before || is_gru(cell), op, ": only the GRU has a reset gate");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
 }
@@ -69,6 +71,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     projected = base % 2 == 1;
     at_w_hr = base - 1;
     at_w_ch = base;
+    two_products = projected || variant.reset_before;
     STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
 
     I = x.size(packed ? 1 : 2);
@@ -85,6 +88,14 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
         if (projected) to.w_hr = checked(op, "w_hr", w[at_w_hr], x, {R, H});
+        if (variant.reset_before) {
+            auto& [of_r_and_z, of_n] = parts_[d];
+            Tensor w_hh = w[1];
+            of_r_and_z = torch::stable::narrow(w_hh, 0, 0, 2 * H);
+            of_n = torch::stable::narrow(w_hh, 0, 2 * H, H);
+            to.w_hh = &*of_r_and_z;
+            to.w_hr = &*of_n;
+        }
         if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {(G - 1) * H});
     }
     if (is_lstm(cell)) {
