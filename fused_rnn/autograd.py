@@ -206,6 +206,10 @@ class _FusedLayerGradient(Function):
         batch_sizes, reset, cell, needs, samples, initial, variant = fixed
         weights = args[16:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
+        if samples and variant is not None and variant.layer_norm:
+            # Statistics stand between the gates' gradients and those of the products, which the op alone has.
+            asked = iter(gradients(Constants(*fixed), dy, dhn, dcn, dcells, x, h0, c0, *weights))
+            return tuple(next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
         grads: tuple[Maybe, ...]
         if not samples:
             *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells)

@@ -110,6 +110,10 @@ def not_a_bool(argument: str, given: Any) -> TypeError:
     return TypeError(f"{argument} should be of type bool, got: {type(given).__name__}")
 
 
+def norm_of_reset_before() -> ValueError:
+    return ValueError("layer_norm argument is only supported with reset_after=True")
+
+
 def nonlinearity(known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 
@@ -132,7 +136,8 @@ def onnx_dtype(given: torch.dtype) -> NotImplementedError:
 
 def onnx_variant() -> NotImplementedError:
     return NotImplementedError(
-        "peepholes, coupled gates and activations other than torch's are not exported to ONNX: export a module without"
+        "peepholes, coupled gates, layer normalisation and activations other than torch's are not exported to ONNX: "
+        "export a module without"
     )
 
 
@@ -171,9 +176,8 @@ def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def param_count(given: int, layers: int, directions: int, peephole: bool = False) -> ValueError:
-    own = 1 if peephole else 0
-    last = ", then w_ch" if peephole else ""
+def param_count(given: int, layers: int, directions: int, extra: Sequence[str] = ()) -> ValueError:
+    own, last = len(extra), "".join(f", then {name}" for name in extra)
     return ValueError(
         f"params must hold {2 + own} to {5 + own} tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr{last}) "
         f"for each of {layers} layers and {directions} directions, got {given} tensors in all"

@@ -142,7 +142,7 @@ def sample_gradients(
     dweights: list[Tensor | None] = []
     # [N*V, D*K] -> for each direction [N, V, K]; what the cell does not have is [0] and stays so
     dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
-    for d, own in enumerate(split_weights(weights, directions, constants.variant)):
+    for d, own in enumerate(split_weights(weights, directions, cell, constants.variant)):
         of_x = of_h = dgx[d]
         hidden = of_x.shape[-1] // gates_of(cell, constants.variant)
         if cell.is_gru and not reset_before:  # W_hn h + b_hn stands inside the reset product

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
-from .reference import Variant, gates_of
+from .reference import Variant, extra_weights, gates_of
 from .step import step
 from .variants import of_nonlinearity, variant
 
@@ -41,6 +41,7 @@ def lstm(
     activation: str = "tanh",
     peephole: bool = False,
     coupled_gates: bool = False,
+    layer_norm: bool = False,
     lengths: Maybe = None,
     cells: bool = False,
 ) -> tuple[Any, tuple[Tensor, Tensor]]:
@@ -53,14 +54,16 @@ def lstm(
         input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence.
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
-            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
-            layer I is D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
+            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``, then with
+            ``layer_norm`` gains ln_ih and ln_hh [4*H], gain ln_ch and shift ln_ch_shift [H]; in an upper layer I is
+            D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
-        gate_activation, activation, peephole, coupled_gates: variants of the cell (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation, peephole, coupled_gates, layer_norm: variants of the cell (see
+            :class:`fused_rnn.LSTM`).
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
@@ -78,7 +81,8 @@ def lstm(
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    cell = variant(gate_activation, activation, peephole=peephole, coupled_gates=coupled_gates)
+    norm = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
+    cell = variant(gate_activation, activation, **norm)
     return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
 
 
@@ -98,6 +102,7 @@ def gru(
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
     reset_after: bool = True,
+    layer_norm: bool = False,
     lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
@@ -107,7 +112,7 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    cell = variant(gate_activation, activation, reset_after=reset_after)
+    cell = variant(gate_activation, activation, reset_after=reset_after, layer_norm=layer_norm)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
     return _functional(GRU, input, hx, params, *options, cell, lengths)
 
@@ -170,6 +175,7 @@ def rnn(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    layer_norm: bool = False,
     lengths: Maybe = None,
 ) -> tuple[Input, Tensor]:
     """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
@@ -177,7 +183,7 @@ def rnn(
     Raises:
         ValueError: also for a ``nonlinearity`` of another name.
     """
-    cell, variant = of_nonlinearity(nonlinearity)
+    cell, variant = of_nonlinearity(nonlinearity, layer_norm)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
     return _functional(cell, input, hx, params, *options, variant, lengths)
 
@@ -201,10 +207,11 @@ def _functional(
 ) -> Any:
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
-    each -= variant.extra_weights if variant else 0
+    own = extra_weights(cell, variant)
+    each -= len(own)
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        raise checks.param_count(len(params), num_layers, directions, variant is not None and variant.peephole)
+        raise checks.param_count(len(params), num_layers, directions, own)
     hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0

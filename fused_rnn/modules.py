@@ -53,8 +53,15 @@ class _Sequence(RNNBase):
             self.variant = variant
             if variant.coupled:
                 self._leave_first_gate_out()
+            rows, hidden = len(self._parameters["weight_ih_l0"]), self.hidden_size  # type: ignore[arg-type]
             if variant.peephole:
-                self._add_weights("weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+                self._add_weights("weight_ch", rows - hidden)
+            if variant.layer_norm:
+                self._add_weights("weight_ln_ih", rows)
+                self._add_weights("weight_ln_hh", rows)
+                if mode == "LSTM":
+                    self._add_weights("weight_ln_ch", hidden)
+                    self._add_weights("bias_ln_ch", hidden)
 
     def _leave_first_gate_out(self) -> None:
         for name, weight in list(self._parameters.items()):
@@ -62,20 +69,30 @@ class _Sequence(RNNBase):
                 self.register_parameter(name, nn.Parameter(weight.detach()[self.hidden_size :].clone()))
         self._init_flat_weights()
 
-    def _add_weights(self, name: str, *shape: int) -> None:
-        """One more parameter at the end of each layer and direction, drawn as the others are."""
+    def _add_weights(self, name: str, size: int) -> None:
+        """One more parameter at the end of each layer and direction, set as ``reset_parameters`` does."""
         bound = self.hidden_size**-0.5
         self._flat_weights_names = []
         like: Tensor = self._parameters["weight_ih_l0"]  # type: ignore[assignment]
         for names in self._all_weights:
-            suffix = names[0].removeprefix("weight_ih")
-            added = like.new_empty(shape)
-            self.register_parameter(name + suffix, nn.Parameter(nn.init.uniform_(added, -bound, bound)))
-            names.append(name + suffix)
+            added = name + names[0].removeprefix("weight_ih")
+            self.register_parameter(added, nn.Parameter(nn.init.uniform_(like.new_empty(size), -bound, bound)))
+            self._reset_if_norm(added)
+            names.append(added)
             for each in names:  # in the order of the list
                 self._parameters[each] = self._parameters.pop(each)
             self._flat_weights_names += names
         self._init_flat_weights()
+
+    def _reset_if_norm(self, name: str) -> None:
+        if name.startswith(("weight_ln", "bias_ln")):
+            nn.init.constant_(self._parameters[name], float(name.startswith("weight")))  # type: ignore[arg-type]
+
+    def reset_parameters(self) -> None:
+        """All parameters anew, as ``torch.nn`` draws them; of layer normalisation gains of 1 and shifts of 0."""
+        super().reset_parameters()
+        for name in self._parameters:
+            self._reset_if_norm(name)
 
     def flatten_parameters(self) -> None:
         if self.variant is None:  # no other goes to cuDNN
@@ -185,6 +202,8 @@ class LSTM(_Sequence):
             keyword.
         coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
             ``weight_ch_l{k}`` has 2*H.
+        layer_norm: W_i x_t and W_h h_{t-1}, of all gates together, and the c_t of h_t are normalised (Ba et al. 2016),
+            by keyword; see docs/layer_norm.md.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -205,7 +224,8 @@ class LSTM(_Sequence):
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
-    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o.
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o; with ``layer_norm`` the gains ``weight_ln_ih_l{k}``
+    and ``weight_ln_hh_l{k}`` [4*H] and ``weight_ln_ch_l{k}`` [H], 1 at first, and the shift ``bias_ln_ch_l{k}`` [H], 0.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
@@ -236,6 +256,7 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        layer_norm: bool = False,
     ) -> None: ...
 
     @overload
@@ -248,12 +269,14 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
+        options = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
         super().__init__(
             "LSTM",
             *args,
-            variant=_variant(gate_activation, activation, peephole=peephole, coupled_gates=coupled_gates),
+            variant=_variant(gate_activation, activation, **options),
             **kwargs,
         )
 
@@ -298,7 +321,8 @@ class GRU(_Hidden):
     Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
     h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
     ``gate_activation`` is that of r and z, ``activation`` that of n. With ``reset_after=False``, by keyword,
-    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself, as Keras calls it.
+    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself, as Keras calls it. With ``layer_norm``,
+    for which r must come after the product, there are ``weight_ln_ih_l{k}`` and ``weight_ln_hh_l{k}`` [3*H].
     """
 
     @overload
@@ -318,6 +342,7 @@ class GRU(_Hidden):
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
         reset_after: bool = True,
+        layer_norm: bool = False,
     ) -> None: ...
 
     @overload
@@ -329,9 +354,11 @@ class GRU(_Hidden):
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
         reset_after: bool = True,
+        layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__("GRU", *args, variant=_variant(gate_activation, activation, reset_after=reset_after), **kwargs)
+        variant = _variant(gate_activation, activation, reset_after=reset_after, layer_norm=layer_norm)
+        super().__init__("GRU", *args, variant=variant, **kwargs)
 
 
 class RNN(_Hidden):
@@ -358,18 +385,22 @@ class RNN(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        layer_norm: bool = False,
     ) -> None: ...
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, layer_norm: bool = False, **kwargs: Any) -> None:
         if len(args) > 3:
             args, self.nonlinearity = args[:3] + args[4:], args[3]
         else:
             self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        cell, variant = of_nonlinearity(self.nonlinearity)
+        cell, variant = of_nonlinearity(self.nonlinearity, layer_norm)
         super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
 
     def _variant_arguments(self) -> dict[str, Any]:
-        return {} if self.variant is None else {"nonlinearity": self.nonlinearity}
+        if self.variant is None:
+            return {}
+        named = describe(self.variant._replace(state=0))
+        return named if self.nonlinearity in ("tanh", "relu") else {"nonlinearity": self.nonlinearity} | named

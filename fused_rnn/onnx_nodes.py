@@ -84,7 +84,7 @@ def layer(
         raise checks.onnx_cells()
     if x.dtype not in _DTYPES:
         raise checks.onnx_dtype(x.dtype)
-    own = split_weights(weights, h0.shape[0])
+    own = split_weights(weights, h0.shape[0], cell)
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
     steps = None if lengths is None else lengths.to(torch.int32)
     if own[0].w_hr is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import onnx_nodes
-from .reference import Cell, Variant, gates_of
+from .reference import Cell, Variant, extra_weights, gates_of
 
 __all__ = [
     "ONNX_DECOMPOSITIONS",
@@ -232,6 +232,7 @@ def _(
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
     gates = gates_of(cell, made) if Cell(cell).is_lstm else 4 - made.reset_before if Cell(cell).is_gru else 0
+    gates += 2 * gates_of(cell, made) * made.layer_norm  # the products
     values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
@@ -290,7 +291,7 @@ def _(
     directions = h0.shape[0]
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    projected = len(weights) // directions - made.extra_weights in (3, 5)
+    projected = len(weights) // directions - len(extra_weights(cell, made)) in (3, 5)
     return (
         x.new_empty(h0.shape),
         x.new_empty(0) if c0 is None else x.new_empty(c0.shape),

@@ -20,7 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
+__all__ = [
+    "Activation",
+    "Cell",
+    "Taps",
+    "Variant",
+    "Weights",
+    "activations",
+    "extra_weights",
+    "gates_of",
+    "layer",
+    "split_weights",
+]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
@@ -79,11 +90,7 @@ class Variant(NamedTuple):
     peephole: bool = False  # LSTM: i and f look at c, o at the new c
     coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
     reset_before: bool = False  # GRU: r multiplies h, not W_hn h + b_hn
-
-    @property
-    def extra_weights(self) -> int:
-        """How many tensors it adds to those of a direction, at their end."""
-        return int(self.peephole)
+    layer_norm: bool = False  # both products are normalised, row by row, and an LSTM's c for its h
 
 
 class Weights(NamedTuple):
@@ -95,6 +102,10 @@ class Weights(NamedTuple):
     b_hh: Tensor | None  # [G*H]
     w_hr: Tensor | None  # [P, H], LSTM with projection only
     w_ch: Tensor | None = None  # [(G-1)*H], LSTM with peepholes only: of i (unless coupled), f, o
+    ln_ih: Tensor | None = None  # [G*H], layer normalisation only, as what follows: gains of x W_ih^T
+    ln_hh: Tensor | None = None  # [G*H], of h W_hh^T
+    ln_ch: Tensor | None = None  # [H], LSTM: of c
+    ln_ch_shift: Tensor | None = None  # [H]
 
 
 class Taps(NamedTuple):
@@ -118,11 +129,22 @@ def gates_of(cell: int, variant: Variant | None = None) -> int:
     return 3 if variant is not None and variant.coupled else Cell(cell).gates
 
 
-def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant | None = None) -> list[Weights]:
+def extra_weights(cell: int, variant: Variant | None) -> list[str]:
+    """The fields of :class:`Weights` that a variant adds to those of a direction, at their end and in this order."""
+    if variant is None:
+        return []
+    norm = ["ln_ih", "ln_hh", *(["ln_ch", "ln_ch_shift"] if Cell(cell).is_lstm else [])]
+    return ["w_ch"] * variant.peephole + norm * variant.layer_norm
+
+
+def split_weights(
+    weights: Sequence[Tensor], directions: int, cell: int, variant: Variant | None = None
+) -> list[Weights]:
     """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are, but
     for those that the variant adds."""
     each = len(weights) // directions
-    own = variant.extra_weights if variant else 0
+    names = extra_weights(cell, variant)
+    own = len(names)
     if each - own not in (2, 3, 4, 5) or each * directions != len(weights):
         raise ValueError(
             f"expected {2 + own} to {5 + own} weights for each of {directions} directions, got {len(weights)} in all"
@@ -130,11 +152,21 @@ def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant |
     parts = []
     for d in range(directions):
         w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        w_ch = rest.pop() if own else None
+        extra = dict(zip(names, rest[len(rest) - own :], strict=True))
+        rest = rest[: len(rest) - own]
         w_hr = rest.pop() if len(rest) in (1, 3) else None
         b_ih, b_hh = rest if rest else (None, None)
-        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch))
+        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, **extra))
     return parts
+
+
+def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
+    """x w^T + bias, or with a gain layer normalisation between the two: over all gates of a row together, as Ba et al.
+    2016 have it, with torch's epsilon. x [n, K], w [G*H, K] -> [n, G*H]."""
+    if gain is None:
+        return F.linear(x, w, bias)
+    normal = F.layer_norm(F.linear(x, w), gain.shape, gain)
+    return normal if bias is None else normal + bias
 
 
 def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
@@ -142,11 +174,12 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
     (Sak et al. 2014). With ``w_ch`` i and f have p_i c and p_f c added inside, and o p_o c' (peepholes, Gers &
-    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). gx [n, G*H], h [n, R], c [n, H].
+    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). With ``ln_*`` both products and the c' of h' are
+    normalised (Ba et al. 2016). gx [n, G*H], h [n, R], c [n, H].
     """
     h, c = state
     weights, H = inner.weights, c.shape[-1]
-    *i, f, g, o = (gx + F.linear(h, weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
+    *i, f, g, o = (gx + _product(h, weights.w_hh, weights.b_hh, weights.ln_hh)).split(H, -1)  # coupled: no i
     if weights.w_ch is not None:
         *p_i, p_f, p_o = weights.w_ch.split(H)
         i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
@@ -154,7 +187,8 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     c = forget * c + (inner.sigmoid(i[0]) if i else 1 - forget) * inner.tanh(g)
     if weights.w_ch is not None:
         o = o + p_o * c
-    h = inner.sigmoid(o) * inner.tanh(c)
+    shown = c if weights.ln_ch is None else F.layer_norm(c, weights.ln_ch.shape, weights.ln_ch, weights.ln_ch_shift)
+    h = inner.sigmoid(o) * inner.tanh(shown)
     if inner.weights.w_hr is not None:
         h = F.linear(h, inner.weights.w_hr)
         h = h if tap_r is None else h + tap_r
@@ -169,7 +203,8 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     """
     (h,) = state
     x_r, x_z, x_n = gx.chunk(3, -1)
-    h_r, h_z, h_n = F.linear(h, inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
+    weights = inner.weights
+    h_r, h_z, h_n = _product(h, weights.w_hh, weights.b_hh, weights.ln_hh).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
@@ -190,7 +225,8 @@ def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | N
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
     (h,) = state
-    return (inner.tanh(gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)),)
+    weights = inner.weights
+    return (inner.tanh(gx + _product(h, weights.w_hh, weights.b_hh, weights.ln_hh)),)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -321,8 +357,8 @@ def layer(
 
     begins = None if reset is None else by_step(reset)
     outputs, finals = [], []
-    for d, each in enumerate(split_weights(weights, directions, variant)):
-        gx = by_step(F.linear(x, each.w_ih, each.b_ih))
+    for d, each in enumerate(split_weights(weights, directions, cell, variant)):
+        gx = by_step(_product(x, each.w_ih, each.b_ih, each.ln_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))

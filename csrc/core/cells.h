@@ -55,19 +55,27 @@ FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& 
     return s;
 }
 
-// From the activated gates, c' and c; dc is the gradient of c' that comes from later steps.
+// From the activated gates, c, what came to o, and dc, what came to c' past the gate o.
 template <class Act, class V, class Tie = Untied<V>>
-FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
+FUSED_RNN_INLINE LstmGrad<V> lstm_cell_grad(V i, V f, V g, V d_o, V c_prev, V dc, const Act& act = {},
                                             const Tie& ties = {}) {
-    const V tc = act.state(c);
     LstmGrad<V> d;
-    d.o = act.gate_grad(o, dh * tc);
-    const V dct = ties.from_o(dc + act.state_grad(tc, dh * o), d.o);
+    d.o = d_o;
+    const V dct = ties.from_o(dc, d_o);
     d.i = ties.coupled ? V{} : act.gate_grad(i, dct * g);
     d.f = act.gate_grad(f, dct * (ties.coupled ? c_prev - g : c_prev));
     d.g = act.state_grad(g, dct * i);
     d.c_prev = ties.from_i_and_f(dct * f, d.i, d.f);
     return d;
+}
+
+// From c' too; dc is the gradient of c' that comes from later steps.
+template <class Act, class V, class Tie = Untied<V>>
+FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
+                                            const Tie& ties = {}) {
+    const V tc = act.state(c);
+    return lstm_cell_grad<Act, V>(i, f, g, act.gate_grad(o, dh * tc), c_prev, dc + act.state_grad(tc, dh * o), act,
+                                  ties);
 }
 
 template <class V>

@@ -23,19 +23,24 @@ struct Variant {
     bool peephole;      // LSTM: i and f look at c, o at the new c
     bool coupled;       // LSTM: i = 1 - f, and nothing else is of i
     bool reset_before;  // GRU: r multiplies h, not W_hn h + b_hn
+    bool layer_norm;    // both products are normalised, row by row, and an LSTM's c for its h
 
     // Whether it is torch's cell, which has kernels of its own.
     constexpr bool plain() const {
-        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before;
+        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before &&
+               !layer_norm;
     }
 };
 
 constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }
 // Those that a product with h itself is of: all, or r and z, n having one with r h afterwards.
 constexpr int64_t gates_of_h(int64_t cell, Variant v) { return v.reset_before ? 2 : gates_of(cell, v); }
-// Whether the product with h has gradients of its own, as what r multiplies after it; else they are those of the product
-// with x, whose biases may be added.
-constexpr bool hidden_apart(int64_t cell, Variant v) { return is_gru(cell) && !v.reset_before; }
+// Those that lie side by side, unit by unit, where a step multiplies: none where it looks at whole rows.
+constexpr int64_t panel_gates(int64_t cell, Variant v) { return v.layer_norm ? 1 : gates_of_h(cell, v); }
+// Whether b_ih and b_hh have gradients of their own, as r multiplies W_hn h + b_hn; else the biases may be added.
+constexpr bool biases_apart(int64_t cell, Variant v) { return is_gru(cell) && !v.reset_before; }
+// Whether the products with x and with h have.
+constexpr bool hidden_apart(int64_t cell, Variant v) { return biases_apart(cell, v) || v.layer_norm; }
 
 // The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
 constexpr Variant resolved(int64_t cell, Variant v) {
@@ -47,5 +52,7 @@ constexpr Variant resolved(int64_t cell, Variant v) {
     }
     return v;
 }
+
+constexpr double kNormEpsilon = 1e-5;  // torch.nn.LayerNorm's
 
 }  // namespace fused_rnn

@@ -16,7 +16,9 @@
             CALL((RnnRows<Relu, F>));                                     \
             break;                                                        \
         default:                                                          \
-            if (is_lstm((ARGS).cell))                                     \
+            if (is_lstm((ARGS).cell) && (ARGS).variant.layer_norm)        \
+                CALL((NormedLstmRows<Activations<S>::template Any, F>));  \
+            else if (is_lstm((ARGS).cell))                                \
                 CALL((LstmRows<Activations<S>::template Any, F>));        \
             else if ((ARGS).variant.reset_before)                         \
                 CALL((GruBeforeRows<Activations<S>::template Any, F>));   \
@@ -30,6 +32,11 @@
 template <class F, class S>
 void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
                   int64_t row, int64_t gate_stride, int next) {
+    if (a.variant.layer_norm) {  // these buffers are the loop's own
+        F* const gx = const_cast<F*>(a.gx_at(t));
+        for (int64_t b = b0; b < b1; ++b)
+            normalise_products(a, a.seq.row(t) + b, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row);
+    }
 #define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
     FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
@@ -37,6 +44,12 @@ void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
 
 template <class F, class S>
 void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
+    if (a.variant.layer_norm) {
+        const int64_t row = gates_of(a.cell, a.variant) * a.H;
+        for (int64_t n = n0; n < n1; ++n)
+            normalise_products(a, n, const_cast<F*>(a.gx) + (n - a.gx_row) * a.ld_gx,
+                               const_cast<F*>(hg) + (n - n0) * row);
+    }
 #define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
     FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
@@ -48,6 +61,8 @@ void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b
 #define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
     FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
 #undef FUSED_RNN_CALL
+    if (a.variant.layer_norm)
+        for (int64_t b = b0; b < b1; ++b) normalise_products_grad(a, b, a.seq.row(t) + b);
 }
 #undef FUSED_RNN_UNWRAP
 #undef FUSED_RNN_BY_CELL

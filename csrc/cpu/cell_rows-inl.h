@@ -23,6 +23,10 @@ void add_units(const S* from, int64_t u0, int64_t u1, F* to) {
     }
 }
 
+// A cell that looks at whole rows before it takes them unit by unit; what it found goes to each.
+template <class Cell>
+concept TakesRows = requires { typename Cell::Row; };
+
 // Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
 // none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
 template <class Cell, class F, class S>
@@ -35,18 +39,25 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
     const F* gx = a.gx_at(t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
-        for (int64_t u = u0; u < u1; u += W) {
-            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-            const F* products = hg + (b - b0) * row + (u - u0);
-            const Vec<F> h =
-                Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride, a.h[1 - next]);
-            if (a.two_products) {
-                store(a.h_full + b * a.ld_c + u, h, lanes);
-                continue;
+        const auto units = [&](const auto&... found) __attribute__((always_inline)) {
+            for (int64_t u = u0; u < u1; u += W) {
+                const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+                const F* products = hg + (b - b0) * row + (u - u0);
+                const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
+                                               a.h[1 - next], found...);
+                if (a.two_products) {
+                    store(a.h_full + b * a.ld_c + u, h, lanes);
+                    continue;
+                }
+                store(a.h[next] + b * a.ld_h + u, h, lanes);
+                store(a.y + n * a.ld_y + u, h, lanes);
+                if (b >= final_from) store(a.hn + b * H + u, h, lanes);
             }
-            store(a.h[next] + b * a.ld_h + u, h, lanes);
-            store(a.y + n * a.ld_y + u, h, lanes);
-            if (b >= final_from) store(a.hn + b * H + u, h, lanes);
+        };
+        if constexpr (TakesRows<Cell>) {
+            units(Cell::start(a, b, n, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row, gate_stride));
+        } else {
+            units();
         }
         if (!reset[b]) continue;
         if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
@@ -74,11 +85,21 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
             if (!a.two_products) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
         }
         if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
-        for (int64_t u = u0; u < u1; u += W) {
-            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+        const auto gradient = [&](int64_t u, int lanes) __attribute__((always_inline)) {
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
+            return g;
+        };
+        const auto units = [&](const auto&... found) __attribute__((always_inline)) {
+            for (int64_t u = u0; u < u1; u += W) {
+                const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+                Cell::backward(a, b, n, began, first_before + b, u, lanes, gradient(u, lanes), found...);
+            }
+        };
+        if constexpr (TakesRows<Cell>) {
+            units(Cell::start(a, b, n, gradient));
+        } else {
+            units();
         }
     }
 }
@@ -105,12 +126,19 @@ struct LstmRows {
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
                                       const F* gx, const F* hg, int64_t gate_stride, const F*) {
+        return advance(a, b, n, u, lanes, gx, hg, gate_stride).h;
+    }
+
+    // All but showing h.
+    template <class S>
+    static FUSED_RNN_INLINE LstmStep<V> advance(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                                                const F* gx, const F* hg, int64_t gate_stride) {
         F* c = a.c + b * a.ld_c + u;
         const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, load<F>(c, lanes));
         store(c, s.c, lanes);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s);
         if (a.saved.states) store(a.saved.state_of(n) + u, s.c, lanes);
-        return s.h;
+        return s;
     }
 
     // Without peepholes the gates do not look at c, and what follows from it is not computed.
@@ -124,15 +152,23 @@ struct LstmRows {
     template <class S>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
                                           int64_t n_before, int64_t u, int lanes, V dh) {
+        const Act act = act_of<Act>(a);
+        const V tc = act.state(load<F>(a.saved.state_of(n) + u, lanes));
+        const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
+        retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, dh * tc), act.state_grad(tc, dh * o));
+    }
+
+    // From d_o, and what came to c' from h.
+    template <class S>
+    static FUSED_RNN_INLINE void retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                         int64_t n_before, int64_t u, int lanes, V d_o, V from_h) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
         F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d =
-            lstm_step_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), load<F>(s + f + 2 * H, lanes), c, c_prev,
-                                   dh, load<F>(dc, lanes), act_of<Act>(a), ties(a, u, lanes));
+        const LstmGrad<V> d = lstm_cell_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), d_o, c_prev,
+                                                     load<F>(dc, lanes) + from_h, act_of<Act>(a), ties(a, u, lanes));
         store(dc, d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         if (!coupled(a)) store(to, d.i, lanes);

@@ -9,6 +9,7 @@
 #include "../core/cells.h"
 #include "gemm-inl.h"
 #include "cell_rows-inl.h"
+#include "norm-inl.h"
 #include "two_products-inl.h"
 #include "cell_choice-inl.h"
 #include "loops-inl.h"

@@ -50,6 +50,13 @@ Marks reset_before(const Args& a, int64_t t) {
     return a.reset.at(a.seq, a.reverse ? t + 1 : t);
 }
 
+// What scales and shifts the rows that are normalised; null where nothing is.
+template <class F>
+struct Norm {
+    const F *x, *h;        // [G*H], of the products with x and with h
+    const F *c, *c_shift;  // [H], of an LSTM's c
+};
+
 // One direction of one layer, forward, steps [t0, t1) (walked from t1-1 down when `reverse`).
 // F computes, S stores. Row strides are `ld_*`; the last dimension is contiguous everywhere.
 template <class F, class S>
@@ -69,7 +76,9 @@ struct ForwardArgs {
     const F* bias;     // [G*H], what is added outside any product
     const F* bias_hn;  // [H], GRU: inside the reset product, where that comes after
     const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
-    F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
+    Norm<F> norm;
+    F* hg;    // [B, ld_gx], where a step's product waits to be normalised
+    F* h[2];  // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
@@ -116,8 +125,11 @@ struct BackwardArgs {
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
     const F* w_ch;  // as forward
-    F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;         // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
+    Norm<F> norm;
+    F* norm_sums;  // [B, norm_sums_of()], what NormSums tells of each row of the batch, over its steps
+    F* dh_full;    // [B, ld_c], with a projection, to be normalised: the gradient of o tanh(c)
+    F* dgx;        // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
+    F* dgh;        // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
     int64_t ld_dg;
     F* dr;  // [rows of the chunk, ld_dr], of what the second product gave: projected h, or W_hn (r h) (in dgx)
     int64_t ld_dr;
@@ -133,6 +145,31 @@ struct BackwardArgs {
     const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
     // And before the first step of a later episode.
     const F* anew(int64_t b) const { return is_lstm(cell) ? reset.c + b * reset.ld_c : reset.h + b * reset.ld_h; }
+};
+
+// Sums over the steps of a row of the batch: the gradients of gains and shifts. No two threads have a row in common, so these
+// do not depend on how many there are.
+constexpr int64_t norm_sums_of(int64_t cell, Variant v, int64_t H) {
+    const int64_t G = gates_of(cell, v), of_lstm = v.peephole ? G + 1 : 2;
+    return (3 * G + (is_lstm(cell) ? of_lstm : is_gru(cell) ? G : 0)) * H;
+}
+template <class F>
+struct NormSums {
+    F *shift_x, *gain_x, *gain_h;  // [G*H]; a shift is a bias
+    F* shift_h;                    // [G*H], GRU
+    F *gain_c, *shift_c;           // [H], LSTM
+    F* w_ch;                       // [(G-1)*H], LSTM with peepholes
+
+    template <class Args>
+    NormSums(const Args& a, int64_t b) {
+        const int64_t GH = gates_of(a.cell, a.variant) * a.H;
+        shift_x = a.norm_sums + b * norm_sums_of(a.cell, a.variant, a.H);
+        gain_x = shift_x + GH;
+        gain_h = gain_x + GH;
+        shift_h = gain_c = gain_h + GH;
+        shift_c = gain_c + a.H;
+        w_ch = shift_c + a.H;
+    }
 };
 
 // The part of a loop one thread works on: rows [b0, b1) of the batch and panels [p0, p1).

@@ -149,14 +149,18 @@ void rebuild_candidates(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, cons
 template <class F, class S>
 void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
     constexpr int W = Simd<F>::W;
+    using Any = typename Activations<S>::template Any<F>;
+    using Normed = NormedLstmRows<Activations<S>::template Any, F>;
     const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
     for (int64_t n = n0; n < n1; ++n) {
+        const Moments<F> cells = a.variant.layer_norm ? moments_of<F>(a.saved.state_of(n), H) : Moments<F>{};
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
             const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
             const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
-            const Vec<F> shown = a.variant.plain() ? Activations<S>::template Act<F>::state(c)
-                                                   : act_of<typename Activations<S>::template Any<F>>(a).state(c);
+            const Vec<F> shown = a.variant.plain()      ? Activations<S>::template Act<F>::state(c)
+                                 : a.variant.layer_norm ? Normed::shown(a, cells.normal(c), u, lanes)
+                                                        : act_of<Any>(a).state(c);
             store(to + (n - n0) * H + u, o * shown, lanes);
         }
     }

@@ -9,7 +9,7 @@
 #include <array>
 
 #include "cpu_backward_plan.h"
-#include "cpu_sums.h"
+#include "cpu_norm.h"
 
 namespace fused_rnn {
 
@@ -230,11 +230,13 @@ class BackwardPass {
             if (apart) outer_.prepare(crew, dgh);
             outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
         }
-        if (l.biased) {
+        if (l.variant.layer_norm) {
+            norm_gradients(crew, k_, l, a, result, more);
+        } else if (l.biased) {
             if (result[2]) bias_gradient(crew, k_, dgx, result[2], more);
             if (result[3] && !one_bias_gradient(result)) bias_gradient(crew, k_, dgh, result[3], more);
         }
-        if (l.variant.peephole && result[l.at_w_ch]) {
+        if (l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch]) {
             F* const after = dir_[d].cells.data();
             crew.split(piece.rows, piece.rows * l.H >> 14, [&](int64_t n0, int64_t n1) {
                 k_.copy_in(a.saved.state_of(piece.row + n0), a.saved.ld_states, n1 - n0, l.H, after + n0 * l.H, l.H);
@@ -255,7 +257,7 @@ class BackwardPass {
 
     // Whether those of b_ih and b_hh are asked for and are the same; `result`: a direction's.
     bool one_bias_gradient(const Result<F, S>* result) const {
-        return layer_.biased && !hidden_apart(layer_.cell, layer_.variant) && result[2] && result[3];
+        return layer_.biased && !biases_apart(layer_.cell, layer_.variant) && result[2] && result[3];
     }
 
     // h and c of the step before (in walking order), for every row of the piece; gathered once.

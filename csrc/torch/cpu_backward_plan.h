@@ -47,8 +47,9 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells, dh_full, norm_sums;
     Compute<F, S> h0, w_ch;
+    NormWeights<F, S> norm;
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     Product<F, S> w_ih;
@@ -109,6 +110,15 @@ struct BackwardDirection {
         a.dc_reset = dc_reset.data();
         w_ch = peepholes(k, w);
         a.w_ch = w_ch.data();
+        if (l.variant.layer_norm) {
+            norm = NormWeights<F, S>(k, l, w);
+            norm_sums = Buffer<F>(l.B * cpu::norm_sums_of(l.cell, l.variant, l.H));
+            norm_sums.zero();
+            if (l.projected && !plan.direct) dh_full = Buffer<F>(l.B * a.ld_c);
+        }
+        a.norm = norm.args();
+        a.norm_sums = norm_sums.data();
+        a.dh_full = dh_full.data();
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
         if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);

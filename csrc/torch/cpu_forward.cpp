@@ -1,6 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T, then the time loop over it; few steps walk on unpacked weights.
 #include <algorithm>
 
+#include "cpu_norm.h"
 #include "cpu_reset.h"
 #include "cpu_walk.h"
 #include "ops.h"
@@ -15,9 +16,10 @@ constexpr int64_t kPieceRows = 96;
 
 template <class F, class S>
 struct ForwardDirection {
-    Buffer<F> h[2], c, h_full, z, bias, gx;
+    Buffer<F> h[2], c, h_full, z, bias, gx, hg;
     Compute<F, S> h0;
     Compute<F, S> w_ch;
+    NormWeights<F, S> norm;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     Buffer<F> x_rows;
@@ -94,7 +96,7 @@ class ForwardPass {
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
             if (l.two_products) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, gates_of_h(l.cell, l.variant), true);
+            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, panel_gates(l.cell, l.variant), true);
             if (l.two_products) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, true);
             to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
@@ -127,6 +129,10 @@ class ForwardPass {
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);
         to.w_ch = peepholes(k_, w);
         a.w_ch = to.w_ch.data();
+        to.norm = NormWeights<F, S>(k_, l, w);
+        a.norm = to.norm.args();
+        if (l.variant.layer_norm && !direct_) to.hg = Buffer<F>(l.B * a.ld_gx);
+        a.hg = to.hg.data();
         a.h[1] = to.h[1].data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);

@@ -248,7 +248,7 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
 template <class F, class S>
 Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, Variant variant, int64_t H, const S* b_ih,
                       const S* b_hh) {
-    const int64_t GH = gates_of(cell, variant) * H, summed = hidden_apart(cell, variant) ? 2 * H : GH;
+    const int64_t GH = gates_of(cell, variant) * H, summed = biases_apart(cell, variant) ? 2 * H : GH;
     Buffer<F> bias(2 * GH);
     if (!b_ih) {
         bias.zero();

@@ -1,6 +1,7 @@
 // The gates of a piece of time again, where the forward pass kept states only: its own products and step functions, all
 // rows of the piece at once, as the states are known.
 #pragma once
+#include "cpu_norm.h"
 #include "cpu_products.h"
 
 namespace fused_rnn {
@@ -17,6 +18,7 @@ class GateRebuild {
           bias_(bias_buffer(k, l, w)),
           hidden_(most * gates_of_h(l.cell, l.variant) * l.H),
           w_ch_(peepholes(k, w)),
+          norm_(k, l, w),
           gates_(most * saved_gates_of(l.cell, l.variant) * l.H) {
         args_.cell = l.cell;
         args_.variant = resolved(l.cell, l.variant);
@@ -25,6 +27,7 @@ class GateRebuild {
         args_.bias = bias_.data();
         args_.bias_hn = bias_hn(l.cell, l.H, bias_);
         args_.w_ch = w_ch_.data();
+        args_.norm = norm_.args();
         args_.saved.ld_gates = saved_gates_of(l.cell, l.variant) * l.H;
         args_.saved.gates = gates_.data();
         if (!l.variant.reset_before) return;
@@ -70,6 +73,7 @@ class GateRebuild {
     Product<F, S> of_x_, of_h_, of_rh_;
     Buffer<F> bias_, hidden_, rh_;
     Compute<F, S> w_ch_;
+    NormWeights<F, S> norm_;
     Buffer<S> gates_;
     cpu::ForwardArgs<F, S> args_{};
 };

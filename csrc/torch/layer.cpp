@@ -30,7 +30,7 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     Variant v{};
     if (!numbers) return v;
     const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
-    constexpr size_t kKnown = 5;
+    constexpr size_t kKnown = 6;
     for (size_t k = kKnown; k < numbers->size(); ++k)
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
     v.gate = activation(op, at(0));
@@ -38,8 +38,11 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     v.peephole = flag(op, at(2));
     v.coupled = flag(op, at(3));
     v.reset_before = flag(op, at(4));
+    v.layer_norm = flag(op, at(5));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
     STD_TORCH_CHECK(!v.reset_before || is_gru(cell), op, ": only the GRU has a reset gate");
+    STD_TORCH_CHECK(!(v.reset_before && v.layer_norm), op,
+                    ": with the reset gate before the product nothing is normalised");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
 }
@@ -63,7 +66,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     STD_TORCH_CHECK(D == 1 || D == 2, op, ": h0 must have 1 or 2 directions, got ", D);
     const int64_t count = static_cast<int64_t>(a.weights.size());
     per_direction = count / D;
-    const int64_t own = variant.peephole;
+    const int64_t own = variant.peephole + (!variant.layer_norm ? 0 : is_lstm(cell) ? 4 : 2);
     const int64_t base = per_direction - own;
     STD_TORCH_CHECK(per_direction * D == count && base >= 2 && base <= 5, op, ": weights must hold ", 2 + own, " to ",
                     5 + own, " tensors for each direction, got ", count, " for ", D);
@@ -71,6 +74,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     projected = base % 2 == 1;
     at_w_hr = base - 1;
     at_w_ch = base;
+    at_norm = base + variant.peephole;
     two_products = projected || variant.reset_before;
     STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
 
@@ -97,6 +101,12 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.w_hr = &*of_n;
         }
         if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {(G - 1) * H});
+        if (!variant.layer_norm) continue;
+        to.ln_x = checked(op, "ln_ih", w[at_norm], x, {G * H});
+        to.ln_h = checked(op, "ln_hh", w[at_norm + 1], x, {G * H});
+        if (!is_lstm(cell)) continue;
+        to.ln_c = checked(op, "ln_ch", w[at_norm + 2], x, {H});
+        to.ln_c_shift = checked(op, "the shift of ln_ch", w[at_norm + 3], x, {H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");

@@ -6,7 +6,7 @@
 
 namespace fused_rnn {
 
-constexpr int64_t kMaxWeights = 6;  // of one direction
+constexpr int64_t kMaxWeights = 10;  // of one direction
 
 struct LayerArgs {
     const Tensor& x;
@@ -27,6 +27,7 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
 // z's part of W_hh, and w_hr n's: each step multiplies by the one and then by the other, as with a projection.
 struct DirectionWeights {
     const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr, *w_ch = nullptr;
+    const Tensor *ln_x = nullptr, *ln_h = nullptr, *ln_c = nullptr, *ln_c_shift = nullptr;
 };
 
 struct Layer {
@@ -38,7 +39,7 @@ struct Layer {
     bool two_products;      // in a step: W_hh h, and one with what that led to
     int64_t per_direction;  // tensors in `weights` for each direction
     bool biased;
-    int64_t at_w_hr, at_w_ch;  // among them
+    int64_t at_w_hr, at_w_ch, at_norm;  // among them; of layer normalisation the first
     ScalarType type;
     Sequence seq;
     Tensor x;  // last dimension contiguous

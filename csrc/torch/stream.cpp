@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cpu_norm.h"
 #include "cpu_walk.h"
 
 namespace fused_rnn {
@@ -16,6 +17,7 @@ struct PackedLayer {
     int64_t I, H, R;
     bool projected, two_products;
     Buffer<F> bias, w_ch;
+    NormWeights<F, S> norm;
     Packed<F, S> ih, hh, hr;
 };
 
@@ -33,7 +35,7 @@ struct Stack {
         };
         for (const StreamLayer& l : from) {
             PackedLayer<F, S>& to = layers.emplace_back(PackedLayer<F, S>{
-                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, {}, {}, {}, {}, {}});
+                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, {}, {}, {}, {}, {}, {}});
             to.bias = bias_buffer(k, cell, variant, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
             if (l.w_ch) {
                 const int64_t count = (G - 1) * l.H;
@@ -41,8 +43,13 @@ struct Stack {
                 k.copy_in(static_cast<const S*>(l.w_ch), count, 1, count, to.w_ch.data(), count);
             }
             to.ih = packed(l.w_ih, G * l.H, l.I, 1);
+            if (variant.layer_norm) {
+                const auto given = [](const void* weight) { return static_cast<const S*>(weight); };
+                to.norm = NormWeights<F, S>(k, G * l.H, l.H, given(l.ln_x), given(l.ln_h), given(l.ln_c),
+                                            given(l.ln_c_shift));
+            }
             const int64_t of_h = gates_of_h(cell, variant);
-            to.hh = packed(l.w_hh, of_h * l.H, l.R, of_h);
+            to.hh = packed(l.w_hh, of_h * l.H, l.R, panel_gates(cell, variant));
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
             if (variant.reset_before) to.hr = packed(static_cast<const S*>(l.w_hh) + of_h * l.H * l.H, l.H, l.H, 1);
         }
@@ -113,7 +120,7 @@ class StreamOf final : public Stream {
   private:
     // Of one layer, from call to call; args.h[0] is h.
     struct Carried {
-        Buffer<F> h[2], c, h_full, z, hn, gx;
+        Buffer<F> h[2], c, h_full, z, hn, gx, hg;
         cpu::ForwardArgs<F, S> args{};
     };
     // As loop_size asks for them.
@@ -146,6 +153,9 @@ class StreamOf final : public Stream {
         a.bias = l.bias.data();
         a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
         a.w_ch = l.w_ch.data();
+        a.norm = l.norm.args();
+        if (stack_->variant.layer_norm) s.hg = Buffer<F>(B_ * a.ld_gx);
+        a.hg = s.hg.data();
         a.ld_h = cpu::padded(l.R);
         a.c = s.c.data();
         a.ld_c = cpu::padded(l.H);
