@@ -125,7 +125,8 @@ def test_every_instruction_set(isa, kind, dtype):
     if dtype.itemsize == 2 and A.RELU in (variant.gate, variant.state):
         return  # its kink is at zero
     problem = problem_of(kind, dtype, T=12, B=7, H=37, reset="zero")
-    eps = torch.finfo(dtype).eps
+    # Rows that are normalised pass on larger roundings where they vary little.
+    eps = torch.finfo(dtype).eps * (4 if variant.layer_norm else 1)
     want = expected(problem.to(torch.float64))
     for save in (Save.ALL, Save.STATES):
         got = run_ops(problem, save)

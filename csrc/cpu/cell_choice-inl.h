@@ -1,7 +1,8 @@
 // Kernels of rows for whatever cell a loop has. Included inside an ISA namespace.
 
-// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone.
-#define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
+// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone. NORMED: what an LSTM is
+// that shows its cell normalised.
+#define FUSED_RNN_BY_CELL(ARGS, CALL, NORMED)                             \
     switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
         case kLstm:                                                       \
             CALL((LstmRows<Activations<S>::template Act, F>));            \
@@ -17,7 +18,7 @@
             break;                                                        \
         default:                                                          \
             if (is_lstm((ARGS).cell) && (ARGS).variant.layer_norm)        \
-                CALL((NormedLstmRows<Activations<S>::template Any, F>));  \
+                CALL((NORMED<Activations<S>::template Any, F>));          \
             else if (is_lstm((ARGS).cell))                                \
                 CALL((LstmRows<Activations<S>::template Any, F>));        \
             else if ((ARGS).variant.reset_before)                         \
@@ -38,7 +39,7 @@ void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1,
             normalise_products(a, a.seq.row(t) + b, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row);
     }
 #define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, NormedLstmRows)
 #undef FUSED_RNN_CALL
 }
 
@@ -51,7 +52,7 @@ void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* h
                                const_cast<F*>(hg) + (n - n0) * row);
     }
 #define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, LstmRows)  // whose gates are the same
 #undef FUSED_RNN_CALL
 }
 
@@ -59,7 +60,7 @@ template <class F, class S>
 void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
                    int64_t row, bool add_dy) {
 #define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
+    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, NormedLstmRows)
 #undef FUSED_RNN_CALL
     if (a.variant.layer_norm)
         for (int64_t b = b0; b < b1; ++b) normalise_products_grad(a, b, a.seq.row(t) + b);

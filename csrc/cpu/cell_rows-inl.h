@@ -126,7 +126,11 @@ struct LstmRows {
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
                                       const F* gx, const F* hg, int64_t gate_stride, const F*) {
-        return advance(a, b, n, u, lanes, gx, hg, gate_stride).h;
+        if constexpr (kVaries) {
+            return advance_apart(a, b, n, u, lanes, gx, hg, gate_stride).h;
+        } else {
+            return advance(a, b, n, u, lanes, gx, hg, gate_stride).h;
+        }
     }
 
     // All but showing h.
@@ -139,6 +143,12 @@ struct LstmRows {
         if (a.saved.gates) keep_gates(a, n, u, lanes, s);
         if (a.saved.states) store(a.saved.state_of(n) + u, s.c, lanes);
         return s;
+    }
+    // Once for all cells that vary.
+    template <class S>
+    static FUSED_RNN_OUTLINE LstmStep<V> advance_apart(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u,
+                                                       int lanes, const F* gx, const F* hg, int64_t gate_stride) {
+        return advance(a, b, n, u, lanes, gx, hg, gate_stride);
     }
 
     // Without peepholes the gates do not look at c, and what follows from it is not computed.
@@ -155,7 +165,12 @@ struct LstmRows {
         const Act act = act_of<Act>(a);
         const V tc = act.state(load<F>(a.saved.state_of(n) + u, lanes));
         const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
-        retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, dh * tc), act.state_grad(tc, dh * o));
+        const V d_o = act.gate_grad(o, dh * tc), from_h = act.state_grad(tc, dh * o);
+        if constexpr (kVaries) {
+            retreat_apart(a, b, n, began, n_before, u, lanes, d_o, from_h);
+        } else {
+            retreat(a, b, n, began, n_before, u, lanes, d_o, from_h);
+        }
     }
 
     // From d_o, and what came to c' from h.
@@ -175,6 +190,12 @@ struct LstmRows {
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
+    }
+    // As advance_apart.
+    template <class S>
+    static FUSED_RNN_OUTLINE void retreat_apart(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                                int64_t n_before, int64_t u, int lanes, V d_o, V from_h) {
+        retreat(a, b, n, began, n_before, u, lanes, d_o, from_h);
     }
 
   private:

@@ -120,7 +120,7 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         constexpr int W = Simd<F>::W;
         for (int64_t u = 0; u < a.H; u += W) {
             const int lanes = a.H - u < W ? static_cast<int>(a.H - u) : W;
-            const LstmStep<V> s = Plain::advance(a, b, n, u, lanes, gx + u, hg + u, gate_stride);
+            const LstmStep<V> s = Plain::advance_apart(a, b, n, u, lanes, gx + u, hg + u, gate_stride);
             store(hg + of_o(a) * gate_stride + u, s.o, lanes);
         }
         return moments_of<F>(a.c + b * a.ld_c, a.H);
@@ -176,7 +176,7 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         const V normal = row.cells.normal(load<F>(a.saved.state_of(n) + u, lanes));
         const V through = row.cells.scale * (load<F>(a.dgh + at, lanes) - row.mean - normal * row.slope);
         const V d_o = load<F>(a.dgx + at + of_o(a) * a.H, lanes);
-        Plain::retreat(a, b, n, began, n_before, u, lanes, d_o, through);
+        Plain::retreat_apart(a, b, n, began, n_before, u, lanes, d_o, through);
         if (!a.w_ch) return;
         F* const sums = NormSums<F>(a, b).w_ch + u;
         const auto add = [&](int64_t gate, V c) __attribute__((always_inline)) {
