@@ -126,7 +126,7 @@ def test_every_instruction_set(isa, kind, dtype):
         return  # its kink is at zero
     problem = problem_of(kind, dtype, T=12, B=7, H=37, reset="zero")
     # Rows that are normalised pass on larger roundings where they vary little.
-    eps = torch.finfo(dtype).eps * (4 if variant.layer_norm else 1)
+    eps = torch.finfo(dtype).eps * (8 if variant.layer_norm else 1)
     want = expected(problem.to(torch.float64))
     for save in (Save.ALL, Save.STATES):
         got = run_ops(problem, save)
