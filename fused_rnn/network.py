@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback, onnx_nodes, reference
 from .autograd import layer
-from .lengths import Packing, Padding, grows, readable
+from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
@@ -261,8 +261,10 @@ def _run(
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
     kernels = has_kernels(input, h0, c0, weights)
-    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths)):
-        fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
+    if ours_alone and input.is_cuda and variant is not None:
+        fallback.warn_once(
+            "CUDA tensors of a cell that is not torch's go through plain torch, step by step: it has no CUDA kernels"
+        )
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
@@ -308,15 +310,6 @@ def _by_reference(
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
         raise checks.onnx_variant() if reset is None else checks.onnx_reset()
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
-
-
-def _without_cuda_kernels(cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe) -> str:
-    """Which of these CUDA's kernels do not know; empty if none."""
-    if variant is not None:
-        return "of a cell that is not torch's"
-    if reset is not None:
-        return "with a reset"
-    return "with lengths in a relu RNN, which need a reset," if lengths is not None and grows(cell, None) else ""
 
 
 def _stack(
