@@ -163,8 +163,16 @@ def lengths_of_packed() -> ValueError:
     return ValueError("lengths must be None where input is a PackedSequence, which has lengths of its own")
 
 
-def cells_without_lstm() -> ValueError:
-    return ValueError("cells argument is only supported for LSTM, not RNN or GRU")
+def lstm_only(argument: str) -> ValueError:
+    return ValueError(f"{argument} argument is only supported for LSTM, not RNN or GRU")
+
+
+def probability(argument: str) -> ValueError:
+    return ValueError(f"{argument} should be a number in range [0, 1] representing a probability")
+
+
+def unexpected(argument: str) -> TypeError:
+    return TypeError(f"got an unexpected keyword argument '{argument}'")
 
 
 def no_steps() -> RuntimeError:

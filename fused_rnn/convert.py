@@ -130,7 +130,7 @@ def _obstacle(module: torch.nn.Module, plain: type, targets: dict[Class, Class])
         scripted = getattr(module, "original_name", None)
         return f"{scripted} is compiled by TorchScript" if scripted in _NAMES else None
     if plain in targets:
-        if getattr(module, "variant", None) is not None:
+        if getattr(module, "variant", None) is not None or getattr(module, "drops", None) is not None:
             return f"{_name(plain)} is a variant that torch.nn does not have"
         return f"{_name(plain)} has a forward of its own on the object" if "forward" in vars(module) else None
     if isinstance(module, _BASES) and not isinstance(module, tuple(targets.values())):

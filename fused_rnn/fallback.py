@@ -36,7 +36,7 @@ def warn_once(text: str) -> None:
 
 
 def run(
-    net: tuple[int, int, int, int, int, int, float, bool, bool, bool, Any],
+    net: tuple[Any, ...],
     input: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,

@@ -6,8 +6,8 @@ product); ``reference.py`` writes them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -16,7 +16,12 @@ from . import checks
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
 from .reference import Variant, gates_of
 from .step import step
-from .variants import of_nonlinearity, variant
+from .variants import of_nonlinearity, regularised, variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .calls import HiddenRegularisation, Regularisation
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
@@ -43,6 +48,7 @@ def lstm(
     coupled_gates: bool = False,
     lengths: Maybe = None,
     cells: bool = False,
+    **regularisation: Unpack[Regularisation],
 ) -> tuple[Any, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -64,6 +70,7 @@ def lstm(
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
+        regularisation: rates of dropout and zoneout, drawn while ``training`` (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -73,13 +80,14 @@ def lstm(
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``, an activation of another name, lengths beside a PackedSequence.
+            another ``reset_to``, an activation of another name, lengths beside a PackedSequence, a rate that is no
+            probability.
         TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
     cell = variant(gate_activation, activation, peephole, coupled_gates)
-    return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
+    return _functional(LSTM, input, hx, params, *options, cell, lengths, regularisation, cells)
 
 
 def gru(
@@ -98,6 +106,7 @@ def gru(
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
     lengths: Maybe = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -106,7 +115,7 @@ def gru(
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths)
+    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths, regularisation)
 
 
 def rnn_tanh(
@@ -123,6 +132,7 @@ def rnn_tanh(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
@@ -130,7 +140,7 @@ def rnn_tanh(
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_TANH, input, hx, params, *options, None, lengths)
+    return _functional(RNN_TANH, input, hx, params, *options, None, lengths, regularisation)
 
 
 def rnn_relu(
@@ -147,10 +157,11 @@ def rnn_relu(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_RELU, input, hx, params, *options, None, lengths)
+    return _functional(RNN_RELU, input, hx, params, *options, None, lengths, regularisation)
 
 
 def rnn(
@@ -168,6 +179,7 @@ def rnn(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
 
@@ -176,7 +188,7 @@ def rnn(
     """
     cell, variant = of_nonlinearity(nonlinearity)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(cell, input, hx, params, *options, variant, lengths)
+    return _functional(cell, input, hx, params, *options, variant, lengths, regularisation)
 
 
 def _functional(
@@ -194,8 +206,12 @@ def _functional(
     reset_to: str,
     variant: Variant | None,
     lengths: Any,
+    regularisation: Mapping[str, Any],
     cells: bool = False,
 ) -> Any:
+    drops = None
+    if regularisation:
+        variant, drops = regularised(variant, regularisation, cell == LSTM)
     directions = 2 if bidirectional else 1
     each, rest = divmod(len(params), num_layers * directions)
     each -= variant.extra_weights if variant else 0
@@ -206,7 +222,7 @@ def _functional(
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells, drops)
 
 
 def lstm_cell(

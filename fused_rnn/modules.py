@@ -16,17 +16,20 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 
+from .dropout import Drops
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
 from .reference import Variant
-from .variants import describe, of_nonlinearity
+from .variants import REGULARISATION, describe, of_nonlinearity, regularised
 from .variants import variant as _variant
 
 if TYPE_CHECKING:
-    from .calls import HiddenCall, LSTMCall
+    from typing_extensions import Unpack
+
+    from .calls import HiddenCall, HiddenRegularisation, LSTMCall, Regularisation
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -42,11 +45,17 @@ class _Sequence(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
+    drops: Drops | None = None
 
     def __init__(
         self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
     ) -> None:
+        given = {name: kwargs.pop(name) for name in REGULARISATION.intersection(kwargs)}
         super().__init__(mode, *args, **kwargs)
+        if given:
+            variant, drops = regularised(variant, given, mode == "LSTM")
+            if drops is not None:
+                self.drops = drops
         if recompute:
             self.recompute = True
         if variant is not None:
@@ -87,7 +96,7 @@ class _Sequence(RNNBase):
         return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
 
     def _variant_arguments(self) -> dict[str, Any]:
-        return describe(self.variant)
+        return describe(self.variant, self.drops)
 
     def forward(
         self,
@@ -122,6 +131,7 @@ class _Sequence(RNNBase):
             self.variant,
             lengths,
             cells,
+            self.drops,
         )
 
     def _current_weights(self) -> Sequence[Any]:
@@ -185,6 +195,12 @@ class LSTM(_Sequence):
             keyword.
         coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
             ``weight_ch_l{k}`` has 2*H.
+        input_dropout, variational_dropout, recurrent_dropout, weight_dropout, zoneout_h, zoneout_c: regularisation in
+            training, by keyword (docs/regularisation.md). Probabilities with which features of the input, units of
+            h_{t-1} on their way to W_hh (Gal & Ghahramani 2016) and elements of W_hh (Merity et al. 2018) are zeroed
+            for all steps of a call, and units of h and c keep their old value in a step (Krueger et al. 2017; in
+            evaluation as much of it as on average). With ``variational_dropout`` that between layers is one mask for
+            all steps.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -236,6 +252,7 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        **regularisation: Unpack[Regularisation],
     ) -> None: ...
 
     @overload
@@ -313,6 +330,7 @@ class GRU(_Hidden):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 
     @overload
@@ -346,6 +364,7 @@ class RNN(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 
     @overload
@@ -360,4 +379,7 @@ class RNN(_Hidden):
         super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
 
     def _variant_arguments(self) -> dict[str, Any]:
-        return {} if self.variant is None else {"nonlinearity": self.nonlinearity}
+        if self.variant is None or not self.variant.state:
+            return super()._variant_arguments()
+        own = describe(self.variant._replace(state=0), self.drops)
+        return {"nonlinearity": self.nonlinearity, **own}

@@ -63,6 +63,7 @@ def layer(
     reset: Maybe = None,
     reset_initial: bool = False,
     variant: Any = None,
+    seed: Maybe = None,
     cells: bool = False,
     *,
     lengths: Maybe = None,

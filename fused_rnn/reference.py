@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .regularisation import recurrent_mask, seen, with_zoneout
+
 __all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
@@ -69,7 +71,8 @@ class Activation(IntEnum):
 
 
 class Variant(NamedTuple):
-    """What a cell does otherwise than torch's (docs/variants.md), as numbers: the op's ``variant`` argument.
+    """What a cell does otherwise than torch's (docs/variants.md, docs/regularisation.md), as numbers: the op's
+    ``variant`` argument.
 
     A later option is a field at the end, whose default leaves it out.
     """
@@ -78,11 +81,24 @@ class Variant(NamedTuple):
     state: int = Activation.OWN  # of g and c; n; an RNN's h
     peephole: bool = False  # LSTM: i and f look at c, o at the new c
     coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
+    recurrent_dropout: float = 0.0  # probability that a unit of h is dropped on its way to W_hh, for all steps
+    zoneout_h: float = 0.0  # probability that a unit of h keeps its old value in a step
+    zoneout_c: float = 0.0  # likewise of an LSTM's c
 
     @property
     def extra_weights(self) -> int:
         """How many tensors it adds to those of a direction, at their end."""
         return int(self.peephole)
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn in training."""
+        return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
+
+    def in_evaluation(self) -> Variant | None:
+        """What is left of it where nothing is drawn; None for torch's cell."""
+        left = self._replace(recurrent_dropout=0.0)
+        return left if any(left) else None
 
 
 class Weights(NamedTuple):
@@ -110,6 +126,7 @@ class _Inner(NamedTuple):
     weights: Weights
     sigmoid: Function  # or what a variant has in its place
     tanh: Function
+    mask: Tensor | None = None  # [B, R], of recurrent dropout
 
 
 def gates_of(cell: int, variant: Variant | None = None) -> int:
@@ -145,7 +162,7 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     """
     h, c = state
     weights, H = inner.weights, c.shape[-1]
-    *i, f, g, o = (gx + F.linear(h, weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
+    *i, f, g, o = (gx + F.linear(seen(h, inner.mask), weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
     if weights.w_ch is not None:
         *p_i, p_f, p_o = weights.w_ch.split(H)
         i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
@@ -168,7 +185,7 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     """
     (h,) = state
     x_r, x_z, x_n = gx.chunk(3, -1)
-    h_r, h_z, h_n = F.linear(h, inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
+    h_r, h_z, h_n = F.linear(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
@@ -178,7 +195,7 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
     (h,) = state
-    return (inner.tanh(gx + F.linear(h, inner.weights.w_hh, inner.weights.b_hh)),)
+    return (inner.tanh(gx + F.linear(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh)),)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -283,6 +300,7 @@ def layer(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Variant | None = None,
+    seed: Tensor | None = None,
     cells: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
@@ -290,12 +308,14 @@ def layer(
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
     reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
-    variant: of the cell, None for torch's; its own weights come after the others of a direction.
+    variant: of the cell, None for torch's; its own weights come after the others of a direction;
+    seed: int64 [D, B], of what is drawn; without one nothing is, and units keep of their state what they do on average.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
     """
     step_of_cell = _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
+    options = variant or Variant()
     directions = h0.shape[0]
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 
@@ -313,9 +333,12 @@ def layer(
         gx = by_step(F.linear(x, each.w_ih, each.b_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
-        inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
+        inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
         initial = (h0[d],) if c0 is None else (h0[d], c0[d])
-        step = partial(step_of_cell, _Inner(each, sigmoid, tanh))
+        seeds = None if seed is None else seed[d]
+        mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
+        own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
+        step = with_zoneout(own, (options.zoneout_h, options.zoneout_c), seeds, initial, len(sizes))
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
         walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
         outputs.append(walked)

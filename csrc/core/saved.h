@@ -12,9 +12,10 @@ enum Save : int64_t {
     kSaveCount = 3,
 };
 
-// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn); RNN none.
+// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn); RNN none, but with zoneout the h
+// that a step would leave without.
 constexpr int64_t saved_gates_of(int64_t cell, Variant v = {}) {
-    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? 4 : 0;
+    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? 4 : v.zoneout_h > 0;
 }
 // Vectors of H a row; the state, an LSTM's c or else h, is the last.
 constexpr int64_t saved_of(int64_t cell, int64_t save, Variant v = {}) {

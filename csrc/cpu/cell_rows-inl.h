@@ -1,25 +1,15 @@
 // One time step for a block of rows and units: loads, the step of core/cells.h, stores.
 // Included inside an ISA namespace.
 
-// Units [u0, u1) of one row.
-template <class F>
-void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {
-    for (int64_t u = u0; u < u1; ++u) to[u] = from[u];
-}
-// Takes them out of a gradient, in the row that begins at `row`, and adds them to `sums` where these are kept.
-template <class F>
-void move_units(F* gradient, int64_t row, int64_t u0, int64_t u1, F* sums) {
-    for (int64_t k = row + u0; k < row + u1; ++k) {
-        if (sums) sums[k] += gradient[k];
-        gradient[k] = F(0);
-    }
-}
-template <class F, class S>
-void add_units(const S* from, int64_t u0, int64_t u1, F* to) {
-    constexpr int W = Simd<F>::W;
-    for (int64_t u = u0; u < u1; u += W) {
-        const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-        store(to + u, load<F>(to + u, lanes) + load<F>(from + u, lanes), lanes);
+// What a row's units keep of their state in step t.
+template <class Cell, class Args>
+FUSED_RNN_INLINE auto kept_by([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t t, [[maybe_unused]] int64_t b,
+                              [[maybe_unused]] int64_t u) {
+    using V = typename Cell::V;
+    if constexpr (Cell::kVaries) {
+        return zoneout_of<typename Cell::Scalar>(a, t, b, u);
+    } else {
+        return AllNew<V>{};
     }
 }
 
@@ -38,8 +28,8 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             const F* products = hg + (b - b0) * row + (u - u0);
-            const Vec<F> h =
-                Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride, a.h[1 - next]);
+            const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
+                                           a.h[1 - next], kept_by<Cell>(a, t, b, u));
             if (a.projected) {
                 store(a.h_full + b * a.ld_c + u, h, lanes);
                 continue;
@@ -48,9 +38,11 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
             store(a.y + n * a.ld_y + u, h, lanes);
             if (b >= final_from) store(a.hn + b * H + u, h, lanes);
         }
-        if (!reset[b]) continue;
-        if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
-        if (!a.projected) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+        if (reset[b]) {
+            if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
+            if (!a.projected) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+        }
+        if (a.mask && !a.projected) mask_state(a, b, u0, u1, next);
     }
 }
 
@@ -78,28 +70,8 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
+            Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u));
         }
-    }
-}
-
-// The second half of a projected LSTM's step: r = W_hr h is what the layer shows and feeds back.
-template <class F, class S>
-void project_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
-                  const F* r, int64_t row, int next, int64_t final_from) {
-    constexpr int W = Simd<F>::W;
-    const int64_t end = first + count < a.R ? first + count : a.R;
-    const Marks reset = reset_after(a, t);
-    for (int64_t b = b0; b < b1; ++b) {
-        const int64_t n = a.seq.row(t) + b;
-        for (int64_t u = first; u < end; u += W) {
-            const int lanes = end - u < W ? static_cast<int>(end - u) : W;
-            const Vec<F> v = load<F>(r + (b - b0) * row + (u - first), lanes);
-            store(a.h[next] + b * a.ld_h + u, v, lanes);
-            store(a.y + n * a.ld_y + u, v, lanes);
-            if (b >= final_from) store(a.hn + b * a.R + u, v, lanes);
-        }
-        if (reset[b]) copy_units(a.reset.h + b * a.reset.ld_h, first, end, a.h[next] + b * a.ld_h);
     }
 }
 
@@ -116,55 +88,25 @@ FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int6
     }
 }
 
-// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept.
-template <class F, class S>
-void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
-    constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
-    for (int64_t n = n0; n < n1; ++n) {
-        for (int64_t u = 0; u < H; u += W) {
-            const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
-            const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
-            const Vec<F> shown = a.variant.plain() ? Activations<S>::template Act<F>::state(c)
-                                                   : act_of<typename Activations<S>::template Any<F>>(a).state(c);
-            store(to + (n - n0) * H + u, o * shown, lanes);
-        }
-    }
-}
-
-// dr of step t: what later steps and y send to the projected h.
-template <class F, class S>
-void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
-    constexpr int W = Simd<F>::W;
-    const Marks reset = reset_after(a, t);
-    for (int64_t b = b0; b < b1; ++b) {
-        const int64_t n = a.seq.row(t) + b;
-        if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
-        for (int64_t u = r0; u < r1; u += W) {
-            const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
-            Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
-            if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            store(a.dr + (n - a.dg_row) * a.ld_dr + u, g, lanes);
-        }
-    }
-}
-
 template <template <class> class ActT, class F>
 struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* gx, const F* hg, int64_t gate_stride, const F*) {
-        F* c = a.c + b * a.ld_c + u;
-        const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, load<F>(c, lanes));
-        store(c, s.c, lanes);
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev,
+                                      const Kept& kept) {
+        F* to = a.c + b * a.ld_c + u;
+        const V c_prev = load<F>(to, lanes);
+        const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, c_prev);
+        const V c = kept.c(c_prev, s.c);
+        store(to, c, lanes);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s);
-        if (a.saved.states) store(a.saved.state_of(n) + u, s.c, lanes);
-        return s.h;
+        if (a.saved.states) store(a.saved.state_of(n) + u, c, lanes);
+        return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), s.h) : s.h;
     }
 
     // Without peepholes the gates do not look at c, and what follows from it is not computed.
@@ -175,19 +117,21 @@ struct LstmRows {
         keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, c));
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V c = load<F>(a.saved.state_of(n) + u, lanes);
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
         const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
-        F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d =
-            lstm_step_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), load<F>(s + f + 2 * H, lanes), c, c_prev,
-                                   dh, load<F>(dc, lanes), act_of<Act>(a), ties(a, u, lanes));
-        store(dc, d.c_prev, lanes);
+        const V g = load<F>(s + f + H, lanes), o = load<F>(s + f + 2 * H, lanes);
+        const V c = kept.of_c ? forget * c_prev + input * g : load<F>(a.saved.state_of(n) + u, lanes);
+        F* carried = a.dc + b * a.ld_c + u;
+        const V dc = load<F>(carried, lanes);
+        const LstmGrad<V> d = lstm_step_grad<Act, V>(input, forget, g, o, c, c_prev, kept.to_new_h(dh),
+                                                     kept.to_new_c(dc), act_of<Act>(a), ties(a, u, lanes));
+        store(carried, kept.of_c ? d.c_prev + kept.to_old_c(dc) : d.c_prev, lanes);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         if (!coupled(a)) store(to, d.i, lanes);
         store(to + f, d.f, lanes);
@@ -249,15 +193,19 @@ template <template <class> class ActT, class F>
 struct GruRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev) {
-        const V hn = hidden(a, u, lanes, hg, gate_stride);
-        const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, load<F>(h_prev + b * a.ld_h + u, lanes));
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_before,
+                                      const Kept& kept) {
+        const V hn = hidden(a, u, lanes, hg, gate_stride), h_prev = load<F>(h_before + b * a.ld_h + u, lanes);
+        const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, h_prev);
+        const V h = kept.h(h_prev, s.h);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s, hn);
-        if (a.saved.states) store(a.saved.state_of(n) + u, s.h, lanes);
-        return s.h;
+        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
+        return h;
     }
 
     // The gates look at h through the products alone, and the new h is not computed.
@@ -268,15 +216,17 @@ struct GruRows {
         keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, hn, V{}), hn);
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
-                                                   load<F>(s + 3 * H, lanes), h_prev, dh, act_of<Act>(a));
-        store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
+        const GruGrad<V> d =
+            gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
+                                  load<F>(s + 3 * H, lanes), h_prev, kept.to_new_h(dh), act_of<Act>(a));
+        // the product with W_hh is added to it
+        store(a.dh + b * a.ld_dh + u, kept.of_h ? d.h_prev + kept.to_old_h(dh) : d.h_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.r, lanes);
         store(to + H, d.z, lanes);
@@ -322,26 +272,40 @@ template <template <class> class ActT, class F>
 struct RnnRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
-    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* gx,
-                                      const F* hg, int64_t, const F*) {
-        const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
-        const V h = rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                                      const F* gx, const F* hg, int64_t, const F* h_prev, const Kept& kept) {
+        const V fresh = step(a, u, lanes, gx, hg);
+        const V h = kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), fresh) : fresh;
+        if (kept.of_h && a.saved.gates) store(a.saved.gates_of(n) + u, fresh, lanes);
         if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
 
-    // Its slope is taken from h: there are no gates.
+    // Asked for with zoneout only: else the slope is taken from h.
     template <class S>
-    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>&, int64_t, int64_t, int, const F*, const F*, int64_t) {
+    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
+                                         const F* hg, int64_t) {
+        if constexpr (kVaries) store(a.saved.gates_of(n) + u, step(a, u, lanes, gx, hg), lanes);
     }
 
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t,
+                                          int64_t u, int lanes, V dh, const Kept& kept) {
+        const V fresh = load<F>((kept.of_h ? a.saved.gates_of(n) : a.saved.state_of(n)) + u, lanes);
+        const V d = rnn_step_grad<Act, V>(fresh, kept.to_new_h(dh), act_of<Act>(a));
+        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, d, lanes);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+    }
+
+  private:
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
-                                          int lanes, V dh) {
-        const V h = load<F>(a.saved.state_of(n) + u, lanes);
-        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh, act_of<Act>(a)), lanes);
+    static FUSED_RNN_INLINE V step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg) {
+        const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
+        return rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
     }
 };
 

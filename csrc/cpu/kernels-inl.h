@@ -7,7 +7,10 @@
 #include "simd-inl.h"
 #include "activations-inl.h"
 #include "../core/cells.h"
+#include "../core/philox.h"
 #include "gemm-inl.h"
+#include "regular-inl.h"
+#include "projection-inl.h"
 #include "cell_rows-inl.h"
 #include "loops-inl.h"
 #include "rows-inl.h"
@@ -24,6 +27,9 @@ constexpr Kernels<F, S> make_kernels() {
             output_gradient_rows<F, S>,
             rebuild_rows<F, S>,
             unprojected_rows<F, S>,
+            candidate_rows<F, S>,
+            draw_mask<F>,
+            mask_rows<F>,
             pack_transposed<F, S>,
             pack_plain<F, S>,
             pack_plain<F, F>,

@@ -66,11 +66,14 @@ struct ForwardArgs {
     const int64_t* gx_first;  // of the batch's rows from `gx_b0` on, those of step `gx_t0` + k from row gx_first[k] on
     int64_t gx_t0, gx_b0;
     int64_t ld_gx;
-    const F* bias;     // [G*H], what is added outside any product
-    const F* bias_hn;  // [H], GRU: inside the reset product
-    const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
-    F* h[2];           // [B, ld_h], double buffer; the step's parity chooses
+    const F* bias;         // [G*H], what is added outside any product
+    const F* bias_hn;      // [H], GRU: inside the reset product
+    const F* w_ch;         // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
+    const int64_t* seeds;  // [B], of what zoneout draws; null: it keeps what it does on average
+    F* h[2];               // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
+    const F* mask;   // [B, ld_h], of recurrent dropout; null: none
+    F* h_masked[2];  // [B, ld_h], what W_hh sees of h then
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
     F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
@@ -82,6 +85,8 @@ struct ForwardArgs {
     Panels<F> w_hr;
     Reset<F> reset;
 
+    // What W_hh multiplies.
+    const F* left(int of) const { return mask ? h_masked[of] : h[of]; }
     // gx of row 0 of step t.
     const F* gx_at(int64_t t) const {
         return gx + (gx_first ? gx_first[t - gx_t0] - gx_b0 : seq.row(t) - gx_row) * ld_gx;
@@ -114,7 +119,9 @@ struct BackwardArgs {
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
-    const F* w_ch;  // as forward
+    const F* w_ch;  // as forward, all three
+    const int64_t* seeds;
+    const F* mask;  // [B, ld_dh]
     F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
     F* dgh;         // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
     int64_t ld_dg;
@@ -127,6 +134,8 @@ struct BackwardArgs {
     F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
     F* dc_reset;  // [B, ld_c] likewise
 
+    // Whether a step leaves in dh what of h went past W_hh, to which the rest is added.
+    bool passes_h() const { return is_gru(cell) || variant.zoneout_h > 0; }
     // What a cell's backward reads of the state before row b's first step: an LSTM's c, or else h.
     const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
     // And before the first step of a later episode.

@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu_before.h"
 #include "cpu_rebuild.h"
+#include "cpu_regular.h"
 #include "cpu_reset.h"
 
 namespace fused_rnn {
@@ -47,7 +48,7 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, unprojected, cells, mask;
     Compute<F, S> h0, w_ch;
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
@@ -109,6 +110,9 @@ struct BackwardDirection {
         a.dc_reset = dc_reset.data();
         w_ch = peepholes(k, w);
         a.w_ch = w_ch.data();
+        mask = recurrent_mask(k, l, d);
+        a.mask = mask.data();
+        a.seeds = seeds_of(l, d);
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
         if (is_gru(l.cell)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
@@ -122,9 +126,10 @@ struct BackwardDirection {
         if (plan.gates_only && !rebuilds) return;
         const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
         const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
-        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, plan.most_rows};
-        if (!l.variant.peephole) return;
-        c_before = {a.saved.states, a.saved.ld_states, l.H, a.c0, a.ld_c, a.reset.c, a.reset.ld_c, plan.most_rows};
+        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh, plan.most_rows};
+        if (!l.variant.peephole && !needs_candidates(l)) return;
+        c_before = {a.saved.states, a.saved.ld_states, l.H,     a.c0, a.ld_c,
+                    a.reset.c,      a.reset.ld_c,      nullptr, 0,    plan.most_rows};
         cells = Buffer<F>(plan.most_rows * l.H);
     }
 
