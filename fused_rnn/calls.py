@@ -14,13 +14,16 @@ States = tuple[Tensor, Tensor]
 
 
 class HiddenRegularisation(TypedDict, total=False):
-    """Keywords of modules and functions (docs/regularisation.md), a GRU's and an RNN's; each is off by default."""
+    """Keywords of modules and functions (docs/regularisation.md, docs/gradient_clipping.md), a GRU's and an RNN's; each
+    is off by default."""
 
     input_dropout: float
     variational_dropout: bool
     recurrent_dropout: float
     weight_dropout: float
     zoneout_h: float
+    clip_grad_value: float | None
+    clip_grad_norm: float | None
 
 
 class Regularisation(HiddenRegularisation, total=False):

@@ -132,7 +132,8 @@ def onnx_dtype(given: torch.dtype) -> NotImplementedError:
 
 def onnx_variant() -> NotImplementedError:
     return NotImplementedError(
-        "peepholes, coupled gates and activations other than torch's are not exported to ONNX: export a module without"
+        "peepholes, coupled gates, zoneout and activations other than torch's are not exported to ONNX: export a "
+        "module without"
     )
 
 
@@ -169,6 +170,10 @@ def lstm_only(argument: str) -> ValueError:
 
 def probability(argument: str) -> ValueError:
     return ValueError(f"{argument} should be a number in range [0, 1] representing a probability")
+
+
+def bound(argument: str) -> ValueError:
+    return ValueError(f"{argument} should be a positive number, or None for no bound")
 
 
 def unexpected(argument: str) -> TypeError:

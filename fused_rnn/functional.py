@@ -70,7 +70,8 @@ def lstm(
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
-        regularisation: rates of dropout and zoneout, drawn while ``training`` (see :class:`fused_rnn.LSTM`).
+        regularisation: rates of dropout and zoneout, drawn while ``training``, and bounds of gradients between steps
+            (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 

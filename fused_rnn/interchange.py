@@ -203,8 +203,11 @@ def _unprojected(module: RNNBase) -> list[Layer]:
         raise TypeError(f"expected an LSTM, GRU or RNN module, got {type(module).__name__}")
     if module.proj_size:
         raise ValueError(f"no layer of Keras or node of ONNX has a projection (proj_size={module.proj_size})")
-    if getattr(module, "variant", None) is not None:
-        raise ValueError("only torch's own cells are written: no peepholes, coupled gates or other activations")
+    variant = getattr(module, "variant", None)
+    if variant is not None and variant.of_outputs() is not None:
+        raise ValueError(
+            "only torch's own cells are written: no peepholes, coupled gates, zoneout or other activations"
+        )
     return layers_of(module)
 
 

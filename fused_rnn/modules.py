@@ -201,6 +201,8 @@ class LSTM(_Sequence):
             for all steps of a call, and units of h and c keep their old value in a step (Krueger et al. 2017; in
             evaluation as much of it as on average). With ``variational_dropout`` that between layers is one mask for
             all steps.
+        clip_grad_value, clip_grad_norm: bounds of what the backward sends from a step to each of h and c before it, for
+            each element and for the norm of each row (docs/gradient_clipping.md); by keyword, None for no bound.
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],

@@ -91,7 +91,7 @@ def sequence(
         raise checks.reset_state(reset_to)
     reset_initial = _RESET_STATES[reset_to]
     if not training:
-        variant, drops = None if variant is None else variant.in_evaluation(), None
+        variant, drops = None if variant is None else variant.without("recurrent_dropout"), None
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()

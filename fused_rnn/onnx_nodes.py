@@ -78,7 +78,7 @@ def layer(
         raise checks.onnx_packed()
     if reset is not None:
         raise checks.onnx_reset()
-    if variant is not None:
+    if variant is not None and variant.of_outputs() is not None:
         raise checks.onnx_variant()
     if cells:
         raise checks.onnx_cells()

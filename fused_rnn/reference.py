@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .regularisation import recurrent_mask, seen, with_zoneout
+from .regularisation import recurrent_mask, seen, with_clip, with_zoneout
 
 __all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
 
@@ -84,6 +84,8 @@ class Variant(NamedTuple):
     recurrent_dropout: float = 0.0  # probability that a unit of h is dropped on its way to W_hh, for all steps
     zoneout_h: float = 0.0  # probability that a unit of h keeps its old value in a step
     zoneout_c: float = 0.0  # likewise of an LSTM's c
+    clip_value: float = 0.0  # the most that a step sends to a unit of the state before; 0 for no bound
+    clip_norm: float = 0.0  # the same for the norm over the units of a row
 
     @property
     def extra_weights(self) -> int:
@@ -95,10 +97,15 @@ class Variant(NamedTuple):
         """Whether random numbers are drawn in training."""
         return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
 
-    def in_evaluation(self) -> Variant | None:
-        """What is left of it where nothing is drawn; None for torch's cell."""
-        left = self._replace(recurrent_dropout=0.0)
+    def without(self, *options: str) -> Variant | None:
+        """The same but for these; None for torch's cell."""
+        nothing: dict[str, Any] = dict.fromkeys(options, 0)
+        left = self._replace(**nothing)
         return left if any(left) else None
+
+    def of_outputs(self) -> Variant | None:
+        """What is to be seen of it in outputs, where nothing is drawn; None for torch's cell."""
+        return self.without("recurrent_dropout", "clip_value", "clip_norm")
 
 
 class Weights(NamedTuple):
@@ -339,6 +346,8 @@ def layer(
         mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
         own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
         step = with_zoneout(own, (options.zoneout_h, options.zoneout_c), seeds, initial, len(sizes))
+        if options.clip_value or options.clip_norm:
+            step = with_clip(step, options.clip_value, options.clip_norm)
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
         walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
         outputs.append(walked)

@@ -1,17 +1,19 @@
 """What regularises a recurrence, in plain torch: the part of the specification (``reference.py``) that stands between
-the steps of a cell. Equations, papers and what users see of it: docs/regularisation.md.
+the steps of a cell. Equations, papers and what users see of it: docs/regularisation.md, docs/gradient_clipping.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .philox import Draw, happens
 
-__all__ = ["recurrent_mask", "seen", "with_zoneout"]
+__all__ = ["clipped", "recurrent_mask", "seen", "with_clip", "with_zoneout"]
 
 State = tuple[Tensor, ...]
 
@@ -64,3 +66,64 @@ def with_zoneout(
         return tuple(kept(which, t, *values) for which, values in enumerate(zip(state, new, strict=True)))
 
     return zoned
+
+
+def clipped(gradient: Tensor, by_value: float, by_norm: float) -> Tensor:
+    """Each element of ``gradient`` [n, H] at most ``by_value``, then each row's norm at most ``by_norm``; 0: no bound.
+
+    The derivative, for those of higher order, is that of these functions: 0 for an element that is cut off, and for a
+    row that is scaled the projection that is orthogonal to it.
+    """
+    if by_value:
+        gradient = gradient.clamp(-by_value, by_value)
+    if by_norm:
+        wide = torch.float32 if gradient.dtype.itemsize == 2 else None
+        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True, dtype=wide)
+        over = norm > by_norm
+        scale = torch.where(over, by_norm / torch.where(over, norm, 1), 1)  # whose derivative at zero is no NaN
+        gradient = gradient * scale.to(gradient.dtype)
+    return gradient
+
+
+class _Levels:
+    """Those of ``torch.func`` that differentiate one state. (No list: each level would be given a copy.)"""
+
+    innermost: object = None
+
+
+class _ClippedGradient(Function):
+    """(state, by_value, by_norm, levels) -> the same state; what a backward brings to it is clipped.
+
+    Where ``torch.func`` differentiates a gradient, each level has a node of its own for this, the outermost first. The
+    innermost makes the gradient; to the others, which differentiate it, the state is the same state and no more.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(state: Tensor, by_value: float, by_norm: float, levels: _Levels) -> Tensor:
+        return state.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, *ctx.bounds, ctx.levels = inputs
+        ctx.level = ctx.levels.innermost = object()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.level is ctx.levels.innermost:
+            gradient = clipped(gradient, *ctx.bounds)
+        return gradient, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.clone()
+
+
+def with_clip(step: Callable[..., State], by_value: float, by_norm: float) -> Callable[..., State]:
+    """The step, of whose gradients by the state it begins from each row of h, and of c, is clipped."""
+
+    def step_with_clip(state: State, *inputs: Any) -> State:
+        return step(tuple(_ClippedGradient.apply(s, by_value, by_norm, _Levels()) for s in state), *inputs)
+
+    return step_with_clip

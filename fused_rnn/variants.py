@@ -61,8 +61,9 @@ def of_nonlinearity(name: str) -> tuple[int, Variant | None]:
 
 # Arguments of modules and functions, and the fields that hold them.
 _OF_LOOPS = {name: name for name in ("recurrent_dropout", "zoneout_h", "zoneout_c")}
+_BOUNDS = {"clip_grad_value": "clip_value", "clip_grad_norm": "clip_norm"}
 _OF_CALLS = {"input_dropout": "input", "variational_dropout": "variational", "weight_dropout": "weight"}
-REGULARISATION = frozenset({*_OF_LOOPS, *_OF_CALLS})
+REGULARISATION = frozenset({*_OF_LOOPS, *_OF_CALLS, *_BOUNDS})
 
 
 def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -> tuple[Variant | None, Drops | None]:
@@ -70,7 +71,7 @@ def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -
     None where that is nothing.
 
     Raises:
-        ValueError: for a rate that is no probability, or ``zoneout_c`` without an LSTM.
+        ValueError: for a rate that is no probability, a bound that is not positive, or ``zoneout_c`` without an LSTM.
         TypeError: for another name, or a ``variational_dropout`` that is no bool.
     """
     for name, value in given.items():
@@ -79,14 +80,22 @@ def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -
         if name == "variational_dropout":
             if not isinstance(value, bool):
                 raise checks.not_a_bool(name, value)
-        elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        elif name in _BOUNDS:
+            if value is not None and (not _is_number(value) or not value > 0):
+                raise checks.bound(name)
+        elif not _is_number(value) or not 0 <= value <= 1:
             raise checks.probability(name)
     if "zoneout_c" in given and not lstm:
         raise checks.lstm_only("zoneout_c")
     loops: dict[str, Any] = {_OF_LOOPS[name]: float(value) for name, value in given.items() if name in _OF_LOOPS}
+    loops |= {_BOUNDS[name]: float(value or 0) for name, value in given.items() if name in _BOUNDS}
     calls = {_OF_CALLS[name]: value for name, value in given.items() if name in _OF_CALLS}
     made, drops = (variant or Variant())._replace(**loops), Drops(**calls)
     return made if any(made) else None, drops if any(drops) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def describe(variant: Variant | None, drops: Drops | None = None) -> dict[str, Any]:
@@ -97,5 +106,5 @@ def describe(variant: Variant | None, drops: Drops | None = None) -> dict[str, A
     flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled}
     named |= {name: True for name, flag in flags.items() if flag}
     held = {name: getattr(drops, field) for name, field in _OF_CALLS.items()}
-    held |= {name: getattr(variant, field) for name, field in _OF_LOOPS.items()}
+    held |= {name: getattr(variant, field) for name, field in (_OF_LOOPS | _BOUNDS).items()}
     return named | {name: value for name, value in held.items() if value}

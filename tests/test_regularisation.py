@@ -230,7 +230,9 @@ def test_first_derivatives(kind, options):
     assert gradcheck(layer.ours, layer.leaves(), fast_mode=True)
 
 
-@pytest.mark.parametrize(("kind", "options"), list(zip(KINDS, OPTIONS * len(KINDS), strict=False)), ids=str)
+@pytest.mark.parametrize(
+    ("kind", "options"), list(zip(["lstm-all-proj", "gru-all", "relu-all"], OPTIONS, strict=True)), ids=str
+)
 def test_further_derivatives(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], "seeded": True, **options, "T": 3, "B": 2, "H": 3})
     assert gradcheck(layer.ours, layer.leaves(), fast_mode=True, check_forward_ad=True, check_batched_grad=True)

@@ -28,6 +28,8 @@ enum VariantPlace : size_t {
     kRecurrentDropoutPlace,
     kZoneoutHPlace,
     kZoneoutCPlace,
+    kClipValuePlace,
+    kClipNormPlace,
     kVariantPlaces,
 };
 
@@ -39,6 +41,8 @@ struct Variant {
     double recurrent_dropout;  // probability that a unit of h is dropped on its way to W_hh, for all steps
     double zoneout_h;          // probability that a unit of h keeps its old value in a step
     double zoneout_c;          // likewise of an LSTM's c
+    double clip_value;         // the most that a step sends to a unit of the state before, 0 for no bound
+    double clip_norm;          // the same for the norm over the units of a row
 
     // Whether a step is that of torch's cell, which has kernels of its own. What happens to h between two steps is
     // not theirs.
@@ -46,6 +50,7 @@ struct Variant {
         return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !zones();
     }
     constexpr bool zones() const { return zoneout_h > 0 || zoneout_c > 0; }
+    constexpr bool clips() const { return clip_value > 0 || clip_norm > 0; }
 };
 
 constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }

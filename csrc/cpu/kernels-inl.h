@@ -30,6 +30,7 @@ constexpr Kernels<F, S> make_kernels() {
             candidate_rows<F, S>,
             draw_mask<F>,
             mask_rows<F>,
+            clip_rows<F, S>,
             pack_transposed<F, S>,
             pack_plain<F, S>,
             pack_plain<F, F>,

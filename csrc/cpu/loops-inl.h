@@ -2,7 +2,7 @@
 // Included inside an ISA namespace.
 //
 // Threads that share rows split the units and meet at one barrier a step (two with a projection):
-// forward, after every h of the step is written; backward, after every gate gradient is.
+// forward, after every h of the step is written; backward, after every gate gradient is (and around a clip).
 
 struct Range {
     int64_t begin, end;
@@ -208,5 +208,10 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
                 mask_rows(products, width, a.mask + at, a.ld_dh, end - b, width, a.dh + at, a.ld_dh, passes_h);
             }
         });
+        if (!a.variant.clips()) continue;
+        if (slice.barrier) barrier_wait(slice.barrier);  // a norm needs the whole of a row
+        const Range own = share(b1 > b0 ? b1 - b0 : 0, slice.part, slice.parts);
+        clip_rows(a, b0 + own.begin, b0 + own.end);
+        if (slice.barrier) barrier_wait(slice.barrier);
     }
 }

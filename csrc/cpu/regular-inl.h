@@ -1,4 +1,4 @@
-// Regularisation inside the time loops: which units zoneout keeps, the mask of recurrent dropout. Included inside an ISA
+// Regularisation inside the time loops: which units zoneout keeps, the mask of recurrent dropout, the clip of gradients. Included inside an ISA
 // namespace.
 
 // Words for units u and on of a row, one a lane of F (in the lower half of a wide one).
@@ -99,5 +99,38 @@ void candidate_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F
             const Vec<F> before = load<F>(c_before + (n - n0) * ld_c + u, lanes);
             store(to + (n - n0) * H + u, forget * before + input * g, lanes);
         }
+    }
+}
+
+// A row of a gradient, its `count` elements at most `by_value`, then its norm at most `by_norm`; 0: without bound.
+template <class F>
+void clip_row(F* row, int64_t count, double by_value, double by_norm) {
+    constexpr int W = Simd<F>::W;
+    constexpr int kSums = 8;
+    const auto each = [&](const auto& f) {
+        for (int64_t u = 0; u < count; u += W) {
+            const int lanes = count - u < W ? static_cast<int>(count - u) : W;
+            store(row + u, f(load<F>(row + u, lanes)), lanes);
+        }
+    };
+    if (by_value > 0) each([&](Vec<F> v) { return clamp(v, static_cast<F>(-by_value), static_cast<F>(by_value)); });
+    if (by_norm > 0) {
+        double sums[kSums] = {};  // wide: what is worth clipping may have squares past the range of f32
+        for (int64_t u = 0; u < count; u += kSums) {
+            const int n = count - u < kSums ? static_cast<int>(count - u) : kSums;
+            for (int k = 0; k < n; ++k) sums[k] += static_cast<double>(row[u + k]) * static_cast<double>(row[u + k]);
+        }
+        for (int k = 1; k < kSums; ++k) sums[0] += sums[k];
+        const double norm = __builtin_sqrt(sums[0]);
+        if (norm > by_norm) each([&](Vec<F> v) { return v * static_cast<F>(by_norm / norm); });
+    }
+}
+
+// What a step sends to the state before it, whole rows [b0, b1) of it.
+template <class F, class S>
+void clip_rows(const BackwardArgs<F, S>& a, int64_t b0, int64_t b1) {
+    for (int64_t b = b0; b < b1; ++b) {
+        clip_row(a.dh + b * a.ld_dh, a.R, a.variant.clip_value, a.variant.clip_norm);
+        if (is_lstm(a.cell)) clip_row(a.dc + b * a.ld_c, a.H, a.variant.clip_value, a.variant.clip_norm);
     }
 }

@@ -189,15 +189,19 @@ class BackwardPass {
                 k_.backward_rows(a, t, b0, b1, 0, l.H, dh + b0 * ld_dh, ld_dh, !l.projected && a.dy);
             });
             // What leaves the first step is dh0; at T = 1 it is a third of the work.
-            if (t == (a.reverse ? l.T - 1 : 0) && !(plan_.needs & kDh0)) continue;
-            if (!a.mask) {
-                of.w_hh.sum(a.dgh + first * a.ld_dg, a.ld_dg, rows, a.dh, a.ld_dh, a.passes_h());
-            } else {
-                if (!products_) products_ = Buffer<F>(l.B * std::max(l.R, l.H));
-                of.w_hh.sum(a.dgh + first * a.ld_dg, a.ld_dg, rows, products_.data(), l.R, false);
-                k_.mask_rows(products_.data(), l.R, a.mask, a.ld_dh, rows, l.R, a.dh, a.ld_dh, a.passes_h());
-            }
+            if (t != (a.reverse ? l.T - 1 : 0) || plan_.needs & kDh0) send_back(of, a, a.dgh + first * a.ld_dg, rows);
+            if (!l.variant.clips()) continue;
+            pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) { k_.clip_rows(a, b0, b1); });
         }
+    }
+
+    // dh of the step before, by way of W_hh.
+    void send_back(BackwardDirection<F, S>& of, const cpu::BackwardArgs<F, S>& a, const F* dg, int64_t rows) {
+        const int64_t R = layer_.R;
+        if (!a.mask) return of.w_hh.sum(dg, a.ld_dg, rows, a.dh, a.ld_dh, a.passes_h());
+        if (!products_) products_ = Buffer<F>(layer_.B * std::max(R, layer_.H));
+        of.w_hh.sum(dg, a.ld_dg, rows, products_.data(), R, false);
+        k_.mask_rows(products_.data(), R, a.mask, a.ld_dh, rows, R, a.dh, a.ld_dh, a.passes_h());
     }
 
     // What follows from dg of a piece.

@@ -23,6 +23,11 @@ double probability(const char* op, double number) {
     return number;
 }
 
+double bound(const char* op, double number) {
+    STD_TORCH_CHECK(number >= 0, op, ": a bound of variant must not be negative, got ", number);
+    return number;
+}
+
 Activation activation(const char* op, double number) {
     STD_TORCH_CHECK(number >= 0 && number < static_cast<double>(Activation::kCount) && number == std::floor(number), op,
                     ": variant holds no activation ", number);
@@ -44,6 +49,8 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     v.recurrent_dropout = probability(op, at(kRecurrentDropoutPlace));
     v.zoneout_h = probability(op, at(kZoneoutHPlace));
     v.zoneout_c = probability(op, at(kZoneoutCPlace));
+    v.clip_value = bound(op, at(kClipValuePlace));
+    v.clip_norm = bound(op, at(kClipNormPlace));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
     STD_TORCH_CHECK(v.zoneout_c == 0 || is_lstm(cell), op, ": only the LSTM has a c to zone out");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
