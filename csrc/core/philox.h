@@ -1,6 +1,6 @@
 // Random numbers that are a function of where they are needed: Philox 4x32 of ten rounds (Salmon et al. 2011, "Parallel
 // random numbers: as easy as 1, 2, 3"). Nothing is kept from one number to the next, so masks can be computed again in the
-// backward pass, and no division of the work changes them. reference.py has the same in tensors.
+// backward pass, and no division of the work changes them. philox.py has the same in tensors.
 //
 // Included inside the namespace of each instruction set, as cells.h. U is a 32-bit unsigned number, or a vector of them;
 // `multiply_wide(a, m, high)` gives the low half of the product, and the high one.

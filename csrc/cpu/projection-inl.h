@@ -1,5 +1,5 @@
-// What a projected LSTM (Sak et al. 2014) does beside its cell, forward and backward, and what resets do to rows. Included
-// inside an ISA namespace.
+// Whole rows beside the cells: what resets do to them, and the projection of an LSTM (Sak et al. 2014), forward and
+// backward. Included inside an ISA namespace.
 
 // Units [u0, u1) of one row.
 template <class F>
@@ -69,8 +69,8 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     }
 }
 
-// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept. `cells`: c of these rows
-// as o saw it, [n1 - n0, H]; null: that is what was kept.
+// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept. `cells`: c of these
+// rows as o saw it, [n1 - n0, H]; null: that is what was kept.
 template <class F, class S>
 void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* cells, F* to) {
     constexpr int W = Simd<F>::W;

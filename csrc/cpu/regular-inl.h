@@ -1,5 +1,5 @@
-// Regularisation inside the time loops: which units zoneout keeps, the mask of recurrent dropout, the clip of gradients. Included inside an ISA
-// namespace.
+// Regularisation inside the time loops: which units zoneout keeps, the mask of recurrent dropout, the clip of gradients
+// between steps. Included inside an ISA namespace.
 
 // Words for units u and on of a row, one a lane of F (in the lower half of a wide one).
 template <class F>
@@ -47,7 +47,8 @@ FUSED_RNN_INLINE Zoneout<Vec<F>> zoneout_h(const Args& a, int64_t t, int64_t b, 
     return drawn_zoneout<F>(a.seeds, t, b, u, a.variant.zoneout_h, 0);
 }
 
-// [rows, columns]: 0 where recurrent dropout of probability p drops a unit for the whole of a call, else what keeps the mean.
+// [rows, columns]: 0 where recurrent dropout of probability p drops a unit for the whole of a call, else what keeps the
+// mean.
 template <class F>
 void draw_mask(const int64_t* seeds, double p, int64_t rows, int64_t columns, F* mask, int64_t ld) {
     constexpr int W = Simd<F>::W;
@@ -84,8 +85,8 @@ void mask_state(const ForwardArgs<F, S>& a, int64_t b, int64_t u0, int64_t u1, i
     mask_rows(a.h[which] + at, 0, a.mask + at, 0, 1, u1 - u0, a.h_masked[which] + at, 0, false);
 }
 
-// The c that o saw of rows [n0, n1) of the sequence, which zoneout may have thrown away: f c + i g, of
-// c before, [n1 - n0, ld_c].
+// The c that o saw of rows [n0, n1) of the sequence, which zoneout may have thrown away: f c + i g, of c before the step,
+// [n1 - n0, ld_c].
 template <class F, class S>
 void candidate_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* c_before, int64_t ld_c, F* to) {
     constexpr int W = Simd<F>::W;
