@@ -23,7 +23,7 @@ from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
 from .reference import Variant
-from .variants import REGULARISATION, describe, of_nonlinearity, regularised
+from .variants import REGULARISATION, describe, of_nonlinearity, of_ratios, ratios, regularised
 from .variants import variant as _variant
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class _Sequence(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
+    variant_ratios: tuple[tuple[int, int], ...] = ()  # the same for graphs
     drops: Drops | None = None
 
     def __init__(
@@ -59,7 +60,7 @@ class _Sequence(RNNBase):
         if recompute:
             self.recompute = True
         if variant is not None:
-            self.variant = variant
+            self.variant, self.variant_ratios = variant, ratios(variant)
             if variant.coupled:
                 self._leave_first_gate_out()
             if variant.peephole:
@@ -128,7 +129,7 @@ class _Sequence(RNNBase):
             self.recompute,
             reset,
             reset_to,
-            self.variant,
+            of_ratios(self.variant_ratios) if self.variant_ratios and _is_compiling() else self.variant,
             lengths,
             cells,
             self.drops,

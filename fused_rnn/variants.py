@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from .dropout import Drops
 from .network import RNN_RELU, RNN_TANH
 from .reference import Activation, Variant
 
-__all__ = ["REGULARISATION", "describe", "of_nonlinearity", "regularised", "variant"]
+__all__ = ["REGULARISATION", "describe", "of_nonlinearity", "of_ratios", "ratios", "regularised", "variant"]
 
 _ACTIVATIONS = {kind.name.lower(): kind for kind in Activation if kind is not Activation.OWN}
 _NAMES: dict[int, str] = {kind: name for name, kind in _ACTIVATIONS.items()}
@@ -81,7 +82,7 @@ def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -
             if not isinstance(value, bool):
                 raise checks.not_a_bool(name, value)
         elif name in _BOUNDS:
-            if value is not None and (not _is_number(value) or not value > 0):
+            if value is not None and (not _is_number(value) or not 0 < value < math.inf):
                 raise checks.bound(name)
         elif not _is_number(value) or not 0 <= value <= 1:
             raise checks.probability(name)
@@ -92,6 +93,17 @@ def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -
     calls = {_OF_CALLS[name]: value for name, value in given.items() if name in _OF_CALLS}
     made, drops = (variant or Variant())._replace(**loops), Drops(**calls)
     return made if any(made) else None, drops if any(drops) else None
+
+
+def ratios(variant: Variant) -> tuple[tuple[int, int], ...]:
+    """Its numbers as fractions, exactly. Dynamo takes integers of a module for constants, but floats, where shapes are
+    dynamic, for inputs of the graph, which no layer after the first can have."""
+    return tuple(float(number).as_integer_ratio() for number in variant)
+
+
+def of_ratios(fractions: tuple[tuple[int, int], ...]) -> Variant:
+    """The inverse of :func:`ratios`."""
+    return Variant(*(n if d == 1 else n / d for n, d in fractions))  # type: ignore[arg-type]
 
 
 def _is_number(value: Any) -> bool:

@@ -190,7 +190,8 @@ class TestModules:
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_compiled(packed):
     """One graph for all sizes, the masks of eager mode from the same seed, and the same again in the backward."""
-    module = fused_rnn.GRU(I, H, dtype=torch.float64, input_dropout=0.3, recurrent_dropout=0.3, zoneout_h=0.3)
+    rates = dict.fromkeys(RATES[:4], 0.3)
+    module = fused_rnn.GRU(I, H, 2, dtype=torch.float64, clip_grad_norm=0.7, dropout=0.3, **rates)
     torch._dynamo.reset()
 
     def loss(x):
