@@ -205,6 +205,8 @@ def _unprojected(module: RNNBase) -> list[Layer]:
         raise ValueError(f"no layer of Keras or node of ONNX has a projection (proj_size={module.proj_size})")
     if getattr(module, "variant", None) is not None:
         raise ValueError("only torch's own cells are written: no peepholes, coupled gates or other activations")
+    if getattr(module, "connection", None) is not None:
+        raise ValueError(f"a stack of layers has no connections between them (connection={module.connection!r})")
     return layers_of(module)
 
 

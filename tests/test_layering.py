@@ -12,8 +12,8 @@ PACKAGE = ROOT / "fused_rnn"
 # A module may import from lower rings only, and from its own where `SIDEWAYS` says so. A new module needs a place here.
 RINGS = [
     {"reference"},
-    {"checks", "layouts"},
-    {"init", "onnx_nodes"},
+    {"autocast", "checks", "layouts"},
+    {"connections", "init", "onnx_nodes"},
     {"fallback", "folding", "forking", "ops"},
     {"higher_order"},
     {"autograd"},

@@ -158,6 +158,7 @@ class Forms(nn.Module):
     def __init__(self):
         super().__init__()
         self.rows_first = fused_rnn.GRU(I, H, batch_first=True)
+        self.highway = fused_rnn.RNN(I, H, 2, connection="highway", batch_first=True)
         self.unbatched = fused_rnn.LSTM(I, H, bidirectional=True)
         self.lstm, self.gru, self.rnn = fused_rnn.LSTMCell(I, H), fused_rnn.GRUCell(I, H), fused_rnn.RNNCell(I, H)
 
@@ -168,7 +169,7 @@ class Forms(nn.Module):
         step = x[:, 0]
         cells = (self.lstm(step), self.gru(step), self.gru(step, step @ step.new_ones(I, H)), self.rnn(step))
         again = functional.gru(x, None, list(self.rows_first.parameters()), batch_first=True)
-        return y, h, one, states, cells, again
+        return y, h, one, states, cells, again, self.highway(x)
 
 
 def test_forms():
@@ -176,7 +177,7 @@ def test_forms():
     program = export(model, torch.randn(2, 5, I), dynamic_shapes=({0: "B", 1: "T"},))
     for rows, steps in ((2, 5), (1, 1), (3, 7)):
         agree(program, model, torch.randn(rows, steps, I))
-    assert [node.op_type for node in recurrent(program)] == ["GRU", "LSTM", "LSTM", "GRU", "GRU"]  # once each
+    assert [node.op_type for node in recurrent(program)] == ["GRU", "LSTM", "LSTM", "GRU", "GRU", "RNN", "RNN"]  # once each
 
 
 def test_large_weights_become_initializers_too():
