@@ -63,7 +63,7 @@ def run(
 def layer(
     x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor], batch_sizes: Tensor | None, cell: int, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-    """``autograd.layer``, without reset, variant and cell states, for stacks whose layers torch cannot run at once."""
+    """``autograd.layer``, without reset, variant and cell states: for stacks that torch cannot run at once."""
     directions = int(h0.shape[0])  # not a number in a trace
     net = (cell, h0.shape[1], h0.shape[2], 0, 1, directions, 0.0, False)
     return *run(net, x, h0, c0, weights, batch_sizes, False), None

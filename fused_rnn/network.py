@@ -21,7 +21,7 @@ from .lengths import Packing, Padding, grows, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
@@ -97,7 +97,7 @@ def sequence(
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
-        _check_reset(reset, input, input.shape[:-1])
+        check_reset(reset, input, input.shape[:-1])
     if lengths is not None:
         _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
@@ -163,7 +163,7 @@ def _packed(
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
     if reset is not None:
-        _check_packed_reset(reset, input)
+        check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -211,7 +211,7 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
-def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+def check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
     if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
         raise checks.reset_type(reset)
     if reset.shape != shape:
@@ -220,10 +220,10 @@ def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
         raise checks.reset_device(input.device, reset.device)
 
 
-def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+def check_packed_reset(reset: Any, input: PackedSequence) -> None:
     if not isinstance(reset, PackedSequence):
         raise checks.reset_not_packed(reset)
-    _check_reset(reset.data, input.data, input.data.shape[:1])
+    check_reset(reset.data, input.data, input.data.shape[:1])
     for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
         # A graph compares no values.
         if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):

@@ -19,7 +19,7 @@ RINGS = [
     {"autograd"},
     {"lengths"},
     {"network"},
-    {"calls", "step", "variants"},
+    {"calls", "step", "truncated", "variants"},
     {"functional", "modules", "cells", "streaming"},
     {"convert", "interchange", "onnx"},
     {"__init__"},

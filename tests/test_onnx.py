@@ -177,7 +177,15 @@ def test_forms():
     program = export(model, torch.randn(2, 5, I), dynamic_shapes=({0: "B", 1: "T"},))
     for rows, steps in ((2, 5), (1, 1), (3, 7)):
         agree(program, model, torch.randn(rows, steps, I))
-    assert [node.op_type for node in recurrent(program)] == ["GRU", "LSTM", "LSTM", "GRU", "GRU", "RNN", "RNN"]  # once each
+    assert [node.op_type for node in recurrent(program)] == [
+        "GRU",
+        "LSTM",
+        "LSTM",
+        "GRU",
+        "GRU",
+        "RNN",
+        "RNN",
+    ]  # once each
 
 
 def test_large_weights_become_initializers_too():
