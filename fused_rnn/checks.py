@@ -135,8 +135,24 @@ def onnx_dtype(given: torch.dtype) -> NotImplementedError:
 
 
 def onnx_variant() -> NotImplementedError:
+    return NotImplementedError("this variant of the cell cannot be exported to ONNX, whose nodes have no such option")
+
+
+def onnx_hard_tanh() -> NotImplementedError:
     return NotImplementedError(
-        "peepholes, coupled gates and activations other than torch's are not exported to ONNX: export a module without"
+        "a hard tanh of gates, or of an LSTM, cannot be exported to ONNX, whose nodes have none; a GRU's or RNN's can"
+    )
+
+
+def onnx_coupled() -> NotImplementedError:
+    return NotImplementedError(
+        "coupled gates can be exported to ONNX where 1 - f(x) = f(-x): with gate_activation 'sigmoid' or 'hard_sigmoid'"
+    )
+
+
+def onnx_without_kernels() -> NotImplementedError:
+    return NotImplementedError(
+        "variants of cells are exported to ONNX from the CPU, by torch.onnx.export(..., dynamo=True)"
     )
 
 

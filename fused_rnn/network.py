@@ -309,7 +309,7 @@ def _by_reference(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
+        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
 
 

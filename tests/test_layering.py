@@ -13,7 +13,8 @@ PACKAGE = ROOT / "fused_rnn"
 RINGS = [
     {"reference"},
     {"autocast", "checks", "layouts"},
-    {"connections", "init", "onnx_nodes"},
+    {"connections", "init", "onnx_forms"},
+    {"onnx_nodes"},
     {"fallback", "folding", "forking", "ops"},
     {"higher_order"},
     {"autograd"},
