@@ -1,6 +1,6 @@
 """Forecasts sunspots: yearly numbers since 1700, a series that comes with statsmodels. An LSTM reads year after year
-and says what the next one brings; it learns from the years before 1929 and is judged by those after, each forecast from all
-years before it. The series is one stream, so it learns by truncated backpropagation through time
+and says what the next one brings; it learns from the years before 1929 and is judged by those after, each forecast from
+all years before it. The series is one stream, so it learns by truncated backpropagation through time
 (docs/truncated_bptt.md).
 
     python -m examples.forecasting [--hidden 32] [--epochs 60] [--steps 44] [--out FOLDER]
