@@ -1,4 +1,4 @@
-"""What autocast turns the arguments of a network into."""
+"""Arguments of a call under ``torch.autocast``."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import Tensor
 
 from .reference import Cell
 
-__all__ = ["cast"]
+__all__ = ["autocast"]
 
 Maybe = Tensor | None
+
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})  # autocast leaves f64 alone
 
 
-def cast(
+def autocast(
     cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """The same in the dtype of this device. On the CPU a GRU's state keeps its type in torch, and wider states widen
+    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
     all; cuDNN casts everything."""
     dtype = torch.get_autocast_dtype(device)
     if cell == Cell.GRU and device == "cpu":
         for tensor in (input, h0):
             dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
 
-    def of(tensor: Any) -> Any:
+    def cast(tensor: Any) -> Any:
         return tensor.to(dtype) if tensor is not None and tensor.dtype in _DTYPES else tensor
 
-    return of(input), of(h0), of(c0), [of(weight) for weight in weights]
+    return cast(input), cast(h0), cast(c0), [cast(weight) for weight in weights]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import autocast, checks, connections, fallback, onnx_nodes, reference
+from . import checks, connections, fallback, onnx_nodes, reference
+from .autocast import autocast
 from .autograd import layer
 from .lengths import Packing, Padding, grows, readable
 from .ops import WITHOUT_CUDA, packed_rows
@@ -260,7 +261,7 @@ def _run(
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
-            input, h0, c0, weights = autocast.cast(net[0], device, input, h0, c0, weights)
+            input, h0, c0, weights = autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
     kernels = has_kernels(input, h0, c0, weights)

@@ -70,8 +70,9 @@ def truncated_bptt(
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps must be a positive int, got {steps!r}")
-    recurrent = isinstance(module, RNNBase)
-    if recurrent and module.bidirectional:  # type: ignore[attr-defined]
+    inner: Any = getattr(module, "_orig_mod", module)  # where torch.compile made one around it
+    recurrent = isinstance(inner, RNNBase)
+    if recurrent and inner.bidirectional:
         raise ValueError("truncated_bptt takes modules of one direction: the other one begins at the end of the stream")
     if "reset_to" in options:
         raise ValueError("truncated_bptt resets to zero: the initial state is no chunk's")

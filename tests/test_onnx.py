@@ -44,7 +44,7 @@ VARIANTS = {
     "coupled_hard": lambda: fused_rnn.LSTM(I, H, bias=False, coupled_gates=True, gate_activation="hard_sigmoid"),
     "unbounded": lambda: fused_rnn.LSTM(I, H, bidirectional=True, gate_activation="tanh", activation="relu"),
     "smooth": lambda: fused_rnn.GRU(I, H, **SMOOTH),
-    "hard": lambda: fused_rnn.GRU(I, H, 2, bidirectional=True, **HARD),
+    "hard": lambda: fused_rnn.GRU(I, H, bidirectional=True, **HARD),
     "hard_tanh": lambda: fused_rnn.RNN(I, H, nonlinearity="hard_tanh", bias=False, bidirectional=True),
     "identity": lambda: fused_rnn.RNN(I, H, nonlinearity="identity"),
 }
@@ -157,7 +157,7 @@ class OfLengths(Networks):
 @pytest.mark.parametrize(
     ("names", "given", "nodes"),
     [
-        (["gru", "relu", "hard"], False, ["GRU", "GRU", "RNN", "GRU", "GRU"]),
+        (["gru", "relu", "hard"], False, ["GRU", "GRU", "RNN", "GRU"]),
         (["projected", "peephole", "hard_tanh"], True, ["LSTM"] * 4 + ["RNN"]),
     ],
 )

@@ -228,6 +228,8 @@ def test_unbatched_and_modules_of_torch():
     assert_close(got, want)
     (y, c), _, _ = next(truncated_bptt(ours, x, 4, cells=True))
     assert y.shape == c.shape == (4, H)
+    compiled = torch.compile(ours, backend="eager")
+    assert_close([(y, *state) for y, state, _ in truncated_bptt(compiled, x, 4)], want)
 
 
 @pytest.mark.parametrize(
