@@ -214,7 +214,7 @@ class TestStacks:
 def test_compiled():
     """All in one graph, as a compilation takes a second."""
     torch._dynamo.reset()
-    modules = [a_stack(connection, "RNN", 2, bidirectional=True) for connection in KINDS]
+    modules = [a_stack(connection, "RNN", 2) for connection in KINDS]
     weights = [parameter for module in modules for parameter in module.parameters()]
     loss = scalar(lambda x: [tensor for module in modules for tensor in flat(module(x))])
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
