@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback, onnx_nodes, reference
+from . import checks, connections, fallback, onnx_nodes, reference
+from .autocast import autocast
 from .autograd import layer
 from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-_AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
 _autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
@@ -77,6 +77,7 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
+    connection: str | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
@@ -91,13 +92,13 @@ def sequence(
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()
-        options = (layers, directions, dropout, training, recompute, reset_initial, variant)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant, connection)
         return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
-        _check_reset(reset, input, input.shape[:-1])
+        check_reset(reset, input, input.shape[:-1])
     if lengths is not None:
         _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
@@ -129,7 +130,8 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection)
     outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
@@ -154,6 +156,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
+    connection: str | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -161,7 +164,7 @@ def _packed(
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
     if reset is not None:
-        _check_packed_reset(reset, input)
+        check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -172,7 +175,8 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection)
     marks = None if reset is None else reset.data
     data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
@@ -208,7 +212,7 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
-def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+def check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
     if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
         raise checks.reset_type(reset)
     if reset.shape != shape:
@@ -217,10 +221,10 @@ def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
         raise checks.reset_device(input.device, reset.device)
 
 
-def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+def check_packed_reset(reset: Any, input: PackedSequence) -> None:
     if not isinstance(reset, PackedSequence):
         raise checks.reset_not_packed(reset)
-    _check_reset(reset.data, input.data, input.data.shape[:1])
+    check_reset(reset.data, input.data, input.data.shape[:1])
     for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
         # A graph compares no values.
         if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):
@@ -247,7 +251,7 @@ def _run(
     cells: bool,
 ) -> tuple[Any, ...]:
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
-    dtype, variant = input.dtype, net[-1]
+    dtype, (variant, connection) = input.dtype, net[-2:]
     unusual = cells or lengths is not None
     exports = unusual and onnx_nodes.exporting()
     if exports and (cells or not _is_compiling()):
@@ -257,7 +261,7 @@ def _run(
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
-            input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
+            input, h0, c0, weights = autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
     kernels = has_kernels(input, h0, c0, weights)
@@ -269,11 +273,11 @@ def _run(
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
-    if not kernels and not ours_alone:
+    if not kernels and not ours_alone and connection is None:
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one: OneLayer = layer if kernels else _by_reference
+    one: OneLayer = layer if kernels else _by_reference if ours_alone else fallback.layer
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
         net = (net[0], len(packing.order), *net[2:])
@@ -308,7 +312,7 @@ def _by_reference(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
+        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
 
 
@@ -325,8 +329,8 @@ def _stack(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
     c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant = net
-    options = (batch_sizes, cell, recompute, reset, reset_initial, variant)
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, *others, connection = net
+    options = (batch_sizes, cell, recompute, reset, *others)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
@@ -334,23 +338,24 @@ def _stack(
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
-        if not own and onnx_nodes.exporting():
+        if not own and onnx_nodes.exporting() and one not in (fallback.layer, _by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
     if layers == 1:
         return one(x, h0, c0, weights, *options, cells)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
-    each = len(weights) // layers
+    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
     hn: list[Any] = []
     cn: list[Any] = []
     for i in range(layers):
-        if i and dropout and training:
-            x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
         inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
-        x, h, c, every_c = one(*inputs, cells and i == layers - 1)
+        y, h, c, every_c = one(*inputs, cells and i == layers - 1)
         hn.append(h)
         cn.append(c)
+        if dropout and training and i < layers - 1:
+            y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
+        x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
 
 
@@ -361,19 +366,3 @@ def _distinct(tensors: Sequence[Any]) -> list[Any]:
         again = tensor is not None and any(tensor is other for other in result)
         result.append(tensor.view_as(tensor) if again else tensor)
     return result
-
-
-def _autocast(
-    cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
-) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
-    all; cuDNN casts everything."""
-    dtype = torch.get_autocast_dtype(device)
-    if cell == GRU and device == "cpu":
-        for tensor in (input, h0):
-            dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-
-    def cast(tensor: Any) -> Any:
-        return tensor.to(dtype) if tensor is not None and tensor.dtype in _AUTOCAST_DTYPES else tensor
-
-    return cast(input), cast(h0), cast(c0), [cast(weight) for weight in weights]
