@@ -58,7 +58,7 @@ def _row_of_each(batch_sizes: Tensor, count: int) -> Tensor:
     return torch.arange(count, device=batch_sizes.device) - firsts
 
 
-def dropped_weights(weights: Sequence[Tensor], p: float, each: int) -> Sequence[Tensor]:
+def dropped_weights(weights: Sequence[Tensor], p: float, each: int, count: int) -> Sequence[Tensor]:
     """Elements of every W_hh dropped with probability p (Merity et al. 2018, "Regularizing and optimizing LSTM language
-    models"); ``each``: tensors of one direction."""
-    return [torch.dropout(w, p, True) if p and i % each == 1 else w for i, w in enumerate(weights)]
+    models"); ``each``: tensors of one of ``count`` directions."""
+    return [torch.dropout(w, p, True) if p and i % each == 1 and i < each * count else w for i, w in enumerate(weights)]

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 
+from . import connections
 from .dropout import Drops
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
+from .parameters import add_weights, leave_first_gate_out
 from .reference import Variant
 from .variants import REGULARISATION, describe, of_nonlinearity, of_ratios, ratios, regularised
 from .variants import variant as _variant
@@ -47,10 +49,18 @@ class _Sequence(RNNBase):
     variant: Variant | None = None
     variant_ratios: tuple[tuple[int, int], ...] = ()  # the same for graphs
     drops: Drops | None = None
+    connection: str | None = None
 
     def __init__(
-        self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
+        self,
+        mode: str,
+        *args: Any,
+        recompute: bool = False,
+        variant: Variant | None = None,
+        connection: str | None = None,
+        **kwargs: Any,
     ) -> None:
+        connections.check(connection)
         given = {name: kwargs.pop(name) for name in REGULARISATION.intersection(kwargs)}
         super().__init__(mode, *args, **kwargs)
         if given:
@@ -62,38 +72,29 @@ class _Sequence(RNNBase):
         if variant is not None:
             self.variant, self.variant_ratios = variant, ratios(variant)
             if variant.coupled:
-                self._leave_first_gate_out()
+                leave_first_gate_out(self)
             if variant.peephole:
-                self._add_weights("weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+                add_weights(self, "weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+        if connection is not None:
+            self.connection = connection
+            connections.add_parameters(self, connection)
+            self.reset_parameters()
 
-    def _leave_first_gate_out(self) -> None:
-        for name, weight in list(self._parameters.items()):
-            if weight is not None and len(weight) == 4 * self.hidden_size:
-                self.register_parameter(name, nn.Parameter(weight.detach()[self.hidden_size :].clone()))
-        self._init_flat_weights()
-
-    def _add_weights(self, name: str, *shape: int) -> None:
-        """One more parameter at the end of each layer and direction, drawn as the others are."""
-        bound = self.hidden_size**-0.5
-        self._flat_weights_names = []
-        like: Tensor = self._parameters["weight_ih_l0"]  # type: ignore[assignment]
-        for names in self._all_weights:
-            suffix = names[0].removeprefix("weight_ih")
-            added = like.new_empty(shape)
-            self.register_parameter(name + suffix, nn.Parameter(nn.init.uniform_(added, -bound, bound)))
-            names.append(name + suffix)
-            for each in names:  # in the order of the list
-                self._parameters[each] = self._parameters.pop(each)
-            self._flat_weights_names += names
-        self._init_flat_weights()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.connection == "highway":
+            for bias in connections.highway_biases(self):
+                nn.init.constant_(bias, connections.HIGHWAY_BIAS)
 
     def flatten_parameters(self) -> None:
-        if self.variant is None:  # no other goes to cuDNN
+        if self.variant is None and self.connection is None:  # no other goes to cuDNN
             super().flatten_parameters()
 
     def extra_repr(self) -> str:
-        own = {"recompute": True} if self.recompute else {}
+        own: dict[str, Any] = {"recompute": True} if self.recompute else {}
         own |= self._variant_arguments()
+        if self.connection is not None:
+            own["connection"] = self.connection
         return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
 
     def _variant_arguments(self) -> dict[str, Any]:
@@ -132,6 +133,7 @@ class _Sequence(RNNBase):
             of_ratios(self.variant_ratios) if self.variant_ratios and _is_compiling() else self.variant,
             lengths,
             cells,
+            self.connection,
             self.drops,
         )
 
@@ -204,6 +206,8 @@ class LSTM(_Sequence):
             all steps.
         clip_grad_value, clip_grad_norm: bounds of what the backward sends from a step to each of h and c before it, for
             each element and for the norm of each row (docs/gradient_clipping.md); by keyword, None for no bound.
+        connection: between the layers, by keyword, so that deep stacks train: "residual", "dense" or "highway"
+            (docs/connections.md).
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -224,14 +228,15 @@ class LSTM(_Sequence):
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
-    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o.
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o. With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
+    ``bias_hw_l{k}`` [D*R] for k > 0, after all others; with "dense" ``weight_ih_l{k}`` has I + k*D*R columns.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``; an activation of another name; lengths that are not
-            integers, or beside a PackedSequence.
+            For a reset that is not bool; another ``reset_to``; an activation or connection of another name; lengths
+            that are not integers, or beside a PackedSequence.
         RuntimeError: for sizes of input, states, reset or lengths that do not fit, states of another dtype, a sequence
             of no steps.
     """
@@ -255,6 +260,7 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        connection: str | None = None,
         **regularisation: Unpack[Regularisation],
     ) -> None: ...
 
@@ -333,6 +339,7 @@ class GRU(_Hidden):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        connection: str | None = None,
         **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 
@@ -367,6 +374,7 @@ class RNN(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        connection: str | None = None,
         **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 

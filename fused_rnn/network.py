@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback, onnx_nodes, reference
+from . import checks, connections, fallback, onnx_nodes, reference
 from .autocast import autocast
 from .autograd import layer
 from .dropout import Drops, Rows, draw_seeds, dropped_for_all_steps, dropped_weights
-from .lengths import Packing, Padding, grows, readable
+from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, other dropout
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, Drops | None]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None, Drops | None]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
@@ -78,6 +78,7 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
+    connection: str | None = None,
     drops: Drops | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
@@ -95,13 +96,13 @@ def sequence(
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()
-        options = (layers, directions, dropout, training, recompute, reset_initial, variant, drops)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops)
         return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
-        _check_reset(reset, input, input.shape[:-1])
+        check_reset(reset, input, input.shape[:-1])
     if lengths is not None:
         _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
@@ -133,8 +134,8 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    options = (layers, directions, dropout, training, recompute, reset_initial, variant, drops)
-    net = (cell, batch, hidden, projection, *options)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
     outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
@@ -159,6 +160,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
+    connection: str | None,
     drops: Drops | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
@@ -167,7 +169,7 @@ def _packed(
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
     if reset is not None:
-        _check_packed_reset(reset, input)
+        check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -178,8 +180,8 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    options = (layers, directions, dropout, training, recompute, reset_initial, variant, drops)
-    net = (cell, batch, hidden, projection, *options)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
     marks = None if reset is None else reset.data
     data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells, sorted_indices)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
@@ -215,7 +217,7 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
-def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+def check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
     if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
         raise checks.reset_type(reset)
     if reset.shape != shape:
@@ -224,10 +226,10 @@ def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
         raise checks.reset_device(input.device, reset.device)
 
 
-def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+def check_packed_reset(reset: Any, input: PackedSequence) -> None:
     if not isinstance(reset, PackedSequence):
         raise checks.reset_not_packed(reset)
-    _check_reset(reset.data, input.data, input.data.shape[:1])
+    check_reset(reset.data, input.data, input.data.shape[:1])
     for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
         # A graph compares no values.
         if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):
@@ -258,7 +260,7 @@ def _run(
 
     ``order``: which row of the batch given each row is, None where they are the same.
     """
-    dtype, variant, drops = input.dtype, net[-2], net[-1]
+    dtype, (variant, connection, drops) = input.dtype, net[-3:]
     unusual = cells or lengths is not None
     exports = unusual and onnx_nodes.exporting()
     if exports and (cells or not _is_compiling()):
@@ -273,17 +275,19 @@ def _run(
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells, order)
     kernels = has_kernels(input, h0, c0, weights)
-    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths)):
-        fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
+    if ours_alone and input.is_cuda and variant is not None:
+        fallback.warn_once(
+            "CUDA tensors of a cell that is not torch's go through plain torch, step by step: it has no CUDA kernels"
+        )
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
-    if not kernels and not ours_alone:
+    if not kernels and not ours_alone and connection is None:
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one: OneLayer = layer if kernels else _by_reference
+    one: OneLayer = layer if kernels else _by_reference if ours_alone else fallback.layer
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
         rows = Rows(net[1], packing.order, packing.batch_sizes)
@@ -320,17 +324,8 @@ def _by_reference(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
+        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, seed, cells)
-
-
-def _without_cuda_kernels(cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe) -> str:
-    """Which of these CUDA's kernels do not know; empty if none."""
-    if variant is not None:
-        return "of a cell that is not torch's"
-    if reset is not None:
-        return "with a reset"
-    return "with lengths in a relu RNN, which need a reset," if lengths is not None and grows(cell, None) else ""
 
 
 def _stack(
@@ -346,7 +341,8 @@ def _stack(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
     c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, initial, variant, drops = net
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, *_ = net
+    initial, variant, connection, drops = net[9:]
     options = (rows.batch_sizes, cell, recompute, reset, initial, variant)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
@@ -355,16 +351,16 @@ def _stack(
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
-        if not own and onnx_nodes.exporting():
+        if not own and onnx_nodes.exporting() and one not in (fallback.layer, _by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
-    each = len(weights) // layers
+    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
     seeds: Sequence[Maybe] = (None,) * layers
     if training and variant is not None and variant.draws:
         seeds = draw_seeds(rows, layers, directions, x.device)
     if drops is not None:
         x = dropped_for_all_steps(x, drops.input, rows) if drops.input else x
-        weights = dropped_weights(weights, drops.weight, each // directions)
+        weights = dropped_weights(weights, drops.weight, each // directions, layers * directions)
     if layers == 1:
         return one(x, h0, c0, weights, *options, seeds[0], cells)
     h0s = h0.split(directions) if own else (h0,) * layers
@@ -372,15 +368,16 @@ def _stack(
     hn: list[Any] = []
     cn: list[Any] = []
     for i in range(layers):
-        if i and dropout and training:
-            if drops is not None and drops.variational:
-                x = dropped_for_all_steps(x, dropout, rows)
-            else:
-                x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
         inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
-        x, h, c, every_c = one(*inputs, seeds[i], cells and i == layers - 1)
+        y, h, c, every_c = one(*inputs, seeds[i], cells and i == layers - 1)
         hn.append(h)
         cn.append(c)
+        if dropout and training and i < layers - 1:
+            if drops is not None and drops.variational:
+                y = dropped_for_all_steps(y, dropout, rows)
+            else:
+                y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
+        x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
 
 
