@@ -160,17 +160,9 @@ def _import_copied(tmp_path: Path, library: bytes | None) -> str:
     """What `import fused_rnn.ops` says in a process where the package lies elsewhere, with this library file."""
     package = tmp_path / "fused_rnn"
     package.mkdir()
-    needed = (
-        "ops.py",
-        "onnx_nodes.py",
-        "onnx_forms.py",
-        "layouts.py",
-        "checks.py",
-        "reference.py",
-        "regularisation.py",
-    )
-    for name in (*needed, "philox.py"):
-        shutil.copy(Path(ops.__file__).with_name(name), package / name)
+    needed = ("ops", "onnx_nodes", "onnx_forms", "layouts", "checks", "reference", "regularisation", "philox")
+    for name in needed:
+        shutil.copy(Path(ops.__file__).with_name(name + ".py"), package)
     (package / "__init__.py").touch()
     if library is not None:
         (package / "libfused_rnn.so").write_bytes(library)
