@@ -19,7 +19,7 @@ from torch.autograd import Function, forward_ad
 from . import ops, reference
 from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
-from .reference import Variant
+from .reference import Variant, extra_weights
 
 __all__ = ["differentiates", "layer", "transformed"]
 
@@ -55,6 +55,7 @@ def layer(
     reset: Maybe = None,
     reset_initial: bool = False,
     variant: Variant | None = None,
+    seed: Maybe = None,
     cells: bool = False,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
@@ -62,23 +63,23 @@ def layer(
     x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None; with
     ``cells`` c of every step, [T, B, D*H] or [N, D*H], else None.
     With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
-    ``variant``: of the cell, None for torch's.
+    ``variant``: of the cell, None for torch's; ``seed`` [D, B]: of what it draws.
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
         kept = STATES if cells else NOTHING
-        inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant)
+        inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
         every_c = _cells(saved, y, cn.shape[2]) if cells else None
     elif torch.compiler.is_compiling():
         apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayer.apply
         y, hn, cn, every_c, _ = apply(
-            x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights
+            x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
     else:
         apply = _FusedLayerJvp.apply if transformed() else _apply_untransformed
         y, hn, cn, every_c, _ = apply(
-            x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights
+            x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
     return y, hn, None if c0 is None else cn, every_c
 
@@ -97,7 +98,7 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 
 class _FusedLayer(Function):
-    """(x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights) ->
+    """(x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights) ->
     (y, hn, cn, every c, saved).
 
     ``cells``: whether to return c of every step, or None. Without a jvp rule, as Dynamo refuses Functions that have it.
@@ -105,14 +106,14 @@ class _FusedLayer(Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple:
-        x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights = args
-        inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant)
+        x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights = args
+        inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
         return y, hn, cn, _cells(saved, y, cn.shape[2]) if cells else None, saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, h0, c0, batch_sizes, reset, cell, _, reset_initial, variant, _, *weights = inputs
+        x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
         y, _, cn, _, saved = output
         ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
         ctx.set_materialize_grads(False)
@@ -121,17 +122,17 @@ class _FusedLayer(Function):
             y = None  # GRU and RNN keep their own h: changing y in place stays allowed
         else:
             ctx.mark_non_differentiable(saved)
-        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, y, saved, *weights)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, y, saved, *weights)
 
     @staticmethod
     def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, _: None) -> tuple:
         douts = (dy, dhn, dcn, dcells)
         if all(dout is None for dout in douts):
             return (None,) * len(ctx.needs_input_grad)
-        x, h0, c0, batch_sizes, reset, y, saved, *weights = ctx.saved_tensors
+        x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
         wanted, options = ctx.needs_input_grad, ctx.options
-        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[10:]))
-        args = (*douts, x, h0, c0, y, saved, batch_sizes, reset, ctx.cell, needs, 0, *options, *weights)
+        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[11:]))
+        args = (*douts, x, h0, c0, y, saved, batch_sizes, reset, seed, ctx.cell, needs, 0, *options, *weights)
         # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
         # that ran outside of it, and those have them.
         if ctx.compiled:
@@ -141,26 +142,26 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
         elif any(dout is not None and _legacy_batched(dout) for dout in douts):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
-            constants = Constants(batch_sizes, reset, ctx.cell, needs, 0, *options)
-            asked = iter(gradients(constants, *douts, x, h0, c0, *weights))
-            dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
+            constants = Constants(batch_sizes, reset, seed, ctx.cell, needs, 0, *options)
+            dx, dh0, dc0, *dweights = _by_definition(constants, *douts, x, h0, c0, *weights)
         elif torch.is_grad_enabled() or transformed():
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
-        return dx, dh0, dc0, *[None] * 7, *dweights
+        return dx, dh0, dc0, *[None] * 8, *dweights
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        x, h0, c0, batch_sizes, reset, *numbers, cells = args[:10]
+        x, h0, c0, batch_sizes, reset, seed, *numbers, cells = args[:11]
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[10:]):
+        if any(dim is not None for dim in in_dims[11:]):
             return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
         rows = 1 if batch_sizes is None else 0
         x, reset = fold(x, in_dims[0], rows, size), fold(reset, in_dims[4], rows, size)
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
-        inputs = (x, h0, c0, lengths, reset, *numbers, cells, *args[10:])
+        seed = fold(seed, in_dims[5], 1, size)
+        inputs = (x, h0, c0, lengths, reset, seed, *numbers, cells, *args[11:])
         y, hn, cn, every_c, saved = _lowered(_FusedLayerJvp, *inputs)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
         outputs = (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(every_c, rows, size), unfold(saved, 1, size))
@@ -173,26 +174,33 @@ class _FusedLayerJvp(_FusedLayer):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _FusedLayer.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:5], *inputs[10:])
-        ctx.cells = inputs[9]
+        ctx.save_for_forward(*inputs[:6], *inputs[11:])
+        ctx.cells = inputs[10]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
-        x, h0, c0, batch_sizes, reset, *weights = ctx.saved_tensors
+        x, h0, c0, batch_sizes, reset, seed, *weights = ctx.saved_tensors
 
         def definition(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple:
-            options = (None, reset, *ctx.options, ctx.cells)
+            options = (None, reset, *ctx.options, seed, ctx.cells)
             outputs = reference.layer(x, h0, c0, weights, batch_sizes, ctx.cell, *options)
             return tuple(output for output in outputs if output is not None)
 
-        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[10:])
+        pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[11:])
         return *pushed, *[None] * (5 - len(pushed))
+
+
+def _needs_more_than_gates(variant: Variant, cell: int, each: int) -> bool:
+    """Whether the gradients of gates and what is kept are not enough for those of the weights, ``each`` a direction:
+    statistics stand between the gates' and those of the products; or zoneout has thrown away the c that o saw."""
+    projected = each - len(extra_weights(cell, variant)) in (3, 5)
+    return variant.layer_norm or (variant.zoneout_c > 0 and (projected or variant.peephole))
 
 
 class _FusedLayerGradient(Function):
     """The derivative of that.
 
-    (dy, dhn, dcn, dcells, x, h0, c0, y, saved, batch_sizes, reset, cell, needs, samples, reset_initial, variant,
+    (dy, dhn, dcn, dcells, x, h0, c0, y, saved, batch_sizes, reset, seed, cell, needs, samples, reset_initial, variant,
     *weights) ->
     (dx, dh0, dc0, *dweights).
 
@@ -202,62 +210,60 @@ class _FusedLayerGradient(Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Maybe, ...]:
-        dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:16]
-        batch_sizes, reset, cell, needs, samples, initial, variant = fixed
-        weights = args[16:]
+        dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:17]
+        batch_sizes, reset, seed, cell, needs, samples, initial, variant = fixed
+        weights = args[17:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
-        if samples and variant is not None and variant.layer_norm:
-            # Statistics stand between the gates' gradients and those of the products, which the op alone has.
-            asked = iter(gradients(Constants(*fixed), dy, dhn, dcn, dcells, x, h0, c0, *weights))
-            return tuple(next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
         grads: tuple[Maybe, ...]
+        if samples and variant is not None and _needs_more_than_gates(variant, cell, len(weights) // h0.shape[0]):
+            return _by_definition(Constants(*fixed), *args[:7], *weights)
         if not samples:
-            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells)
+            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, seed, dcells)
             grads = (*others, *own)
         else:
-            gates = ops.layer_backward_gates(*inputs, reset, initial, variant, dcells)
+            gates = ops.layer_backward_gates(*inputs, reset, initial, variant, seed, dcells)
             dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
         return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        true, weights = inputs[:7], inputs[16:]
-        batch_sizes, reset, *ctx.numbers = inputs[9:16]
+        true, weights = inputs[:7], inputs[17:]
+        batch_sizes, reset, seed, *ctx.numbers = inputs[9:17]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(batch_sizes, reset, *true, *weights)
-        ctx.save_for_forward(batch_sizes, reset, *true, *weights)
+        ctx.save_for_backward(batch_sizes, reset, seed, *true, *weights)
+        ctx.save_for_forward(batch_sizes, reset, seed, *true, *weights)
 
     @staticmethod
     def backward(ctx: Any, *douts: Maybe) -> tuple[Maybe, ...]:
-        batch_sizes, reset, *true = ctx.saved_tensors
+        batch_sizes, reset, seed, *true = ctx.saved_tensors
         # A gradient nothing was made of needs no recomputation.
         needs = sum(1 << i for i, dout in enumerate(douts) if dout is not None)
-        constants = Constants(batch_sizes, reset, *ctx.numbers)._replace(needs=needs)
-        wanted = ctx.needs_input_grad[:7] + ctx.needs_input_grad[16:]
+        constants = Constants(batch_sizes, reset, seed, *ctx.numbers)._replace(needs=needs)
+        wanted = ctx.needs_input_grad[:7] + ctx.needs_input_grad[17:]
         grads = pullback(partial(gradients, constants), true, wanted, tuple(dout for dout in douts if dout is not None))
-        return *grads[:7], *[None] * 9, *grads[7:]
+        return *grads[:7], *[None] * 10, *grads[7:]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Maybe) -> tuple[Maybe, ...]:
-        batch_sizes, reset, *true = ctx.saved_tensors
-        constants = Constants(batch_sizes, reset, *ctx.numbers)
-        pushed = iter(pushforward(partial(gradients, constants), true, tangents[:7] + tangents[16:]))
+        batch_sizes, reset, seed, *true = ctx.saved_tensors
+        constants = Constants(batch_sizes, reset, seed, *ctx.numbers)
+        pushed = iter(pushforward(partial(gradients, constants), true, tangents[:7] + tangents[17:]))
         return tuple(next(pushed) if constants.needs >> i & 1 else None for i in range(len(true) - 4))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        batch_sizes, reset, cell, needs, samples, *options = args[9:16]
+        batch_sizes, reset, seed, cell, needs, samples, *options = args[9:17]
         size = info.batch_size
-        if any(dim is not None for dim in in_dims[16:]):
+        if any(dim is not None for dim in in_dims[17:]):
             return loop(partial(_lowered, _FusedLayerGradient), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[9], size)
         rows = 1 if batch_sizes is None else 0
         row_dims = (rows, 1, 1, rows, rows, 1, 1, rows, 1)
         folded = (fold(a, dim, row, size) for a, dim, row in zip(args[:9], in_dims[:9], row_dims, strict=True))
-        reset = fold(reset, in_dims[10], rows, size)
+        reset, seed = fold(reset, in_dims[10], rows, size), fold(seed, in_dims[11], 1, size)
         together = max(samples, 1) * size if needs >> 3 else 0
-        inputs = (*folded, lengths, reset, cell, needs, together, *options, *args[16:])
+        inputs = (*folded, lengths, reset, seed, cell, needs, together, *options, *args[17:])
         dx, dh0, dc0, *dweights = _lowered(_FusedLayerGradient, *inputs)
         grads = [unfold(dx, rows, size), unfold(dh0, 1, size), unfold(dc0, 1, size)]
         if samples:  # [V*W, ..] -> [V, W, ..]
@@ -266,6 +272,12 @@ class _FusedLayerGradient(Function):
             grads += dweights
         dims = (rows + 1, 2, 2, *[1 if samples else 0] * len(dweights))
         return tuple(grads), tuple(None if g is None else dim for g, dim in zip(grads, dims, strict=True))
+
+
+def _by_definition(constants: Constants, *inputs: Maybe) -> tuple[Maybe, ...]:
+    """Of (dy, dhn, dcn, dcells, x, h0, c0, *weights), by the reference: (dx, dh0, dc0, *dweights) or None each."""
+    asked = iter(gradients(constants, *inputs))
+    return tuple(next(asked) if constants.needs >> i & 1 else None for i in range(len(inputs) - 4))
 
 
 def _fast_apply(function: type[Function]) -> Callable:

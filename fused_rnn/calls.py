@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol, TypedDict, overload
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["HiddenCall", "LSTMCall"]
+__all__ = ["HiddenCall", "HiddenRegularisation", "LSTMCall", "Regularisation"]
 
 States = tuple[Tensor, Tensor]
+
+
+class HiddenRegularisation(TypedDict, total=False):
+    """Keywords of modules and functions (docs/regularisation.md, docs/gradient_clipping.md), a GRU's and an RNN's; each
+    is off by default."""
+
+    input_dropout: float
+    variational_dropout: bool
+    recurrent_dropout: float
+    weight_dropout: float
+    zoneout_h: float
+    clip_grad_value: float | None
+    clip_grad_norm: float | None
+
+
+class Regularisation(HiddenRegularisation, total=False):
+    """An LSTM's."""
+
+    zoneout_c: float
 
 
 class LSTMCall(Protocol):

@@ -114,6 +114,10 @@ def norm_of_reset_before() -> ValueError:
     return ValueError("layer_norm argument is only supported with reset_after=True")
 
 
+def connection(known: Iterable[str], given: Any) -> ValueError:
+    return ValueError(f"connection must be one of {', '.join(map(repr, known))} or None, got {given!r}")
+
+
 def nonlinearity(known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 
@@ -135,9 +139,25 @@ def onnx_dtype(given: torch.dtype) -> NotImplementedError:
 
 
 def onnx_variant() -> NotImplementedError:
+    return NotImplementedError("this variant of the cell cannot be exported to ONNX, whose nodes have no such option")
+
+
+def onnx_hard_tanh() -> NotImplementedError:
     return NotImplementedError(
-        "peepholes, coupled gates, layer normalisation and activations other than torch's are not exported to ONNX: "
-        "export a module without"
+        "a hard tanh of gates, of an LSTM or with reset_after=False cannot be exported to ONNX, whose nodes have none; "
+        "another GRU's or an RNN's can"
+    )
+
+
+def onnx_coupled() -> NotImplementedError:
+    return NotImplementedError(
+        "coupled gates can be exported to ONNX where 1 - f(x) = f(-x): with gate_activation 'sigmoid' or 'hard_sigmoid'"
+    )
+
+
+def onnx_without_kernels() -> NotImplementedError:
+    return NotImplementedError(
+        "variants of cells are exported to ONNX from the CPU, by torch.onnx.export(..., dynamo=True)"
     )
 
 
@@ -168,17 +188,32 @@ def lengths_of_packed() -> ValueError:
     return ValueError("lengths must be None where input is a PackedSequence, which has lengths of its own")
 
 
-def cells_without_lstm() -> ValueError:
-    return ValueError("cells argument is only supported for LSTM, not RNN or GRU")
+def lstm_only(argument: str) -> ValueError:
+    return ValueError(f"{argument} argument is only supported for LSTM, not RNN or GRU")
+
+
+def probability(argument: str) -> ValueError:
+    return ValueError(f"{argument} should be a number in range [0, 1] representing a probability")
+
+
+def bound(argument: str) -> ValueError:
+    return ValueError(f"{argument} should be a positive number, or None for no bound")
+
+
+def unexpected(argument: str) -> TypeError:
+    return TypeError(f"got an unexpected keyword argument '{argument}'")
 
 
 def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def param_count(given: int, layers: int, directions: int, extra: Sequence[str] = ()) -> ValueError:
+def param_count(
+    given: int, layers: int, directions: int, extra: Sequence[str] = (), highway: bool = False
+) -> ValueError:
     own, last = len(extra), "".join(f", then {name}" for name in extra)
     return ValueError(
         f"params must hold {2 + own} to {5 + own} tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr{last}) "
-        f"for each of {layers} layers and {directions} directions, got {given} tensors in all"
+        f"for each of {layers} layers and {directions} directions"
+        f"{', then w_hw and b_hw of each layer but the first' if highway else ''}, got {given} tensors in all"
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .reference import Cell, Variant, Weights, activations, gates_of, split_weights
+from .regularisation import recurrent_mask, seen
 
 __all__ = ["Constants", "fold", "folded_lengths", "loop", "sample_gradients", "unfold"]
 
@@ -22,6 +23,7 @@ class Constants(NamedTuple):
 
     batch_sizes: Tensor | None
     reset: Tensor | None
+    seed: Tensor | None
     cell: int
     needs: int  # bits as the op's
     samples: int  # V where the batch holds V examples and weight gradients are to be of each, else 0
@@ -93,14 +95,16 @@ def _before(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, co
     begins = constants.reset.reshape(before.shape[:2])
     if reverse:  # where the row before, one step later, is an episode's first
         begins = _previous(begins, begins.new_zeros(h0.shape[:2]), batch_sizes, reverse)
-    if not constants.reset_initial:
-        anew = before.new_zeros(())
-    elif batch_sizes is None:
-        anew = h0.repeat(constants.reset.shape[0], 1, 1)
-    else:
-        steps = (batch_sizes.cumsum(0) - batch_sizes).repeat_interleave(batch_sizes)
-        anew = h0[torch.arange(len(steps), device=steps.device) - steps]
+    anew = _at_every_step(h0, len(before), batch_sizes) if constants.reset_initial else before.new_zeros(())
     return torch.where(begins.unsqueeze(-1), anew, before)
+
+
+def _at_every_step(of_rows: Tensor, rows: int, batch_sizes: Tensor | None) -> Tensor:
+    """What each row of the batch has at all steps: [B, V, ..] -> [N, V, ..], N = ``rows``."""
+    if batch_sizes is None:
+        return of_rows.repeat(rows // len(of_rows), 1, 1)
+    steps = (batch_sizes.cumsum(0) - batch_sizes).repeat_interleave(batch_sizes)
+    return of_rows[torch.arange(rows, device=steps.device) - steps]
 
 
 def _gate(x: Tensor, h: Tensor, own: Weights, rows: slice) -> Tensor:
@@ -129,7 +133,8 @@ def sample_gradients(
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """dx and the weight gradients of each of the V examples folded into the batch.
 
-    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``y`` is None where h is in ``saved``.
+    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``y`` is None where h is in ``saved``. Not for an LSTM that
+    zones c out and has gradients that need the c its output gate saw, which is not kept.
     Returns dx [.., B*V, I] and, weight by weight, [V, *weight.shape] or None.
     """
     cell, needs, size = Cell(constants.cell), constants.needs, constants.samples
@@ -150,6 +155,10 @@ def sample_gradients(
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
         h = _before(h, h0[d], batch_sizes, d == 1, constants)
+        if constants.seed is not None and constants.variant is not None:
+            mask = recurrent_mask(constants.seed[d], constants.variant.recurrent_dropout, h0[d])
+            if mask is not None:
+                h = seen(h, _at_every_step(mask.unflatten(0, (-1, size)), len(h), batch_sizes))
         rows = x.reshape(-1, size, x.shape[-1])
         kept = inner.shape[-1] > hidden  # gates too
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}

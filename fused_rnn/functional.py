@@ -6,17 +6,24 @@ product); ``reference.py`` writes them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
+from .connections import check as check_connection
+from .connections import extra_weights as weights_between
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
 from .reference import Variant, extra_weights, gates_of
 from .step import step
-from .variants import of_nonlinearity, variant
+from .variants import of_nonlinearity, regularised, variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .calls import HiddenRegularisation, Regularisation
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
@@ -44,6 +51,8 @@ def lstm(
     layer_norm: bool = False,
     lengths: Maybe = None,
     cells: bool = False,
+    connection: str | None = None,
+    **regularisation: Unpack[Regularisation],
 ) -> tuple[Any, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -56,7 +65,9 @@ def lstm(
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
             (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``, then with
             ``layer_norm`` gains ln_ih and ln_hh [4*H], gain ln_ch and shift ln_ch_shift [H]; in an upper layer I is
-            D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
+            D*R, in layer k of a dense stack I + k*D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H
+            and 3*H. After those of all layers, with ``connection="highway"``, w_hw [D*R, D*R] and b_hw [D*R] of each
+            layer but the first.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
@@ -67,6 +78,9 @@ def lstm(
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
+        connection: between the layers, "residual", "dense" or "highway" (docs/connections.md).
+        regularisation: rates of dropout and zoneout, drawn while ``training``, and bounds of gradients between steps
+            (see :class:`fused_rnn.LSTM`).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -76,14 +90,15 @@ def lstm(
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``, an activation of another name, lengths beside a PackedSequence.
+            another ``reset_to``, an activation of another name, lengths beside a PackedSequence, a rate that is no
+            probability.
         TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    norm = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
-    cell = variant(gate_activation, activation, **norm)
-    return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
+    own = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
+    cell = variant(gate_activation, activation, **own)
+    return _functional(LSTM, input, hx, params, *options, cell, lengths, regularisation, cells)
 
 
 def gru(
@@ -104,6 +119,8 @@ def gru(
     reset_after: bool = True,
     layer_norm: bool = False,
     lengths: Maybe = None,
+    connection: str | None = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -112,9 +129,9 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     cell = variant(gate_activation, activation, reset_after=reset_after, layer_norm=layer_norm)
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(GRU, input, hx, params, *options, cell, lengths)
+    return _functional(GRU, input, hx, params, *options, cell, lengths, regularisation)
 
 
 def rnn_tanh(
@@ -131,14 +148,16 @@ def rnn_tanh(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    connection: str | None = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
     Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_TANH, input, hx, params, *options, None, lengths)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
+    return _functional(RNN_TANH, input, hx, params, *options, None, lengths, regularisation)
 
 
 def rnn_relu(
@@ -155,10 +174,12 @@ def rnn_relu(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    connection: str | None = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(RNN_RELU, input, hx, params, *options, None, lengths)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
+    return _functional(RNN_RELU, input, hx, params, *options, None, lengths, regularisation)
 
 
 def rnn(
@@ -177,6 +198,8 @@ def rnn(
     reset_to: str = "zero",
     layer_norm: bool = False,
     lengths: Maybe = None,
+    connection: str | None = None,
+    **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
 
@@ -184,8 +207,8 @@ def rnn(
         ValueError: also for a ``nonlinearity`` of another name.
     """
     cell, variant = of_nonlinearity(nonlinearity, layer_norm)
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
-    return _functional(cell, input, hx, params, *options, variant, lengths)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
+    return _functional(cell, input, hx, params, *options, variant, lengths, regularisation)
 
 
 def _functional(
@@ -201,22 +224,28 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
+    connection: str | None,
     variant: Variant | None,
     lengths: Any,
+    regularisation: Mapping[str, Any],
     cells: bool = False,
 ) -> Any:
+    drops = None
+    if regularisation:
+        variant, drops = regularised(variant, regularisation, cell == LSTM)
     directions = 2 if bidirectional else 1
-    each, rest = divmod(len(params), num_layers * directions)
+    check_connection(connection)
+    each, rest = divmod(len(params) - weights_between(connection, num_layers), num_layers * directions)
     own = extra_weights(cell, variant)
     each -= len(own)
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        raise checks.param_count(len(params), num_layers, directions, own)
+        raise checks.param_count(len(params), num_layers, directions, own, connection == "highway")
     hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells, connection, drops)
 
 
 def lstm_cell(

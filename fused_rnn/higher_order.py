@@ -28,13 +28,13 @@ def gradients(constants: Constants, *inputs: Maybe) -> tuple[Tensor, ...]:
     """
     if constants.samples:
         return _sample_gradients(constants, *inputs)
-    batch_sizes, reset, cell, needs, _, initial, variant = constants
+    batch_sizes, reset, seed, cell, needs, _, initial, variant = constants
     douts, args = inputs[:4], inputs[4:]
     given = [i for i, dout in enumerate(douts) if dout is not None]
 
     def outputs(x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple[Any, ...]:
         cells = douts[3] is not None
-        every = reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, initial, variant, cells)
+        every = reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, initial, variant, seed, cells)
         return tuple(every[i] for i in given)
 
     wanted = [bool(needs >> i & 1) for i in range(len(args))]
@@ -47,18 +47,19 @@ def _sample_gradients(constants: Constants, *inputs: Maybe) -> tuple[Tensor, ...
     needs, samples = constants.needs, constants.samples
     rows = 1 if constants.batch_sizes is None else 0
     row_dims = (rows, 1, 1, rows, rows, 1, 1)
-    reset = unfold(constants.reset, rows, samples)
+    reset, seed = unfold(constants.reset, rows, samples), unfold(constants.seed, 1, samples)
     of_one = constants._replace(batch_sizes=constants.lengths_of_one(), samples=0)
     unfolded = [unfold(a, row, samples) for a, row in zip(inputs[:7], row_dims, strict=True)]
     in_dims = tuple(None if a is None else row + 1 for a, row in zip(unfolded, row_dims, strict=True))
     out_dims = (rows + 1, 2, 2, *[0] * (len(inputs) - 7))
     asked = [i for i in range(len(inputs) - 4) if needs >> i & 1]
     mapped = torch.vmap(
-        lambda reset, *inputs: gradients(of_one._replace(reset=reset), *inputs),
-        in_dims=(None if reset is None else rows + 1, *in_dims) + (None,) * (len(inputs) - 7),
+        lambda reset, seed, *inputs: gradients(of_one._replace(reset=reset, seed=seed), *inputs),
+        in_dims=(reset if reset is None else rows + 1, seed if seed is None else 2, *in_dims)
+        + (None,) * (len(inputs) - 7),
         out_dims=tuple(out_dims[i] for i in asked),
     )
-    grads = mapped(reset, *unfolded, *inputs[7:])
+    grads = mapped(reset, seed, *unfolded, *inputs[7:])
     return tuple(g.flatten(out_dims[i] - 1, out_dims[i]) if i < 3 else g for i, g in zip(asked, grads, strict=True))
 
 

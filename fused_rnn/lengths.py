@@ -114,6 +114,7 @@ class Padding:
         reset: Maybe,
         reset_initial: bool,
         variant: Variant | None,
+        seed: Maybe,
         cells: bool,
     ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
         """One layer, as ``autograd.layer``; x is zero past the ends, and never packed."""
@@ -123,7 +124,9 @@ class Padding:
         for d, (h, c) in enumerate(zip(h0.unbind(), first_cs, strict=True)):
             inputs = (self._turned(x) if d else x, self._begun(h), self._begun(c), weights[d * each : (d + 1) * each])
             marks = self._resets(reset, grows(cell, variant), d == 1)
-            y, _, _, every_c = self.one(*inputs, None, cell, recompute, marks, reset_initial, variant, c is not None)
+            own = None if seed is None else seed[d : d + 1]
+            options = (None, cell, recompute, marks, reset_initial, variant, own)
+            y, _, _, every_c = self.one(*inputs, *options, c is not None)
             hs.append(self._final(y, h))
             ys.append(self._turned(y) if d else y)
             if c is not None and every_c is not None:

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 
+from . import connections
+from .dropout import Drops
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
+from .parameters import add_norms, add_weights, leave_first_gate_out, reset_norms
 from .reference import Variant
-from .variants import describe
+from .variants import REGULARISATION, describe, of_ratios, ratios, regularised
 
 __all__ = ["SequenceModule"]
 
@@ -34,69 +37,63 @@ class SequenceModule(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
+    variant_ratios: tuple[tuple[int, int], ...] = ()  # the same for graphs
+    drops: Drops | None = None
+    connection: str | None = None
+    recorder: Any = None  # while `diagnostics` looks at it: what stands for each layer (`recording.Recorder`)
 
     def __init__(
-        self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
+        self,
+        mode: str,
+        *args: Any,
+        recompute: bool = False,
+        variant: Variant | None = None,
+        connection: str | None = None,
+        **kwargs: Any,
     ) -> None:
+        connections.check(connection)
+        given = {name: kwargs.pop(name) for name in REGULARISATION.intersection(kwargs)}
         super().__init__(mode, *args, **kwargs)
+        if given:
+            variant, drops = regularised(variant, given, mode == "LSTM")
+            if drops is not None:
+                self.drops = drops
         if recompute:
             self.recompute = True
         if variant is not None:
-            self.variant = variant
+            self.variant, self.variant_ratios = variant, ratios(variant)
             if variant.coupled:
-                self._leave_first_gate_out()
-            rows, hidden = len(self._parameters["weight_ih_l0"]), self.hidden_size  # type: ignore[arg-type]
+                leave_first_gate_out(self)
             if variant.peephole:
-                self._add_weights("weight_ch", rows - hidden)
+                add_weights(self, "weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
             if variant.layer_norm:
-                self._add_weights("weight_ln_ih", rows)
-                self._add_weights("weight_ln_hh", rows)
-                if mode == "LSTM":
-                    self._add_weights("weight_ln_ch", hidden)
-                    self._add_weights("bias_ln_ch", hidden)
-
-    def _leave_first_gate_out(self) -> None:
-        for name, weight in list(self._parameters.items()):
-            if weight is not None and len(weight) == 4 * self.hidden_size:
-                self.register_parameter(name, nn.Parameter(weight.detach()[self.hidden_size :].clone()))
-        self._init_flat_weights()
-
-    def _add_weights(self, name: str, size: int) -> None:
-        """One more parameter at the end of each layer and direction, set as ``reset_parameters`` does."""
-        bound = self.hidden_size**-0.5
-        self._flat_weights_names = []
-        like: Tensor = self._parameters["weight_ih_l0"]  # type: ignore[assignment]
-        for names in self._all_weights:
-            added = name + names[0].removeprefix("weight_ih")
-            self.register_parameter(added, nn.Parameter(nn.init.uniform_(like.new_empty(size), -bound, bound)))
-            self._reset_if_norm(added)
-            names.append(added)
-            for each in names:  # in the order of the list
-                self._parameters[each] = self._parameters.pop(each)
-            self._flat_weights_names += names
-        self._init_flat_weights()
-
-    def _reset_if_norm(self, name: str) -> None:
-        if name.startswith(("weight_ln", "bias_ln")):
-            nn.init.constant_(self._parameters[name], float(name.startswith("weight")))  # type: ignore[arg-type]
+                add_norms(self)
+        if connection is not None:
+            self.connection = connection
+            connections.add_parameters(self, connection)
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """All parameters anew, as ``torch.nn`` draws them; of layer normalisation gains of 1 and shifts of 0."""
+        """All anew, as ``torch.nn`` draws them; of layer normalisation gains of 1 and shifts of 0."""
         super().reset_parameters()
-        for name in self._parameters:
-            self._reset_if_norm(name)
+        reset_norms(self)
+        if self.connection == "highway":
+            for bias in connections.highway_biases(self):
+                nn.init.constant_(bias, connections.HIGHWAY_BIAS)
 
     def flatten_parameters(self) -> None:
-        if self.variant is None:  # no other goes to cuDNN
+        if self.variant is None and self.connection is None:  # no other goes to cuDNN
             super().flatten_parameters()
 
     def extra_repr(self) -> str:
-        own = {"recompute": True} if self.recompute else {}
+        own: dict[str, Any] = {"recompute": True} if self.recompute else {}
         own |= self._variant_arguments()
+        if self.connection is not None:
+            own["connection"] = self.connection
         return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
 
     def _variant_arguments(self) -> dict[str, Any]:
-        return describe(self.variant)
+        return describe(self.variant, self.drops)
 
     def forward(
         self,
@@ -128,9 +125,12 @@ class SequenceModule(RNNBase):
             self.recompute,
             reset,
             reset_to,
-            self.variant,
+            of_ratios(self.variant_ratios) if self.variant_ratios and _is_compiling() else self.variant,
             lengths,
             cells,
+            self.connection,
+            self.drops,
+            self.recorder,
         )
 
     def _current_weights(self) -> Sequence[Any]:

@@ -14,7 +14,9 @@ from .variants import describe, of_nonlinearity
 from .variants import variant as _variant
 
 if TYPE_CHECKING:
-    from .calls import HiddenCall, LSTMCall
+    from typing_extensions import Unpack
+
+    from .calls import HiddenCall, HiddenRegularisation, LSTMCall, Regularisation
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -49,6 +51,16 @@ class LSTM(SequenceModule):
             ``weight_ch_l{k}`` has 2*H.
         layer_norm: W_i x_t and W_h h_{t-1}, of all gates together, and the c_t of h_t are normalised (Ba et al. 2016),
             by keyword; see docs/layer_norm.md.
+        input_dropout, variational_dropout, recurrent_dropout, weight_dropout, zoneout_h, zoneout_c: regularisation in
+            training, by keyword (docs/regularisation.md). Probabilities with which features of the input, units of
+            h_{t-1} on their way to W_hh (Gal & Ghahramani 2016) and elements of W_hh (Merity et al. 2018) are zeroed
+            for all steps of a call, and units of h and c keep their old value in a step (Krueger et al. 2017; in
+            evaluation as much of it as on average). With ``variational_dropout`` that between layers is one mask for
+            all steps.
+        clip_grad_value, clip_grad_norm: bounds of what the backward sends from a step to each of h and c before it, for
+            each element and for the norm of each row (docs/gradient_clipping.md); by keyword, None for no bound.
+        connection: between the layers, by keyword, so that deep stacks train: "residual", "dense" or "highway"
+            (docs/connections.md).
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -71,13 +83,15 @@ class LSTM(SequenceModule):
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
     ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o; with ``layer_norm`` the gains ``weight_ln_ih_l{k}``
     and ``weight_ln_hh_l{k}`` [4*H] and ``weight_ln_ch_l{k}`` [H], 1 at first, and the shift ``bias_ln_ch_l{k}`` [H], 0.
+    With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
+    ``bias_hw_l{k}`` [D*R] for k > 0, after all others; with "dense" ``weight_ih_l{k}`` has I + k*D*R columns.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``; an activation of another name; lengths that are not
-            integers, or beside a PackedSequence.
+            For a reset that is not bool; another ``reset_to``; an activation or connection of another name; lengths
+            that are not integers, or beside a PackedSequence.
         RuntimeError: for sizes of input, states, reset or lengths that do not fit, states of another dtype, a sequence
             of no steps.
     """
@@ -102,6 +116,8 @@ class LSTM(SequenceModule):
         peephole: bool = False,
         coupled_gates: bool = False,
         layer_norm: bool = False,
+        connection: str | None = None,
+        **regularisation: Unpack[Regularisation],
     ) -> None: ...
 
     @overload
@@ -118,12 +134,7 @@ class LSTM(SequenceModule):
         **kwargs: Any,
     ) -> None:
         options = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
-        super().__init__(
-            "LSTM",
-            *args,
-            variant=_variant(gate_activation, activation, **options),
-            **kwargs,
-        )
+        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation, **options), **kwargs)
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
@@ -188,6 +199,8 @@ class GRU(_Hidden):
         activation: str = "tanh",
         reset_after: bool = True,
         layer_norm: bool = False,
+        connection: str | None = None,
+        **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 
     @overload
@@ -231,6 +244,8 @@ class RNN(_Hidden):
         *,
         recompute: bool = False,
         layer_norm: bool = False,
+        connection: str | None = None,
+        **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
 
     @overload
@@ -245,7 +260,7 @@ class RNN(_Hidden):
         super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
 
     def _variant_arguments(self) -> dict[str, Any]:
-        if self.variant is None:
-            return {}
-        named = describe(self.variant._replace(state=0))
-        return named if self.nonlinearity in ("tanh", "relu") else {"nonlinearity": self.nonlinearity} | named
+        if self.variant is None or not self.variant.state:
+            return super()._variant_arguments()
+        own = describe(self.variant._replace(state=0), self.drops)
+        return {"nonlinearity": self.nonlinearity, **own}

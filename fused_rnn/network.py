@@ -15,23 +15,24 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback, onnx_nodes, reference
+from . import checks, connections, fallback, onnx_nodes, reference
+from .autocast import autocast
 from .autograd import layer
+from .dropout import Drops, Rows, draw_seeds, dropped_for_all_steps, dropped_weights
 from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None, Drops | None]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-_AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
 _autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
@@ -77,6 +78,8 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
+    connection: str | None = None,
+    drops: Drops | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
@@ -84,20 +87,22 @@ def sequence(
     ``lengths`` [B], without B where the input is unbatched.
     """
     if cells and cell != LSTM:
-        raise checks.cells_without_lstm()
+        raise checks.lstm_only("cells")
     if reset_to not in _RESET_STATES:
         raise checks.reset_state(reset_to)
     reset_initial = _RESET_STATES[reset_to]
+    if not training:
+        variant, drops = None if variant is None else variant.without("recurrent_dropout"), None
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()
-        options = (layers, directions, dropout, training, recompute, reset_initial, variant)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops)
         return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
-        _check_reset(reset, input, input.shape[:-1])
+        check_reset(reset, input, input.shape[:-1])
     if lengths is not None:
         _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
@@ -129,7 +134,8 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
     outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
@@ -154,6 +160,8 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
+    connection: str | None,
+    drops: Drops | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -161,7 +169,7 @@ def _packed(
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
     if reset is not None:
-        _check_packed_reset(reset, input)
+        check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -172,9 +180,10 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
     marks = None if reset is None else reset.data
-    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells)
+    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells, sorted_indices)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     y = PackedSequence(data, *input[1:])
     return y if c is None else (y, PackedSequence(c, *input[1:])), hn if cn is None else (hn, cn)
@@ -208,7 +217,7 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
-def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+def check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
     if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
         raise checks.reset_type(reset)
     if reset.shape != shape:
@@ -217,10 +226,10 @@ def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
         raise checks.reset_device(input.device, reset.device)
 
 
-def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+def check_packed_reset(reset: Any, input: PackedSequence) -> None:
     if not isinstance(reset, PackedSequence):
         raise checks.reset_not_packed(reset)
-    _check_reset(reset.data, input.data, input.data.shape[:1])
+    check_reset(reset.data, input.data, input.data.shape[:1])
     for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
         # A graph compares no values.
         if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):
@@ -245,21 +254,26 @@ def _run(
     lengths: Maybe,
     batch_first: bool,
     cells: bool,
+    order: Maybe = None,
 ) -> tuple[Any, ...]:
-    """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
-    dtype, variant = input.dtype, net[-1]
+    """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any.
+
+    ``order``: which row of the batch given each row is, None where they are the same.
+    """
+    dtype, (variant, connection, drops) = input.dtype, net[-3:]
     unusual = cells or lengths is not None
     exports = unusual and onnx_nodes.exporting()
     if exports and (cells or not _is_compiling()):
         raise checks.onnx_cells() if cells else checks.onnx_lengths()
-    ours_alone = unusual or reset is not None or variant is not None  # what torch's own functions do not know
+    # What torch's own functions do not know.
+    ours_alone = unusual or reset is not None or variant is not None or drops is not None
     if _autocasts():
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
-            input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
+            input, h0, c0, weights = autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
-                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
+                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells, order)
     kernels = has_kernels(input, h0, c0, weights)
     if ours_alone and input.is_cuda and variant is not None:
         fallback.warn_once(
@@ -269,17 +283,18 @@ def _run(
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
-    if not kernels and not ours_alone:
+    if not kernels and not ours_alone and connection is None:
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one: OneLayer = layer if kernels else _by_reference
+    one: OneLayer = layer if kernels else _by_reference if ours_alone else fallback.layer
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
+        rows = Rows(net[1], packing.order, packing.batch_sizes)
         net = (net[0], len(packing.order), *net[2:])
         first_h, first_c = packing.initial(h0), packing.initial(c0)
         x, marks = packing.pack(input), packing.pack(reset)
-        y, hn, cn, c = _stack(one, net, x, first_h, first_c, weights, packing.batch_sizes, marks, cells)
+        y, hn, cn, c = _stack(one, net, x, first_h, first_c, weights, rows, marks, cells)
         return packing.pad(y), packing.final(hn, h0), packing.final(cn, c0), packing.pad(c)
     if batch_first:
         input = input.transpose(0, 1)
@@ -287,7 +302,7 @@ def _run(
     if lengths is not None:
         padding = Padding(onnx_nodes.layer if exports else one, lengths, input)
         one, input = (padding.node if exports else padding.layer), padding.masked(input)
-    y, hn, cn, c = _stack(one, net, input, h0, c0, weights, batch_sizes, reset, cells)
+    y, hn, cn, c = _stack(one, net, input, h0, c0, weights, Rows(net[1], order, batch_sizes), reset, cells)
     if batch_first:
         y, c = y.transpose(0, 1), None if c is None else c.transpose(0, 1)
     return y, hn, cn, c
@@ -304,12 +319,13 @@ def _by_reference(
     reset: Maybe,
     reset_initial: bool,
     variant: Variant | None,
+    seed: Maybe,
     cells: bool,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
-    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
+        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
+    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, seed, cells)
 
 
 def _stack(
@@ -319,14 +335,15 @@ def _stack(
     h0: Maybe,
     c0: Maybe,
     weights: Sequence[Tensor],
-    batch_sizes: Maybe,
+    rows: Rows,
     reset: Maybe,
     cells: bool,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
     c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant = net
-    options = (batch_sizes, cell, recompute, reset, reset_initial, variant)
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, *_ = net
+    initial, variant, connection, drops = net[9:]
+    options = (rows.batch_sizes, cell, recompute, reset, initial, variant)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
@@ -334,23 +351,33 @@ def _stack(
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
-        if not own and onnx_nodes.exporting():
+        if not own and onnx_nodes.exporting() and one not in (fallback.layer, _by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
+    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
+    seeds: Sequence[Maybe] = (None,) * layers
+    if training and variant is not None and variant.draws:
+        seeds = draw_seeds(rows, layers, directions, x.device)
+    if drops is not None:
+        x = dropped_for_all_steps(x, drops.input, rows) if drops.input else x
+        weights = dropped_weights(weights, drops.weight, each // directions, layers * directions)
     if layers == 1:
-        return one(x, h0, c0, weights, *options, cells)
+        return one(x, h0, c0, weights, *options, seeds[0], cells)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
-    each = len(weights) // layers
     hn: list[Any] = []
     cn: list[Any] = []
     for i in range(layers):
-        if i and dropout and training:
-            x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
         inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
-        x, h, c, every_c = one(*inputs, cells and i == layers - 1)
+        y, h, c, every_c = one(*inputs, seeds[i], cells and i == layers - 1)
         hn.append(h)
         cn.append(c)
+        if dropout and training and i < layers - 1:
+            if drops is not None and drops.variational:
+                y = dropped_for_all_steps(y, dropout, rows)
+            else:
+                y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
+        x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
 
 
@@ -361,19 +388,3 @@ def _distinct(tensors: Sequence[Any]) -> list[Any]:
         again = tensor is not None and any(tensor is other for other in result)
         result.append(tensor.view_as(tensor) if again else tensor)
     return result
-
-
-def _autocast(
-    cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
-) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
-    all; cuDNN casts everything."""
-    dtype = torch.get_autocast_dtype(device)
-    if cell == GRU and device == "cpu":
-        for tensor in (input, h0):
-            dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-
-    def cast(tensor: Any) -> Any:
-        return tensor.to(dtype) if tensor is not None and tensor.dtype in _AUTOCAST_DTYPES else tensor
-
-    return cast(input), cast(h0), cast(c0), [cast(weight) for weight in weights]

@@ -15,18 +15,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import checks
-from .layouts import ONNX, TORCH, Layer, rows_of
+from .layouts import Layer
+from .onnx_forms import attributes, node_weights, peepholes, shifts, written
 from .reference import Cell, Variant, split_weights
 
-__all__ = ["exporting", "layer", "node_weights"]
+__all__ = ["exporting", "layer"]
 
 Maybe = Tensor | None
-_NODES: dict[int, tuple[str, dict[str, Any]]] = {  # a cell's node, and the attributes with which it is torch's cell
-    Cell.LSTM: ("LSTM", {}),
-    Cell.GRU: ("GRU", {"linear_before_reset": 1}),  # or 0 with the reset gate before the product
-    Cell.RNN_TANH: ("RNN", {"activations": ["Tanh"]}),
-    Cell.RNN_RELU: ("RNN", {"activations": ["Relu"]}),
-}
+_NODES: dict[int, str] = {Cell.LSTM: "LSTM", Cell.GRU: "GRU", Cell.RNN_TANH: "RNN", Cell.RNN_RELU: "RNN"}
 _DTYPES = {torch.float16, torch.float32, torch.float64}
 
 
@@ -34,22 +30,6 @@ _DTYPES = {torch.float16, torch.float32, torch.float64}
 def exporting() -> bool:
     """Whether an ONNX exporter is at work. (Dynamo, its second attempt, would take torch's own function for False.)"""
     return torch.onnx.is_in_onnx_export()
-
-
-def node_weights(own: Layer) -> tuple[Tensor, Tensor, Maybe]:
-    """W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] (None without biases) of a layer without projection."""
-
-    def together(tensors: list[Tensor], order: Maybe) -> Tensor:
-        rows = torch.cat(tensors).unflatten(0, (len(own), -1))
-        return rows if order is None else rows.index_select(1, order)
-
-    order = rows_of(own[0].w_hh, TORCH, ONNX)
-    w = together([weights.w_ih for weights in own], order)
-    r = together([weights.w_hh for weights in own], order)
-    biases = [bias for weights in own for bias in (weights.b_ih, weights.b_hh) if bias is not None]
-    if order is not None:
-        order = torch.cat([order, order + len(order)])
-    return w, r, together(biases, order) if biases else None
 
 
 def layer(
@@ -62,7 +42,8 @@ def layer(
     recompute: bool = False,
     reset: Maybe = None,
     reset_initial: bool = False,
-    variant: Sequence[Any] | None = None,
+    variant: Variant | None = None,
+    seed: Maybe = None,
     cells: bool = False,
     *,
     lengths: Maybe = None,
@@ -77,41 +58,33 @@ def layer(
         raise checks.onnx_packed()
     if reset is not None:
         raise checks.onnx_reset()
-    made = Variant(*variant or ())
-    if any(made._replace(reset_before=False)):
-        raise checks.onnx_variant()
+    variant = None if variant is None else variant.of_outputs()
     if cells:
         raise checks.onnx_cells()
     if x.dtype not in _DTYPES:
         raise checks.onnx_dtype(x.dtype)
-    own = split_weights(weights, h0.shape[0], cell)
+    own = [written(each, variant) for each in split_weights(weights, h0.shape[0], cell, variant)]
+    made = attributes(cell, variant, len(own), own[0].w_ih.shape[0] // Cell(cell).gates)
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
+    if shifts(variant):
+        states = ((h0 + 1) / 2, c0)
     steps = None if lengths is None else lengths.to(torch.int32)
-    if own[0].w_hr is None:
-        y, hn, cn = _node(x, *states, own, cell, steps, made.reset_before)
-    else:
-        y, hn, cn = _projected(x, *states, own, cell, steps)
+    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, _NODES[cell], made, steps)
+    if shifts(variant):
+        y, hn = 2 * y - 1, 2 * hn - 1
     return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
 
 
 def _node(
-    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe, reset_before: bool = False
+    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, name: str, attributes: dict[str, Any], lengths: Maybe
 ) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, H], Y_h [D, B, H] and Y_c [D, B, H] (LSTM)."""
-    name, form = _NODES[cell]
-    directions, hidden = len(own), own[0].w_hh.shape[1]
-    attributes: dict[str, Any] = {"hidden_size": hidden, **form}
-    if reset_before:
-        attributes["linear_before_reset"] = 0
-    if "activations" in form:
-        attributes["activations"] = form["activations"] * directions
-    if directions == 2:
-        attributes["direction"] = "bidirectional"
     states = (h0, c0) if name == "LSTM" else (h0,)
-    state = (directions, x.shape[1], hidden)
+    state = (len(own), x.shape[1], own[0].w_hh.shape[1])
+    p = peepholes(own)
     y, hn, *cn = torch.onnx.ops.symbolic_multi_out(
         name,
-        (x, *node_weights(own), lengths, *states),
+        (x, *node_weights(own), lengths, *states, *(() if p is None else (p,))),
         attributes,
         dtypes=[x.dtype] * (1 + len(states)),
         shapes=[(x.shape[0], *state), *[state] * len(states)],
@@ -119,7 +92,9 @@ def _node(
     return y, hn, cn[0] if cn else None
 
 
-def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
+def _projected(
+    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, name: str, attributes: dict[str, Any], lengths: Maybe
+) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, P], Y_h [D, B, P] and Y_c [D, B, H]. ONNX has no projection, but an LSTM of the same H computes it.
 
     Call m_t = o tanh(c_t) what comes before it, h_t = W_hr m_t. As W_hh h_{t-1} = (W_hh W_hr) m_{t-1}, a node with
@@ -141,5 +116,5 @@ def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: 
             w_ih += [weights.w_hh if d == other else torch.zeros_like(weights.w_hh) for other in range(directions)]
         r = weights.w_hh @ w_hr[d].t()
         plain.append(weights._replace(w_ih=torch.cat(w_ih, 1), w_hh=r, w_hr=None))
-    m, mn, cn = _node(x, None, c0, plain, cell, lengths)
+    m, mn, cn = _node(x, None, c0, plain, name, attributes, lengths)
     return m @ w_hr, mn @ w_hr, cn

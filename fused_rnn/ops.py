@@ -116,11 +116,13 @@ def layer_forward(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
+    inputs = (x, h0, c0, weights, batch_sizes, cell, save)
     if _is_compiling() and onnx_nodes.exporting():
-        return _as_onnx(x, h0, c0, weights, batch_sizes, cell, save, False, reset, reset_initial, variant)
-    return _layer_forward(x, h0, c0, weights, batch_sizes, cell, save, splits_f32(), reset, reset_initial, variant)
+        return _as_onnx(*inputs, False, reset, reset_initial, variant, seed)
+    return _layer_forward(*inputs, splits_f32(), reset, reset_initial, variant, seed)
 
 
 def _as_onnx(
@@ -135,9 +137,11 @@ def _as_onnx(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
-    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=variant)
+    made = None if variant is None else _variant(variant)
+    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=made)
     return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 
 
@@ -160,11 +164,12 @@ def layer_backward(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, dcells)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, seed, dcells)
 
 
 def layer_backward_gates(
@@ -182,11 +187,12 @@ def layer_backward_gates(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU, r after the product) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, dcells)
+    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, seed, dcells)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:
@@ -204,7 +210,7 @@ def packed_rows(batch_sizes: Tensor) -> int:
 
 
 def _variant(numbers: Sequence[float] | None) -> Variant:
-    return Variant(*map(int, numbers or ()))  # type: ignore[arg-type]
+    return Variant(*(numbers or ()))  # type: ignore[arg-type]
 
 
 def _rows_and_hidden(
@@ -227,12 +233,19 @@ def _(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     directions, batch, features = h0.shape  # D, B, R
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    gates = gates_of(cell, made) if Cell(cell).is_lstm else 4 - made.reset_before if Cell(cell).is_gru else 0
-    gates += 2 * gates_of(cell, made) * made.layer_norm  # the products
+    kept = (
+        gates_of(cell, made)
+        if Cell(cell).is_lstm
+        else 4 - made.reset_before
+        if Cell(cell).is_gru
+        else made.zoneout_h > 0
+    )
+    gates = int(kept) + 2 * gates_of(cell, made) * made.layer_norm  # and the products
     values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
@@ -260,6 +273,7 @@ def _(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
@@ -286,6 +300,7 @@ def _(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .regularisation import recurrent_mask, seen, with_clip, with_zoneout
 
 __all__ = [
     "Activation",
@@ -80,7 +82,8 @@ class Activation(IntEnum):
 
 
 class Variant(NamedTuple):
-    """What a cell does otherwise than torch's (docs/variants.md), as numbers: the op's ``variant`` argument.
+    """What a cell does otherwise than torch's (docs/variants.md, docs/regularisation.md), as numbers: the op's
+    ``variant`` argument.
 
     A later option is a field at the end, whose default leaves it out.
     """
@@ -91,6 +94,26 @@ class Variant(NamedTuple):
     coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
     reset_before: bool = False  # GRU: r multiplies h, not W_hn h + b_hn
     layer_norm: bool = False  # both products are normalised, row by row, and an LSTM's c for its h
+    recurrent_dropout: float = 0.0  # probability that a unit of h is dropped on its way to W_hh, for all steps
+    zoneout_h: float = 0.0  # probability that a unit of h keeps its old value in a step
+    zoneout_c: float = 0.0  # likewise of an LSTM's c
+    clip_value: float = 0.0  # the most that a step sends to a unit of the state before; 0 for no bound
+    clip_norm: float = 0.0  # the same for the norm over the units of a row
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn in training."""
+        return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
+
+    def without(self, *options: str) -> Variant | None:
+        """The same but for these; None for torch's cell."""
+        nothing: dict[str, Any] = dict.fromkeys(options, 0)
+        left = self._replace(**nothing)
+        return left if any(left) else None
+
+    def of_outputs(self) -> Variant | None:
+        """What is to be seen of it in outputs, where nothing is drawn; None for torch's cell."""
+        return self.without("recurrent_dropout", "clip_value", "clip_norm")
 
 
 class Weights(NamedTuple):
@@ -122,6 +145,7 @@ class _Inner(NamedTuple):
     weights: Weights
     sigmoid: Function  # or what a variant has in its place
     tanh: Function
+    mask: Tensor | None = None  # [B, R], of recurrent dropout
 
 
 def gates_of(cell: int, variant: Variant | None = None) -> int:
@@ -169,6 +193,11 @@ def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> 
     return normal if bias is None else normal + bias
 
 
+def _recurrent(inner: _Inner, h: Tensor) -> Tensor:
+    """What a step makes of h [n, R] by W_hh and b_hh -> [n, G*H]."""
+    return _product(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh, inner.weights.ln_hh)
+
+
 def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
 
@@ -179,7 +208,7 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     """
     h, c = state
     weights, H = inner.weights, c.shape[-1]
-    *i, f, g, o = (gx + _product(h, weights.w_hh, weights.b_hh, weights.ln_hh)).split(H, -1)  # coupled: no i
+    *i, f, g, o = (gx + _recurrent(inner, h)).split(H, -1)  # coupled: no i
     if weights.w_ch is not None:
         *p_i, p_f, p_o = weights.w_ch.split(H)
         i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
@@ -203,8 +232,7 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     """
     (h,) = state
     x_r, x_z, x_n = gx.chunk(3, -1)
-    weights = inner.weights
-    h_r, h_z, h_n = _product(h, weights.w_hh, weights.b_hh, weights.ln_hh).chunk(3, -1)
+    h_r, h_z, h_n = _recurrent(inner, h).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
@@ -217,16 +245,16 @@ def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | N
     w_hh, b_hh, H = inner.weights.w_hh, inner.weights.b_hh, h.shape[-1]
     (w_rz, w_n), (b_rz, b_n) = (w_hh.split([2 * H, H]), (None, None) if b_hh is None else b_hh.split([2 * H, H]))
     x_rz, x_n = gx.split([2 * H, H], -1)
-    r, z = inner.sigmoid(x_rz + F.linear(h, w_rz, b_rz)).chunk(2, -1)
-    n = inner.tanh(x_n + F.linear(r * h, w_n, b_n))
+    seen_h = seen(h, inner.mask)
+    r, z = inner.sigmoid(x_rz + F.linear(seen_h, w_rz, b_rz)).chunk(2, -1)
+    n = inner.tanh(x_n + F.linear(r * seen_h, w_n, b_n))
     return ((1 - z) * n + z * h,)
 
 
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
     (h,) = state
-    weights = inner.weights
-    return (inner.tanh(gx + _product(h, weights.w_hh, weights.b_hh, weights.ln_hh)),)
+    return (inner.tanh(gx + _recurrent(inner, h)),)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -331,6 +359,7 @@ def layer(
     reset: Tensor | None = None,
     reset_initial: bool = False,
     variant: Variant | None = None,
+    seed: Tensor | None = None,
     cells: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
@@ -338,12 +367,14 @@ def layer(
     x [T, B, I], or [N, I] where ``batch_sizes`` [T] gives the rows of each step (``PackedSequence.data``);
     h0 [D, B, R]; c0 [D, B, H] for an LSTM, else None; weights: see :class:`Weights`, direction after direction;
     reset: bool, [T, B] or [N], True where an episode of a row begins, with the initial state or (default) with zeros;
-    variant: of the cell, None for torch's; its own weights come after the others of a direction.
+    variant: of the cell, None for torch's; its own weights come after the others of a direction;
+    seed: int64 [D, B], of what is drawn; without one nothing is, and units keep of their state what they do on average.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
     """
     step_of_cell = _gru_before_step if variant is not None and variant.reset_before else _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
+    options = variant or Variant()
     directions = h0.shape[0]
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else _numbers(batch_sizes)
 
@@ -361,9 +392,14 @@ def layer(
         gx = by_step(_product(x, each.w_ih, each.b_ih, each.ln_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
-        inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
+        inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
         initial = (h0[d],) if c0 is None else (h0[d], c0[d])
-        step = partial(step_of_cell, _Inner(each, sigmoid, tanh))
+        seeds = None if seed is None else seed[d]
+        mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
+        own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
+        step = with_zoneout(own, (options.zoneout_h, options.zoneout_c), seeds, initial, len(sizes))
+        if options.clip_value or options.clip_norm:
+            step = with_clip(step, options.clip_value, options.clip_norm)
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
         walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
         outputs.append(walked)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from . import checks
+from .dropout import Drops
 from .network import RNN_RELU, RNN_TANH
 from .reference import Activation, Variant
 
-__all__ = ["describe", "of_nonlinearity", "variant"]
+__all__ = ["REGULARISATION", "describe", "of_nonlinearity", "of_ratios", "ratios", "regularised", "variant"]
 
 _ACTIVATIONS = {kind.name.lower(): kind for kind in Activation if kind is not Activation.OWN}
 _NAMES: dict[int, str] = {kind: name for name, kind in _ACTIVATIONS.items()}
@@ -72,12 +75,64 @@ def of_nonlinearity(name: str, layer_norm: bool = False) -> tuple[int, Variant |
     return RNN_RELU if name == "relu" else RNN_TANH, made if any(made) else None
 
 
-def describe(variant: Variant | None) -> dict[str, Any]:
-    """The arguments that :func:`variant` was given, those that are not the default."""
-    if variant is None:
-        return {}
+# Arguments of modules and functions, and the fields that hold them.
+_OF_LOOPS = {name: name for name in ("recurrent_dropout", "zoneout_h", "zoneout_c")}
+_BOUNDS = {"clip_grad_value": "clip_value", "clip_grad_norm": "clip_norm"}
+_OF_CALLS = {"input_dropout": "input", "variational_dropout": "variational", "weight_dropout": "weight"}
+REGULARISATION = frozenset({*_OF_LOOPS, *_OF_CALLS, *_BOUNDS})
+
+
+def regularised(variant: Variant | None, given: Mapping[str, Any], lstm: bool) -> tuple[Variant | None, Drops | None]:
+    """``variant`` with what of the regularisation ``given`` by name belongs to the loops, and what belongs around them;
+    None where that is nothing.
+
+    Raises:
+        ValueError: for a rate that is no probability, a bound that is not positive, or ``zoneout_c`` without an LSTM.
+        TypeError: for another name, or a ``variational_dropout`` that is no bool.
+    """
+    for name, value in given.items():
+        if name not in REGULARISATION:
+            raise checks.unexpected(name)
+        if name == "variational_dropout":
+            if not isinstance(value, bool):
+                raise checks.not_a_bool(name, value)
+        elif name in _BOUNDS:
+            if value is not None and (not _is_number(value) or not 0 < value < math.inf):
+                raise checks.bound(name)
+        elif not _is_number(value) or not 0 <= value <= 1:
+            raise checks.probability(name)
+    if "zoneout_c" in given and not lstm:
+        raise checks.lstm_only("zoneout_c")
+    loops: dict[str, Any] = {_OF_LOOPS[name]: float(value) for name, value in given.items() if name in _OF_LOOPS}
+    loops |= {_BOUNDS[name]: float(value or 0) for name, value in given.items() if name in _BOUNDS}
+    calls = {_OF_CALLS[name]: value for name, value in given.items() if name in _OF_CALLS}
+    made, drops = (variant or Variant())._replace(**loops), Drops(**calls)
+    return made if any(made) else None, drops if any(drops) else None
+
+
+def ratios(variant: Variant) -> tuple[tuple[int, int], ...]:
+    """Its numbers as fractions, exactly. Dynamo takes integers of a module for constants, but floats, where shapes are
+    dynamic, for inputs of the graph, which no layer after the first can have."""
+    return tuple(float(number).as_integer_ratio() for number in variant)
+
+
+def of_ratios(fractions: tuple[tuple[int, int], ...]) -> Variant:
+    """The inverse of :func:`ratios`."""
+    return Variant(*(n if d == 1 else n / d for n, d in fractions))  # type: ignore[arg-type]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def describe(variant: Variant | None, drops: Drops | None = None) -> dict[str, Any]:
+    """The arguments that :func:`variant` and :func:`regularised` were given, those that are not the default."""
+    variant, drops = variant or Variant(), drops or Drops()
     every = {"gate_activation": variant.gate, "activation": variant.state}
     named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
     flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled, "layer_norm": variant.layer_norm}
     named |= {name: True for name, flag in flags.items() if flag}
-    return named | ({"reset_after": False} if variant.reset_before else {})
+    named |= {"reset_after": False} if variant.reset_before else {}
+    held = {name: getattr(drops, field) for name, field in _OF_CALLS.items()}
+    held |= {name: getattr(variant, field) for name, field in (_OF_LOOPS | _BOUNDS).items()}
+    return named | {name: value for name, value in held.items() if value}

@@ -31,6 +31,7 @@ class Layer:
     batch_sizes: Tensor | None
     recompute: bool = False
     reset: Tensor | None = None
+    seed: Tensor | None = None
 
     @property
     def states(self) -> int:
@@ -41,7 +42,7 @@ class Layer:
         def function(*args):
             (x, h0), c0 = args[:2], args[2] if self.case.cell.is_lstm else None
             options = {"reset": self.reset, "reset_initial": self.case.reset == "initial"}
-            options |= {"variant": self.case.variant, "cells": self.case.cells}
+            options |= {"variant": self.case.variant, "seed": self.seed, "cells": self.case.cells}
             outputs = layer(x, h0, c0, args[self.states :], self.batch_sizes, self.case.cell, **options)
             return tuple(output for output in outputs if output is not None)
 
@@ -64,7 +65,7 @@ def make_layer(kind: str, recompute: bool = False, **options) -> Layer:
     case = Case(**{"T": 4, "B": 3, "I": 2, "H": 5, **KINDS[kind], **options})
     problem = make(case)
     states = (problem.x, problem.h0) if problem.c0 is None else (problem.x, problem.h0, problem.c0)
-    return Layer(case, (*states, *problem.weights), problem.batch_sizes, recompute, problem.reset)
+    return Layer(case, (*states, *problem.weights), problem.batch_sizes, recompute, problem.reset, problem.seed)
 
 
 def scalar(function: Callable) -> Callable[..., Tensor]:

@@ -32,12 +32,14 @@ class Case:
     reset: str = ""  # "zero" or "initial", what a random mask clears the state to
     variant: Variant | None = None
     cells: bool = False  # whether gradients come to c of every step
+    seeded: bool = False  # whether what the variant may draw is drawn
 
     def __str__(self) -> str:
         flags = ("b" if self.bias else "") + ("p" if self.packed else "")
         flags += f"-{self.reset}" if self.reset else ""
         flags += "-variant" + "".join(str(int(number)) for number in self.variant) if self.variant else ""
         flags += "-cells" if self.cells else ""
+        flags += "-seeded" if self.seeded else ""
         return f"{self.cell.name}-T{self.T}-B{self.B}-I{self.I}-H{self.H}-P{self.P}-D{self.D}-{flags}"
 
     @property
@@ -68,10 +70,13 @@ class Problem:
     reset: Tensor | None = None
     reset_initial: bool = False
     variant: Variant | None = None
+    seed: Tensor | None = None
     dcells: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset", "dcells")}
+        named = {
+            k: getattr(self, k) for k in ("x", "h0", "c0", "batch_sizes", "dy", "dhn", "dcn", "reset", "seed", "dcells")
+        }
         named |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
         return {k: v for k, v in named.items() if v is not None}
 
@@ -122,6 +127,9 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
         dcn=values(generator, case.D, case.B, case.H) if case.cell.is_lstm else None,
         variant=case.variant,
     )
+    if case.seeded:
+        seed = torch.randint(-(2**63), 2**63 - 1, (case.D, case.B), generator=generator, device="cpu")
+        problem = replace(problem, seed=seed.to(device()))
     if case.cells:
         problem = replace(problem, dcells=values(generator, *rows, case.D * case.H))
     if case.reset:
@@ -137,21 +145,21 @@ def all_needs(problem: Problem) -> int:
 def forward(problem: Problem, save: Save = Save.ALL) -> tuple[Tensor, ...]:
     p = problem
     inputs = (p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))
-    return ops.layer_forward(*inputs, p.reset, p.reset_initial, p.variant)
+    return ops.layer_forward(*inputs, p.reset, p.reset_initial, p.variant, p.seed)
 
 
 def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = None) -> dict[str, Tensor]:
     p = problem
     needs = all_needs(p) if needs is None else needs
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant, p.dcells)
+    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant, p.seed, p.dcells)
     return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
 
 
 def backward_gates(problem: Problem, y: Tensor, saved: Tensor) -> dict[str, Tensor]:
     p = problem
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial, p.variant, p.dcells)
+    out = ops.layer_backward_gates(*inputs, p.reset, p.reset_initial, p.variant, p.seed, p.dcells)
     return dict(zip(("dh0", "dc0", "dgx", "dgh", "dr"), out, strict=True))
 
 
@@ -169,7 +177,8 @@ def expected(problem: Problem) -> dict[str, Tensor]:
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
     x, h0, *rest = leaves
     c0, weights = (None, rest) if p.c0 is None else (rest[0], rest[1:])
-    options = {"reset": p.reset, "reset_initial": p.reset_initial, "variant": p.variant, "cells": p.dcells is not None}
+    options = {"reset": p.reset, "reset_initial": p.reset_initial, "variant": p.variant, "seed": p.seed}
+    options["cells"] = p.dcells is not None
     y, hn, cn, cells = reference.layer(x, h0, c0, weights, p.batch_sizes, p.cell, **options)
     every = ((y, p.dy), (hn, p.dhn), (cn, p.dcn), (cells, p.dcells))
     pairs = [(o, g) for o, g in every if o is not None and g is not None]

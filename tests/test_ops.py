@@ -171,8 +171,9 @@ def _import_copied(tmp_path: Path, library: bytes | None) -> str:
     """What `import fused_rnn.ops` says in a process where the package lies elsewhere, with this library file."""
     package = tmp_path / "fused_rnn"
     package.mkdir()
-    for name in ("ops.py", "onnx_nodes.py", "layouts.py", "checks.py", "reference.py"):
-        shutil.copy(Path(ops.__file__).with_name(name), package / name)
+    needed = ("ops", "onnx_nodes", "onnx_forms", "layouts", "checks", "reference", "regularisation", "philox")
+    for name in needed:
+        shutil.copy(Path(ops.__file__).with_name(name + ".py"), package)
     (package / "__init__.py").touch()
     if library is not None:
         (package / "libfused_rnn.so").write_bytes(library)

@@ -42,6 +42,36 @@ struct Ties {
     FUSED_RNN_INLINE V from_i_and_f(V dc, V d_i, V d_f) const { return peepholes ? dc + d_i * i + d_f * f : dc; }
 };
 
+// How much of its old state a unit keeps in a step: in torch's cells nothing,
+template <class V>
+struct AllNew {
+    static constexpr bool of_h = false, of_c = false;
+    FUSED_RNN_INLINE V h(V, V fresh) const { return fresh; }
+    FUSED_RNN_INLINE V c(V, V fresh) const { return fresh; }
+    FUSED_RNN_INLINE V to_old_h(V) const { return V{}; }
+    FUSED_RNN_INLINE V to_new_h(V dh) const { return dh; }
+    FUSED_RNN_INLINE V to_old_c(V) const { return V{}; }
+    FUSED_RNN_INLINE V to_new_c(V dc) const { return dc; }
+};
+
+// or with zoneout (Krueger et al. 2017) the shares old_h and old_c, new_h and new_c being the rest. What has no share is not
+// looked at, and gets no gradient: neither NaN nor infinity comes through.
+template <class V>
+struct Zoneout {
+    bool of_h, of_c;
+    V old_h, new_h, old_c, new_c;
+    FUSED_RNN_INLINE V h(V old, V fresh) const { return of_h ? mixed(old_h, old, new_h, fresh) : fresh; }
+    FUSED_RNN_INLINE V c(V old, V fresh) const { return of_c ? mixed(old_c, old, new_c, fresh) : fresh; }
+    FUSED_RNN_INLINE V to_old_h(V dh) const { return of_h ? part(old_h, dh) : V{}; }
+    FUSED_RNN_INLINE V to_new_h(V dh) const { return of_h ? part(new_h, dh) : dh; }
+    FUSED_RNN_INLINE V to_old_c(V dc) const { return of_c ? part(old_c, dc) : V{}; }
+    FUSED_RNN_INLINE V to_new_c(V dc) const { return of_c ? part(new_c, dc) : dc; }
+
+  private:
+    static FUSED_RNN_INLINE V part(V share, V x) { return share == V{} ? V{} : share * x; }
+    static FUSED_RNN_INLINE V mixed(V k, V x, V l, V y) { return part(k, x) + part(l, y); }
+};
+
 // c' = f c + i g,  h' = o tanh(c')
 template <class Act, class V, class Tie = Untied<V>>
 FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& act = {}, const Tie& ties = {}) {

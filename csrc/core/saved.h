@@ -12,10 +12,10 @@ enum Save : int64_t {
     kSaveCount = 3,
 };
 
-// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn), or r z n; RNN none. Then, to be
-// normalised, both products as they were.
+// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn), or r z n; RNN none, but with zoneout the h
+// that a step would leave without. Then, to be normalised, both products as they were.
 constexpr int64_t saved_activations_of(int64_t cell, Variant v = {}) {
-    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? (v.reset_before ? 3 : 4) : 0;
+    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? (v.reset_before ? 3 : 4) : v.zoneout_h > 0;
 }
 constexpr int64_t saved_gates_of(int64_t cell, Variant v = {}) {
     return saved_activations_of(cell, v) + (v.layer_norm ? 2 * gates_of(cell, v) : 0);

@@ -1,5 +1,7 @@
 // What a cell does otherwise than torch's. Plain data, as in sequence.h; docs/variants.md has the equations.
 #pragma once
+#include <cstddef>
+
 #include "sequence.h"
 
 namespace fused_rnn {
@@ -17,19 +19,43 @@ enum class Activation : uint8_t {
     kCount = 8,
 };
 
-struct Variant {
-    Activation gate;    // of i, f, o; r, z
-    Activation state;   // of g and c; n; an RNN's h
-    bool peephole;      // LSTM: i and f look at c, o at the new c
-    bool coupled;       // LSTM: i = 1 - f, and nothing else is of i
-    bool reset_before;  // GRU: r multiplies h, not W_hn h + b_hn
-    bool layer_norm;    // both products are normalised, row by row, and an LSTM's c for its h
+// Where each stands in the list.
+enum VariantPlace : size_t {
+    kGatePlace,
+    kStatePlace,
+    kPeepholePlace,
+    kCoupledPlace,
+    kResetBeforePlace,
+    kLayerNormPlace,
+    kRecurrentDropoutPlace,
+    kZoneoutHPlace,
+    kZoneoutCPlace,
+    kClipValuePlace,
+    kClipNormPlace,
+    kVariantPlaces,
+};
 
-    // Whether it is torch's cell, which has kernels of its own.
+struct Variant {
+    Activation gate;           // of i, f, o; r, z
+    Activation state;          // of g and c; n; an RNN's h
+    bool peephole;             // LSTM: i and f look at c, o at the new c
+    bool coupled;              // LSTM: i = 1 - f, and nothing else is of i
+    bool reset_before;         // GRU: r multiplies h, not W_hn h + b_hn
+    bool layer_norm;           // both products are normalised, row by row, and an LSTM's c for its h
+    double recurrent_dropout;  // probability that a unit of h is dropped on its way to W_hh, for all steps
+    double zoneout_h;          // probability that a unit of h keeps its old value in a step
+    double zoneout_c;          // likewise of an LSTM's c
+    double clip_value;         // the most that a step sends to a unit of the state before, 0 for no bound
+    double clip_norm;          // the same for the norm over the units of a row
+
+    // Whether a step is that of torch's cell, which has kernels of its own. What happens to h between two steps is
+    // not theirs.
     constexpr bool plain() const {
         return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before &&
-               !layer_norm;
+               !layer_norm && !zones();
     }
+    constexpr bool zones() const { return zoneout_h > 0 || zoneout_c > 0; }
+    constexpr bool clips() const { return clip_value > 0 || clip_norm > 0; }
 };
 
 constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }

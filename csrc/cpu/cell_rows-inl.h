@@ -1,25 +1,17 @@
 // One time step for a block of rows and units: loads, the step of core/cells.h, stores.
 // Included inside an ISA namespace.
 
-// Units [u0, u1) of one row.
-template <class F>
-void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {
-    for (int64_t u = u0; u < u1; ++u) to[u] = from[u];
-}
-// Takes them out of a gradient, in the row that begins at `row`, and adds them to `sums` where these are kept.
-template <class F>
-void move_units(F* gradient, int64_t row, int64_t u0, int64_t u1, F* sums) {
-    for (int64_t k = row + u0; k < row + u1; ++k) {
-        if (sums) sums[k] += gradient[k];
-        gradient[k] = F(0);
-    }
-}
-template <class F, class S>
-void add_units(const S* from, int64_t u0, int64_t u1, F* to) {
-    constexpr int W = Simd<F>::W;
-    for (int64_t u = u0; u < u1; u += W) {
-        const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-        store(to + u, load<F>(to + u, lanes) + load<F>(from + u, lanes), lanes);
+// What a row's units keep of their state in step t.
+template <class Cell, class Args>
+FUSED_RNN_INLINE auto kept_by([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t t, [[maybe_unused]] int64_t b,
+                              [[maybe_unused]] int64_t u) {
+    using V = typename Cell::V;
+    if constexpr (requires { Cell::kSecond; }) {
+        return zoneout_h<typename Cell::Scalar>(a, t, b, u);
+    } else if constexpr (Cell::kVaries) {
+        return zoneout_of<typename Cell::Scalar>(a, t, b, u);
+    } else {
+        return AllNew<V>{};
     }
 }
 
@@ -44,7 +36,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
                 const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
                 const F* products = hg + (b - b0) * row + (u - u0);
                 const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
-                                               a.h[1 - next], found...);
+                                               a.h[1 - next], kept_by<Cell>(a, t, b, u), found...);
                 if (a.two_products) {
                     store(a.h_full + b * a.ld_c + u, h, lanes);
                     continue;
@@ -55,13 +47,15 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
             }
         };
         if constexpr (TakesRows<Cell>) {
-            units(Cell::start(a, b, n, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row, gate_stride));
+            units(Cell::start(a, t, b, n, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row, gate_stride));
         } else {
             units();
         }
-        if (!reset[b]) continue;
-        if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
-        if (!a.two_products) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+        if (reset[b]) {
+            if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
+            if (!a.two_products) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+        }
+        if (a.mask && !a.two_products) mask_state(a, b, u0, u1, next);
     }
 }
 
@@ -93,11 +87,12 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const auto units = [&](const auto&... found) __attribute__((always_inline)) {
             for (int64_t u = u0; u < u1; u += W) {
                 const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-                Cell::backward(a, b, n, began, first_before + b, u, lanes, gradient(u, lanes), found...);
+                Cell::backward(a, b, n, began, first_before + b, u, lanes, gradient(u, lanes),
+                               kept_by<Cell>(a, t, b, u), found...);
             }
         };
         if constexpr (TakesRows<Cell>) {
-            units(Cell::start(a, b, n, gradient));
+            units(Cell::start(a, t, b, n, began, first_before + b, gradient));
         } else {
             units();
         }
@@ -121,34 +116,29 @@ template <template <class> class ActT, class F>
 struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* gx, const F* hg, int64_t gate_stride, const F*) {
-        if constexpr (kVaries) {
-            return advance_apart(a, b, n, u, lanes, gx, hg, gate_stride).h;
-        } else {
-            return advance(a, b, n, u, lanes, gx, hg, gate_stride).h;
-        }
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev,
+                                      const Kept& kept) {
+        const LstmStep<V> s = advance(a, b, n, u, lanes, gx, hg, gate_stride, kept);
+        return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), s.h) : s.h;
     }
 
     // All but showing h.
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE LstmStep<V> advance(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                                const F* gx, const F* hg, int64_t gate_stride) {
-        F* c = a.c + b * a.ld_c + u;
-        const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, load<F>(c, lanes));
-        store(c, s.c, lanes);
+                                                const F* gx, const F* hg, int64_t gate_stride, const Kept& kept) {
+        F* to = a.c + b * a.ld_c + u;
+        const V c_prev = load<F>(to, lanes);
+        const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, c_prev);
+        const V c = kept.c(c_prev, s.c);
+        store(to, c, lanes);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s);
-        if (a.saved.states) store(a.saved.state_of(n) + u, s.c, lanes);
+        if (a.saved.states) store(a.saved.state_of(n) + u, c, lanes);
         return s;
-    }
-    // Once for all cells that vary.
-    template <class S>
-    static FUSED_RNN_OUTLINE LstmStep<V> advance_apart(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u,
-                                                       int lanes, const F* gx, const F* hg, int64_t gate_stride) {
-        return advance(a, b, n, u, lanes, gx, hg, gate_stride);
     }
 
     // Without peepholes the gates do not look at c, and what follows from it is not computed.
@@ -159,43 +149,52 @@ struct LstmRows {
         keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, c));
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const Act act = act_of<Act>(a);
-        const V tc = act.state(load<F>(a.saved.state_of(n) + u, lanes));
+        const V tc = act.state(cell(a, n, began, n_before, u, lanes, kept)), to_new = kept.to_new_h(dh);
         const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
-        const V d_o = act.gate_grad(o, dh * tc), from_h = act.state_grad(tc, dh * o);
-        if constexpr (kVaries) {
-            retreat_apart(a, b, n, began, n_before, u, lanes, d_o, from_h);
-        } else {
-            retreat(a, b, n, began, n_before, u, lanes, d_o, from_h);
-        }
+        retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, to_new * tc), act.state_grad(tc, to_new * o),
+                kept);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+    }
+
+    // c as o saw it, which zoneout may have thrown away.
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE V cell(const BackwardArgs<F, S>& a, int64_t n, const F* began, int64_t n_before, int64_t u,
+                                   int lanes, const Kept& kept) {
+        if (!kept.of_c) return load<F>(a.saved.state_of(n) + u, lanes);
+        const S* s = a.saved.gates_of(n) + u;
+        const V forget = load<F>(s + of_f(a), lanes), g = load<F>(s + of_f(a) + a.H, lanes);
+        return forget * before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
     }
 
     // From d_o, and what came to c' from h.
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                         int64_t n_before, int64_t u, int lanes, V d_o, V from_h) {
+                                         int64_t n_before, int64_t u, int lanes, V d_o, V from_h, const Kept& kept) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
-        F* dc = a.dc + b * a.ld_c + u;
-        const LstmGrad<V> d = lstm_cell_grad<Act, V>(input, forget, load<F>(s + f + H, lanes), d_o, c_prev,
-                                                     load<F>(dc, lanes) + from_h, act_of<Act>(a), ties(a, u, lanes));
-        store(dc, d.c_prev, lanes);
+        const V forget = load<F>(s + f, lanes), g = load<F>(s + f + H, lanes);
+        F* carried = a.dc + b * a.ld_c + u;
+        const V dc = load<F>(carried, lanes);
+        const LstmGrad<V> d =
+            lstm_cell_grad<Act, V>(input(a, s, forget, lanes), forget, g, d_o, before(a, began, n_before, u, lanes),
+                                   kept.to_new_c(dc) + from_h, act_of<Act>(a), ties(a, u, lanes));
+        store(carried, kept.of_c ? d.c_prev + kept.to_old_c(dc) : d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         if (!coupled(a)) store(to, d.i, lanes);
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
     }
-    // As advance_apart.
+
+    // c that a step began with.
     template <class S>
-    static FUSED_RNN_OUTLINE void retreat_apart(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                                int64_t n_before, int64_t u, int lanes, V d_o, V from_h) {
-        retreat(a, b, n, began, n_before, u, lanes, d_o, from_h);
+    static FUSED_RNN_INLINE V before(const BackwardArgs<F, S>& a, const F* began, int64_t n_before, int64_t u,
+                                     int lanes) {
+        return began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
     }
 
   private:
@@ -203,6 +202,10 @@ struct LstmRows {
     template <class Args>
     static FUSED_RNN_INLINE bool coupled(const Args& a) {
         return kVaries && a.variant.coupled;
+    }
+    template <class S>
+    static FUSED_RNN_INLINE V input(const BackwardArgs<F, S>& a, const S* gates, V forget, int lanes) {
+        return coupled(a) ? Act::complement(forget) : load<F>(gates, lanes);
     }
     // Where the block of f begins.
     template <class Args>
@@ -252,15 +255,19 @@ template <template <class> class ActT, class F>
 struct GruRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev) {
-        const V hn = hidden(a, u, lanes, hg, gate_stride);
-        const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, load<F>(h_prev + b * a.ld_h + u, lanes));
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_before,
+                                      const Kept& kept) {
+        const V hn = hidden(a, u, lanes, hg, gate_stride), h_prev = load<F>(h_before + b * a.ld_h + u, lanes);
+        const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, h_prev);
+        const V h = kept.h(h_prev, s.h);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s, hn);
-        if (a.saved.states) store(a.saved.state_of(n) + u, s.h, lanes);
-        return s.h;
+        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
+        return h;
     }
 
     // The gates look at h through the products alone, and the new h is not computed.
@@ -271,15 +278,17 @@ struct GruRows {
         keep_gates(a, n, u, lanes, step(a, u, lanes, gx, hg, gate_stride, hn, V{}), hn);
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        const GruGrad<V> d = gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
-                                                   load<F>(s + 3 * H, lanes), h_prev, dh, act_of<Act>(a));
-        store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);  // the product with W_hh is added to it
+        const GruGrad<V> d =
+            gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
+                                  load<F>(s + 3 * H, lanes), h_prev, kept.to_new_h(dh), act_of<Act>(a));
+        // the product with W_hh is added to it
+        store(a.dh + b * a.ld_dh + u, kept.of_h ? d.h_prev + kept.to_old_h(dh) : d.h_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to, d.r, lanes);
         store(to + H, d.z, lanes);
@@ -325,25 +334,40 @@ template <template <class> class ActT, class F>
 struct RnnRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = !__is_empty(Act);
 
-    template <class S>
-    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* gx,
-                                      const F* hg, int64_t, const F*) {
-        const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
-        const V h = rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                                      const F* gx, const F* hg, int64_t, const F* h_prev, const Kept& kept) {
+        const V fresh = step(a, u, lanes, gx, hg);
+        const V h = kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), fresh) : fresh;
+        if (kept.of_h && a.saved.gates) store(a.saved.gates_of(n) + u, fresh, lanes);
         if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
 
-    // Its slope is taken from h: there are no gates.
+    // With zoneout only: else the slope is taken from h.
     template <class S>
-    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>&, int64_t, int64_t, int, const F*, const F*, int64_t) {
+    static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
+                                         const F* hg, int64_t) {
+        if constexpr (kVaries)
+            if (a.variant.zoneout_h > 0) store(a.saved.gates_of(n) + u, step(a, u, lanes, gx, hg), lanes);
     }
 
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t,
+                                          int64_t u, int lanes, V dh, const Kept& kept) {
+        const V fresh = load<F>((kept.of_h ? a.saved.gates_of(n) : a.saved.state_of(n)) + u, lanes);
+        const V d = rnn_step_grad<Act, V>(fresh, kept.to_new_h(dh), act_of<Act>(a));
+        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, d, lanes);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+    }
+
+  private:
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
-                                          int lanes, V dh) {
-        const V h = load<F>(a.saved.state_of(n) + u, lanes);
-        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh, act_of<Act>(a)), lanes);
+    static FUSED_RNN_INLINE V step(const ForwardArgs<F, S>& a, int64_t u, int lanes, const F* gx, const F* hg) {
+        const V x = load<F>(gx, lanes) + load<F>(a.bias + u, lanes);
+        return rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
     }
 };

@@ -7,7 +7,10 @@
 #include "simd-inl.h"
 #include "activations-inl.h"
 #include "../core/cells.h"
+#include "../core/philox.h"
 #include "gemm-inl.h"
+#include "regular-inl.h"
+#include "units-inl.h"
 #include "cell_rows-inl.h"
 #include "norm-inl.h"
 #include "two_products-inl.h"
@@ -28,6 +31,10 @@ constexpr Kernels<F, S> make_kernels() {
             rebuild_rows<F, S>,
             rebuild_candidates<F, S>,
             unprojected_rows<F, S>,
+            candidate_rows<F, S>,
+            draw_mask<F>,
+            mask_rows<F>,
+            clip_rows<F, S>,
             pack_transposed<F, S>,
             pack_plain<F, S>,
             pack_plain<F, F>,

@@ -58,7 +58,12 @@ struct Kernels {
     void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1);
     void (*rebuild_rows)(const ForwardArgs<F, S>&, int64_t n0, int64_t n1, const F* hg);
     void (*rebuild_candidates)(const ForwardArgs<F, S>&, int64_t n0, int64_t n1, const F* products);
-    void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, F* to);
+    void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, const F* cells, F* to);
+    void (*candidate_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, const F* c_before, int64_t ld_c, F* to);
+    void (*draw_mask)(const int64_t* seeds, double p, int64_t rows, int64_t columns, F* mask, int64_t ld);
+    void (*mask_rows)(const F* from, int64_t ld_from, const F* mask, int64_t ld_mask, int64_t rows, int64_t columns,
+                      F* to, int64_t ld_to, bool accumulate);
+    void (*clip_rows)(const BackwardArgs<F, S>&, int64_t b0, int64_t b1);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
     Pack<F, F> pack_plain_wide;

@@ -77,9 +77,12 @@ struct ForwardArgs {
     const F* bias_hn;  // [H], GRU: inside the reset product, where that comes after
     const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
     Norm<F> norm;
-    F* hg;    // [B, ld_gx], where a step's product waits to be normalised
-    F* h[2];  // [B, ld_h], double buffer; the step's parity chooses
+    F* hg;                 // [B, ld_gx], where a step's product waits to be normalised
+    const int64_t* seeds;  // [B], of what zoneout draws; null: it keeps what it does on average
+    F* h[2];               // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
+    const F* mask;   // [B, ld_h], of recurrent dropout; null: none
+    F* h_masked[2];  // [B, ld_h], what W_hh sees of h then
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
     F* h_full;  // [B, ld_c], what the second product takes: o tanh(c), or a GRU's r h; to rebuild gates as c
@@ -92,6 +95,8 @@ struct ForwardArgs {
     Panels<F> w_hr;  // of the second product: of a projection, or a GRU's W_hn, which w_hh then lacks
     Reset<F> reset;
 
+    // What W_hh multiplies.
+    const F* left(int of) const { return mask ? h_masked[of] : h[of]; }
     // gx of row 0 of step t.
     const F* gx_at(int64_t t) const {
         return gx + (gx_first ? gx_first[t - gx_t0] - gx_b0 : seq.row(t) - gx_row) * ld_gx;
@@ -124,12 +129,14 @@ struct BackwardArgs {
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
-    const F* w_ch;  // as forward
+    const F* w_ch;  // as forward, all four
     Norm<F> norm;
-    F* norm_sums;  // [B, norm_sums_of()], what NormSums tells of each row of the batch, over its steps
-    F* dh_full;    // [B, ld_c], with a projection, to be normalised: the gradient of o tanh(c)
-    F* dgx;        // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;        // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
+    const int64_t* seeds;
+    const F* mask;  // [B, ld_dh]
+    F* norm_sums;   // [B, norm_sums_of()], what NormSums tells of each row of the batch, over its steps
+    F* dh_full;     // [B, ld_c], with a projection, to be normalised: the gradient of o tanh(c)
+    F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
+    F* dgh;         // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
     int64_t ld_dg;
     F* dr;  // [rows of the chunk, ld_dr], of what the second product gave: projected h, or W_hn (r h) (in dgx)
     int64_t ld_dr;
@@ -141,6 +148,8 @@ struct BackwardArgs {
     F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
     F* dc_reset;  // [B, ld_c] likewise
 
+    // Whether a step leaves in dh what of h went past W_hh, to which the rest is added.
+    bool passes_h() const { return is_gru(cell) || variant.zoneout_h > 0; }
     // What a cell's backward reads of the state before row b's first step: an LSTM's c, or else h.
     const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
     // And before the first step of a later episode.

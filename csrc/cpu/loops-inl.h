@@ -1,8 +1,9 @@
 // The time loops over packed recurrent weights, one slice of the work each (kernels.h: Slice).
 // Included inside an ISA namespace.
 //
-// Threads that share rows split the units and meet at one barrier a step (two where it has two products):
-// forward, after every h of the step is written; backward, after every gate gradient is.
+// Threads that share rows split the units and meet at one barrier a step (two where it has two products): forward, after
+// every h of the step is written; backward, after every gate gradient is (and around a clip). Where rows are taken whole they
+// meet once more, on either side of that.
 
 struct Range {
     int64_t begin, end;
@@ -140,7 +141,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         const int next = a.next(t);
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
 
-        operand.set(a.h[1 - next], a.ld_h, a.R);
+        operand.set(a.left(1 - next), a.ld_h, a.R);
         for_each_block(operand, panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
@@ -188,6 +189,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     // The columns of dh that this slice owns, the same in both halves of a step: no second barrier.
     const int64_t r0 = shape.first_column(panels.begin);
     const int64_t r1 = panels.end == shape.count() ? a.R : shape.first_column(panels.end);
+    const bool passes_h = a.passes_h();
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? step : t0 + t1 - 1 - step;
@@ -226,9 +228,19 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         const F* dg = a.dgh + chunk_row * a.ld_dg;
         operand.set(dg, a.ld_dg, a.w_hh.K);
         for_each_block(operand, panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
-            F* to = a.dh + shape.first_column(p) + b * a.ld_dh;
-            operand.multiply(b, end, panel_of(a.w_hh, shape, p), shape.vectors(p), to, a.ld_dh, is_gru(a.cell));
+            const int vectors = shape.vectors(p);
+            const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;
+            if (!a.mask) {
+                operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, a.dh + at, a.ld_dh, passes_h);
+            } else {
+                operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, products, width, false);
+                mask_rows(products, width, a.mask + at, a.ld_dh, end - b, width, a.dh + at, a.ld_dh, passes_h);
+            }
         });
-        if (slice.barrier && by_rows) barrier_wait(slice.barrier);
+        if (slice.barrier && (by_rows || a.variant.clips())) barrier_wait(slice.barrier);  // for the whole of a row
+        if (!a.variant.clips()) continue;
+        const Range own = share_rows(slice, b1);
+        clip_rows(a, own.begin, own.end);
+        if (slice.barrier) barrier_wait(slice.barrier);
     }
 }

@@ -113,24 +113,28 @@ struct NormedLstmRows : LstmRows<ActT, F> {
     using V = Vec<F>;
     using Act = ActT<F>;
 
-    // o waits in the place of its product.
+    // o waits in the place of its product, c as it sees it in that of the first.
     template <class S>
-    static FUSED_RNN_INLINE Moments<F> start(const ForwardArgs<F, S>& a, int64_t b, int64_t n, const F* gx, F* hg,
-                                             int64_t gate_stride) {
+    static FUSED_RNN_INLINE Moments<F> start(const ForwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* gx,
+                                             F* hg, int64_t gate_stride) {
         constexpr int W = Simd<F>::W;
         for (int64_t u = 0; u < a.H; u += W) {
             const int lanes = a.H - u < W ? static_cast<int>(a.H - u) : W;
-            const LstmStep<V> s = Plain::advance_apart(a, b, n, u, lanes, gx + u, hg + u, gate_stride);
+            const LstmStep<V> s =
+                Plain::advance(a, b, n, u, lanes, gx + u, hg + u, gate_stride, kept_by<Plain>(a, t, b, u));
             store(hg + of_o(a) * gate_stride + u, s.o, lanes);
+            store(hg + u, s.c, lanes);
         }
-        return moments_of<F>(a.c + b * a.ld_c, a.H);
+        return moments_of<F>(hg, a.H);
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t, int64_t u, int lanes, const F*,
-                                      const F* hg, int64_t gate_stride, const F*, const Moments<F>& cells) {
+                                      const F* hg, int64_t gate_stride, const F* h_prev, const Kept& kept,
+                                      const Moments<F>& cells) {
         const V o = load<F>(hg + of_o(a) * gate_stride, lanes);
-        return o * shown(a, cells.normal(load<F>(a.c + b * a.ld_c + u, lanes)), u, lanes);
+        const V h = o * shown(a, cells.normal(load<F>(hg, lanes)), u, lanes);
+        return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), h) : h;
     }
 
     // tanh of what is normal.
@@ -144,19 +148,26 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         F mean, slope;  // of the gradient of what is normal
     };
 
-    // d_o, left in its place, and the gradients of what is normal, in dgh.
+    // d_o, left in its place; in dgh the gradients of what is normal, and behind them c as o saw it.
     template <class S, class Gradient>
-    static FUSED_RNN_INLINE Row start(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const Gradient& gradient) {
+    static FUSED_RNN_INLINE Row start(const BackwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* began,
+                                      int64_t n_before, const Gradient& gradient) {
         constexpr int W = Simd<F>::W;
         const int64_t H = a.H, row = (n - a.dg_row) * a.ld_dg;
-        const S *cells = a.saved.state_of(n), *o_row = a.saved.gates_of(n) + of_o(a) * H;
+        const S* const o_row = a.saved.gates_of(n) + of_o(a) * H;
+        F* const cells = a.dgh + row + H;
+        for (int64_t u = 0; u < H; u += W) {
+            const int lanes = H - u < W ? static_cast<int>(H - u) : W;
+            store(cells + u, Plain::cell(a, n, began, n_before, u, lanes, kept_by<Plain>(a, t, b, u)), lanes);
+        }
         const Act act = act_of<Act>(a);
         const NormSums<F> sums(a, b);
         const Moments<F> moments = moments_of<F>(cells, H);
         V sum = {}, product = {};
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const V normal = moments.normal(load<F>(cells + u, lanes)), dh = gradient(u, lanes);
+            const V normal = moments.normal(load<F>(cells + u, lanes));
+            const V dh = kept_by<Plain>(a, t, b, u).to_new_h(gradient(u, lanes));
             const V tc = shown(a, normal, u, lanes), o = load<F>(o_row + u, lanes), d = act.state_grad(tc, dh * o);
             store(a.dgx + row + of_o(a) * H + u, act.gate_grad(o, dh * tc), lanes);
             store(sums.gain_c + u, load<F>(sums.gain_c + u, lanes) + d * normal, lanes);
@@ -169,23 +180,25 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         return {moments, sum_lanes<F>(sum) / F(H), sum_lanes<F>(product) / F(H)};
     }
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V, const Row& row) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept,
+                                          const Row& row) {
         const int64_t at = (n - a.dg_row) * a.ld_dg + u;
-        const V normal = row.cells.normal(load<F>(a.saved.state_of(n) + u, lanes));
+        const V c = load<F>(a.dgh + at + a.H, lanes), normal = row.cells.normal(c);
         const V through = row.cells.scale * (load<F>(a.dgh + at, lanes) - row.mean - normal * row.slope);
         const V d_o = load<F>(a.dgx + at + of_o(a) * a.H, lanes);
-        Plain::retreat_apart(a, b, n, began, n_before, u, lanes, d_o, through);
+        Plain::retreat(a, b, n, began, n_before, u, lanes, d_o, through, kept);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
         if (!a.w_ch) return;
         F* const sums = NormSums<F>(a, b).w_ch + u;
-        const auto add = [&](int64_t gate, V c) __attribute__((always_inline)) {
+        const auto add = [&](int64_t gate, V seen) __attribute__((always_inline)) {
             F* const to = sums + (gate == of_o(a) ? gate - 1 : gate) * a.H;
-            store(to, load<F>(to, lanes) + load<F>(a.dgx + at + gate * a.H, lanes) * c, lanes);
+            store(to, load<F>(to, lanes) + load<F>(a.dgx + at + gate * a.H, lanes) * seen, lanes);
         };
-        const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V c_prev = Plain::before(a, began, n_before, u, lanes);
         for (int64_t gate = 0; gate < of_o(a) - 1; ++gate) add(gate, c_prev);  // i, unless coupled, and f
-        add(of_o(a), load<F>(a.saved.state_of(n) + u, lanes));
+        add(of_o(a), c);
     }
 
   private:

@@ -43,6 +43,7 @@ using AllLanes = LaneNumbers<int, __integer_pack(W)...>;
 
 typedef uint32_t U32 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 typedef uint16_t U16 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
+typedef uint64_t U64 __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES)));
 
 template <class To, class From>
 FUSED_RNN_INLINE To bits_as(From v) {
@@ -76,6 +77,23 @@ FUSED_RNN_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> b, Vec<doub
 #else
     return a * b + c;
 #endif
+}
+
+// Products of the even lanes with m, whatever the odd ones hold.
+FUSED_RNN_INLINE U64 multiply_even(U64 a, uint32_t m) {
+#if FUSED_RNN_VECTOR_BYTES == 64
+    return bits_as<U64>(_mm512_maskz_mul_epu32(0xff, bits_as<__m512i>(a), _mm512_set1_epi64(m)));
+#elif FUSED_RNN_VECTOR_BYTES == 32
+    return bits_as<U64>(_mm256_mul_epu32(bits_as<__m256i>(a), _mm256_set1_epi64x(m)));
+#else
+    return (a & 0xffffffffu) * m;
+#endif
+}
+// The halves of a * m.
+FUSED_RNN_INLINE U32 multiply_wide(U32 a, uint32_t m, U32& high) {
+    const U64 pairs = bits_as<U64>(a), even = multiply_even(pairs, m), odd = multiply_even(pairs >> 32, m);
+    high = bits_as<U32>((even >> 32) | (odd & ~uint64_t(0xffffffffu)));
+    return bits_as<U32>((even & 0xffffffffu) | (odd << 32));
 }
 
 // ---- loads and stores of n lanes (1 <= n <= W), with conversion from and to storage types --------

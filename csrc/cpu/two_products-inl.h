@@ -6,24 +6,26 @@ template <template <class> class ActT, class F>
 struct GruBeforeRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = true;
 
     // r h
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev) {
+                                      const F* gx, const F* hg, int64_t gate_stride, const F* h_prev, const Kept&) {
         const V r = gate(a, u, lanes, gx, hg), z = gate(a, u + a.H, lanes, gx + a.H, hg + gate_stride);
         store(a.z + b * a.ld_c + u, z, lanes);
         if (a.saved.gates) keep(a, n, u, lanes, r, z);
-        return r * load<F>(h_prev + b * a.ld_h + u, lanes);
+        const int64_t at = b * a.ld_h + u;
+        return r * masked(a.mask, at, lanes, load<F>(h_prev + at, lanes));
     }
 
     // h' from W_hn (r h)
     template <class S>
     static FUSED_RNN_INLINE V update(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
-                                     const F* gx, V product, const F* h_prev) {
+                                     const F* gx, V product, V h_prev, const Zoneout<V>& kept) {
         const V candidate = candidate_of(a, u, lanes, gx, product);
-        const V h =
-            gru_update(load<F>(a.z + b * a.ld_c + u, lanes), candidate, load<F>(h_prev + b * a.ld_h + u, lanes));
+        const V h = kept.h(h_prev, gru_update(load<F>(a.z + b * a.ld_c + u, lanes), candidate, h_prev));
         if (a.saved.gates) store(a.saved.gates_of(n) + 2 * a.H + u, candidate, lanes);
         if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
@@ -45,16 +47,18 @@ struct GruBeforeRows {
         return act_of<Act>(a).state(load<F>(gx + at, lanes) + load<F>(a.bias + at + u, lanes) + product);
     }
 
-    // The second half of a step backward, from dh of r h.
-    template <class S>
+    // The second half of a step backward, from the gradient of r h.
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V drh) {
+                                          int64_t n_before, int64_t u, int lanes, V drh, const Kept&) {
+        const int64_t at = b * a.ld_dh + u;
         const V r = load<F>(a.saved.gates_of(n) + u, lanes);
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        F* dh = a.dh + b * a.ld_dh + u;
-        store(dh, load<F>(dh, lanes) + drh * r, lanes);  // the product with W_hh is added to it
-        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, act_of<Act>(a).gate_grad(r, drh * h_prev), lanes);
-        if (a.rh) store(a.rh + (n - a.dg_row) * a.H + u, r * h_prev, lanes);
+        const V seen = masked(a.mask, at, lanes, h_prev);
+        // the product with W_hh is added to it
+        store(a.dh + at, load<F>(a.dh + at, lanes) + masked(a.mask, at, lanes, drh * r), lanes);
+        store(a.dgx + (n - a.dg_row) * a.ld_dg + u, act_of<Act>(a).gate_grad(r, drh * seen), lanes);
+        if (a.rh) store(a.rh + (n - a.dg_row) * a.H + u, r * seen, lanes);
     }
 
   private:
@@ -76,23 +80,25 @@ template <template <class> class ActT, class F>
 struct GruUpdateRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    using Scalar = F;
+    static constexpr bool kVaries = true, kSecond = true;
 
-    template <class S>
+    template <class S, class Kept>
     static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        const GruGrad<V> d =
-            gru_update_grad<Act, V>(load<F>(s + H, lanes), load<F>(s + 2 * H, lanes), h_prev, dh, act_of<Act>(a));
-        store(a.dh + b * a.ld_dh + u, d.h_prev, lanes);
+        const GruGrad<V> d = gru_update_grad<Act, V>(load<F>(s + H, lanes), load<F>(s + 2 * H, lanes), h_prev,
+                                                     kept.to_new_h(dh), act_of<Act>(a));
+        store(a.dh + b * a.ld_dh + u, kept.of_h ? d.h_prev + kept.to_old_h(dh) : d.h_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to + H, d.z, lanes);
         store(to + 2 * H, d.n, lanes);
     }
 };
 
-// Shows and feeds back value(b, n, u, lanes, v), for a second product v.
+// Shows and feeds back value(b, n, u, lanes, v, h, kept), for a second product v and h of the step before.
 template <class F, class S, class Value>
 FUSED_RNN_INLINE void finish_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t first,
                                   int64_t count, const F* products, int64_t row, int next, int64_t final_from,
@@ -104,12 +110,14 @@ FUSED_RNN_INLINE void finish_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t
         const int64_t n = a.seq.row(t) + b;
         for (int64_t u = first; u < end; u += W) {
             const int lanes = end - u < W ? static_cast<int>(end - u) : W;
-            const Vec<F> h = value(b, n, u, lanes, load<F>(products + (b - b0) * row + (u - first), lanes));
+            const Vec<F> h = value(b, n, u, lanes, load<F>(products + (b - b0) * row + (u - first), lanes),
+                                   load<F>(a.h[1 - next] + b * a.ld_h + u, lanes), zoneout_h<F>(a, t, b, u));
             store(a.h[next] + b * a.ld_h + u, h, lanes);
             store(a.y + n * a.ld_y + u, h, lanes);
             if (b >= final_from) store(a.hn + b * a.R + u, h, lanes);
         }
         if (reset[b]) copy_units(a.reset.h + b * a.reset.ld_h, first, end, a.h[next] + b * a.ld_h);
+        if (a.mask) mask_state(a, b, first, end, next);
     }
 }
 
@@ -117,17 +125,20 @@ FUSED_RNN_INLINE void finish_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t
 template <class F, class S>
 void second_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
                  const F* products, int64_t row, int next, int64_t final_from) {
+    using V = Vec<F>;
     if (!a.variant.reset_before) {
         finish_rows(a, t, b0, b1, first, count, products, row, next, final_from,
-                    [](int64_t, int64_t, int64_t, int, Vec<F> v) __attribute__((always_inline)) { return v; });
+                    [](int64_t, int64_t, int64_t, int, V v, V h_prev, const Zoneout<V>& kept)
+                        __attribute__((always_inline)) { return kept.h(h_prev, v); });
         return;
     }
     const F* gx = a.gx_at(t);
     finish_rows(a, t, b0, b1, first, count, products, row, next, final_from,
-                [&](int64_t b, int64_t n, int64_t u, int lanes, Vec<F> v) __attribute__((always_inline)) {
-                    return GruBeforeRows<Activations<S>::template Any, F>::update(
-                        a, b, n, u, lanes, gx + b * a.ld_gx + u, v, a.h[1 - next]);
-                });
+                [&](int64_t b, int64_t n, int64_t u, int lanes, V v, V h_prev, const Zoneout<V>& kept)
+                    __attribute__((always_inline)) {
+                        return GruBeforeRows<Activations<S>::template Any, F>::update(
+                            a, b, n, u, lanes, gx + b * a.ld_gx + u, v, h_prev, kept);
+                    });
 }
 
 // n of rows [n0, n1) of the sequence again, after rebuild_rows; W_hn (r h) of row n lies at products + (n - n0) * H.
@@ -145,28 +156,31 @@ void rebuild_candidates(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, cons
     }
 }
 
-// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept.
+// o tanh(c) of rows [n0, n1) of the sequence: the projected LSTM's h before W_hr, which is not kept. `cells`: c of these
+// rows as o saw it, [n1 - n0, H]; null: that is what was kept.
 template <class F, class S>
-void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, F* to) {
+void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* cells, F* to) {
     constexpr int W = Simd<F>::W;
     using Any = typename Activations<S>::template Any<F>;
     using Normed = NormedLstmRows<Activations<S>::template Any, F>;
     const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
     for (int64_t n = n0; n < n1; ++n) {
-        const Moments<F> cells = a.variant.layer_norm ? moments_of<F>(a.saved.state_of(n), H) : Moments<F>{};
+        const F* own = cells ? cells + (n - n0) * H : nullptr;
+        Moments<F> moments{};
+        if (a.variant.layer_norm) moments = own ? moments_of<F>(own, H) : moments_of<F>(a.saved.state_of(n), H);
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
             const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
-            const Vec<F> c = load<F>(a.saved.state_of(n) + u, lanes);
+            const Vec<F> c = own ? load<F>(own + u, lanes) : load<F>(a.saved.state_of(n) + u, lanes);
             const Vec<F> shown = a.variant.plain()      ? Activations<S>::template Act<F>::state(c)
-                                 : a.variant.layer_norm ? Normed::shown(a, cells.normal(c), u, lanes)
+                                 : a.variant.layer_norm ? Normed::shown(a, moments.normal(c), u, lanes)
                                                         : act_of<Any>(a).state(c);
             store(to + (n - n0) * H + u, o * shown, lanes);
         }
     }
 }
 
-// The first half of step t backward, columns [r0, r1): dr, of what later steps and y send to h.
+// The first half of step t backward, columns [r0, r1): dr, of what later steps and y send to h, but for what passes it by.
 template <class F, class S>
 void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
     constexpr int W = Simd<F>::W;
@@ -183,9 +197,11 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
         const int64_t n = a.seq.row(t) + b;
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
+            const Zoneout<Vec<F>> kept = zoneout_h<F>(a, t, b, u);
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
             if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            store(a.dr + (n - a.dg_row) * a.ld_dr + u, g, lanes);
+            if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(g), lanes);
+            store(a.dr + (n - a.dg_row) * a.ld_dr + u, kept.to_new_h(g), lanes);
         }
     }
 }

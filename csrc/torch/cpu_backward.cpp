@@ -7,8 +7,9 @@ namespace fused_rnn {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
-    bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
+    bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed,
+    OptionalTensor dcells) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward", in);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
@@ -27,8 +28,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,
-    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);

@@ -179,7 +179,7 @@ class BackwardPass {
             const F* dh = a.dh;
             int64_t ld_dh = a.ld_dh;
             if (l.two_products) {
-                if (!products_) products_ = Buffer<F>(l.B * l.H);
+                if (!products_) products_ = Buffer<F>(l.B * std::max(l.R, l.H));
                 k_.output_gradient_rows(a, t, 0, rows, 0, l.R);
                 of.w_hr.sum(a.dr + first * a.ld_dr, a.ld_dr, rows, products_.data(), l.H, false);
                 dh = products_.data();
@@ -189,9 +189,19 @@ class BackwardPass {
                 k_.backward_rows(a, t, b0, b1, 0, l.H, dh + b0 * ld_dh, ld_dh, !l.two_products && a.dy);
             });
             // What leaves the first step is dh0; at T = 1 it is a third of the work.
-            if (t == (a.reverse ? l.T - 1 : 0) && !(plan_.needs & kDh0)) continue;
-            of.w_hh.sum(a.dgh + first * a.ld_dg, a.ld_dg, rows, a.dh, a.ld_dh, is_gru(l.cell));
+            if (t != (a.reverse ? l.T - 1 : 0) || plan_.needs & kDh0) send_back(of, a, a.dgh + first * a.ld_dg, rows);
+            if (!l.variant.clips()) continue;
+            pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) { k_.clip_rows(a, b0, b1); });
         }
+    }
+
+    // dh of the step before, by way of W_hh.
+    void send_back(BackwardDirection<F, S>& of, const cpu::BackwardArgs<F, S>& a, const F* dg, int64_t rows) {
+        const int64_t R = layer_.R;
+        if (!a.mask) return of.w_hh.sum(dg, a.ld_dg, rows, a.dh, a.ld_dh, a.passes_h());
+        if (!products_) products_ = Buffer<F>(layer_.B * std::max(R, layer_.H));
+        of.w_hh.sum(dg, a.ld_dg, rows, products_.data(), R, false);
+        k_.mask_rows(products_.data(), R, a.mask, a.ld_dh, rows, R, a.dh, a.ld_dh, a.passes_h());
     }
 
     // What follows from dg of a piece.
@@ -236,23 +246,39 @@ class BackwardPass {
             if (result[2]) bias_gradient(crew, k_, dgx, result[2], more);
             if (result[3] && !one_bias_gradient(result)) bias_gradient(crew, k_, dgh, result[3], more);
         }
-        if (l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch]) {
-            F* const after = dir_[d].cells.data();
-            crew.split(piece.rows, piece.rows * l.H >> 14, [&](int64_t n0, int64_t n1) {
-                k_.copy_in(a.saved.state_of(piece.row + n0), a.saved.ld_states, n1 - n0, l.H, after + n0 * l.H, l.H);
-            });
-            peephole_gradient(crew, k_, dgx, c_before(d, piece, crew), {after, piece.rows, l.H, l.H, 1},
+        const bool of_w_ch = l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch];
+        const bool of_w_hr = l.projected && result[l.at_w_hr];
+        const F* const cells = of_w_ch || (of_w_hr && needs_candidates(l)) ? shown_cells(d, piece, crew) : nullptr;
+        if (of_w_ch)
+            peephole_gradient(crew, k_, dgx, c_before(d, piece, crew), {cells, piece.rows, l.H, l.H, 1},
                               result[l.at_w_ch], more);
-        }
-        if (l.projected && result[l.at_w_hr]) {
+        if (of_w_hr) {
             F* const shown = dir_[d].multiplied.data();
             crew.split(piece.rows, piece.rows * l.H >> 13, [&](int64_t n0, int64_t n1) {
-                k_.unprojected_rows(a, piece.row + n0, piece.row + n1, shown + n0 * l.H);
+                k_.unprojected_rows(a, piece.row + n0, piece.row + n1, cells ? cells + n0 * l.H : nullptr,
+                                    shown + n0 * l.H);
             });
             const Matrix<const F> dr{a.dr, piece.rows, l.R, a.ld_dr, 1};
             outer_.prepare(crew, dr);
             outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].data(), more);
         }
+    }
+
+    // c of every row of the piece as the output gate saw it, [rows, H].
+    const F* shown_cells(int64_t d, Piece& piece, const cpu::Crew& crew) {
+        const Layer& l = layer_;
+        const cpu::BackwardArgs<F, S>& a = piece.args;
+        const Matrix<const F> c = needs_candidates(l) ? c_before(d, piece, crew) : Matrix<const F>{};
+        F* const cells = dir_[d].cells.data();
+        crew.split(piece.rows, piece.rows * l.H >> 14, [&](int64_t n0, int64_t n1) {
+            const int64_t first = piece.row + n0, end = piece.row + n1;
+            if (c.data) {
+                k_.candidate_rows(a, first, end, c.data + n0 * c.row, c.row, cells + n0 * l.H);
+            } else {
+                k_.copy_in(a.saved.state_of(first), a.saved.ld_states, n1 - n0, l.H, cells + n0 * l.H, l.H);
+            }
+        });
+        return cells;
     }
 
     // Whether those of b_ih and b_hh are asked for and are the same; `result`: a direction's.

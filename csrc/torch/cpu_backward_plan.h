@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu_before.h"
 #include "cpu_rebuild.h"
+#include "cpu_regular.h"
 #include "cpu_reset.h"
 
 namespace fused_rnn {
@@ -47,7 +48,7 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells, dh_full, norm_sums;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums;
     Compute<F, S> h0, w_ch;
     NormWeights<F, S> norm;
     Weight<F, S> w_hh, w_hr;
@@ -119,6 +120,9 @@ struct BackwardDirection {
         a.norm = norm.args();
         a.norm_sums = norm_sums.data();
         a.dh_full = dh_full.data();
+        mask = recurrent_mask(k, l, d);
+        a.mask = mask.data();
+        a.seeds = seeds_of(l, d);
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
         if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
@@ -133,9 +137,10 @@ struct BackwardDirection {
         if (plan.gates_only && !rebuilds) return;
         const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
         const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
-        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, plan.most_rows};
-        if (!l.variant.peephole) return;
-        c_before = {a.saved.states, a.saved.ld_states, l.H, a.c0, a.ld_c, a.reset.c, a.reset.ld_c, plan.most_rows};
+        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh, plan.most_rows};
+        if (!l.variant.peephole && !needs_candidates(l)) return;
+        c_before = {a.saved.states, a.saved.ld_states, l.H,     a.c0, a.ld_c,
+                    a.reset.c,      a.reset.ld_c,      nullptr, 0,    plan.most_rows};
         cells = Buffer<F>(plan.most_rows * l.H);
     }
 

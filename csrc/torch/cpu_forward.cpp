@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cpu_norm.h"
+#include "cpu_regular.h"
 #include "cpu_reset.h"
 #include "cpu_walk.h"
 #include "ops.h"
@@ -16,7 +17,7 @@ constexpr int64_t kPieceRows = 96;
 
 template <class F, class S>
 struct ForwardDirection {
-    Buffer<F> h[2], c, h_full, z, bias, gx, hg;
+    Buffer<F> h[2], c, h_full, z, bias, gx, hg, mask, h_masked[2];
     Compute<F, S> h0;
     Compute<F, S> w_ch;
     NormWeights<F, S> norm;
@@ -101,7 +102,8 @@ class ForwardPass {
             to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
-        if (l.T == 1 && !l.begins) {  // h0 is only read
+        to.mask = recurrent_mask(k_, l, d);
+        if (l.T == 1 && !l.begins && !to.mask) {  // h0 is only read
             to.h0 = Compute<F, S>(k_, in.h0, l.D * l.B, l.R);
             a.ld_h = l.R;
             a.h[0] = const_cast<F*>(to.h0.data()) + d * l.B * l.R;
@@ -134,6 +136,8 @@ class ForwardPass {
         if (l.variant.layer_norm && !direct_) to.hg = Buffer<F>(l.B * a.ld_gx);
         a.hg = to.hg.data();
         a.h[1] = to.h[1].data();
+        a.seeds = seeds_of(l, d);
+        a.mask = to.mask.data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = to.h_full.data();
@@ -147,6 +151,18 @@ class ForwardPass {
         to.reset = ResetState<F, S>(k_, l, in, d);
         a.reset = to.reset.args();
         reset_first(a);
+        if (to.mask) mask_first(to);
+    }
+
+    // What W_hh sees of the state before a row's first step: it may lie in either of the double buffer.
+    void mask_first(ForwardDirection<F, S>& to) {
+        cpu::ForwardArgs<F, S>& a = to.args;
+        for (int i = 0; i < 2; ++i) {
+            to.h_masked[i] = Buffer<F>(layer_.B * a.ld_h);
+            a.h_masked[i] = to.h_masked[i].data();
+            if (i == 0 || layer_.packed)
+                k_.mask_rows(a.h[i], a.ld_h, a.mask, a.ld_h, layer_.B, a.ld_h, a.h_masked[i], a.ld_h, false);
+        }
     }
 
     // Few steps: products straight from the weights as they lie.
@@ -179,7 +195,7 @@ class ForwardPass {
             const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
             const int next = a.next(t);
             const int64_t rows = l.seq.rows(t);
-            to.w_hh.dot(a.h[1 - next], a.ld_h, rows, hg, of_h, false);
+            to.w_hh.dot(a.left(1 - next), a.ld_h, rows, hg, of_h, false);
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
                 k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * of_h, of_h, l.H, next);
             });
@@ -207,8 +223,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
                                                          int64_t cell, int64_t save, bool split_f32,
                                                          OptionalTensor reset, bool reset_initial,
-                                                         OptionalNumbers variant) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
+                                                         OptionalNumbers variant, OptionalTensor seed) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
     LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),

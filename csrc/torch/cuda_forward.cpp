@@ -70,8 +70,9 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
                                                          int64_t cell, int64_t save, bool, OptionalTensor reset,
-                                                         bool reset_initial, OptionalNumbers variant) {
-    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
+                                                         bool reset_initial, OptionalNumbers variant,
+                                                         OptionalTensor seed) {
+    const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
     refuse_variants("layer_forward", l);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {

@@ -7,7 +7,8 @@
 namespace fused_rnn::cuda {
 
 inline void refuse_variants(const char* op, const Layer& l) {
-    STD_TORCH_CHECK(l.variant.plain(), op, ": variants of cells have no CUDA kernels");
+    STD_TORCH_CHECK(l.variant.plain() && l.variant.recurrent_dropout == 0 && !l.variant.clips(), op,
+                    ": variants of cells have no CUDA kernels");
 }
 
 // One call of an op. Everything is queued on torch's current stream, nothing waits for the device.

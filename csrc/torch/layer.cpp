@@ -18,6 +18,16 @@ bool flag(const char* op, double number) {
     return number == 1;
 }
 
+double probability(const char* op, double number) {
+    STD_TORCH_CHECK(number >= 0 && number <= 1, op, ": a rate of variant must be in [0, 1], got ", number);
+    return number;
+}
+
+double bound(const char* op, double number) {
+    STD_TORCH_CHECK(number >= 0, op, ": a bound of variant must not be negative, got ", number);
+    return number;
+}
+
 Activation activation(const char* op, double number) {
     STD_TORCH_CHECK(number >= 0 && number < static_cast<double>(Activation::kCount) && number == std::floor(number), op,
                     ": variant holds no activation ", number);
@@ -30,19 +40,24 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     Variant v{};
     if (!numbers) return v;
     const auto at = [&](size_t k) { return k < numbers->size() ? (*numbers)[k] : 0; };
-    constexpr size_t kKnown = 6;
-    for (size_t k = kKnown; k < numbers->size(); ++k)
+    for (size_t k = kVariantPlaces; k < numbers->size(); ++k)
         STD_TORCH_CHECK(at(k) == 0, op, ": variant has ", at(k), " at place ", k, ", which means nothing here");
-    v.gate = activation(op, at(0));
-    v.state = activation(op, at(1));
-    v.peephole = flag(op, at(2));
-    v.coupled = flag(op, at(3));
-    v.reset_before = flag(op, at(4));
-    v.layer_norm = flag(op, at(5));
+    v.gate = activation(op, at(kGatePlace));
+    v.state = activation(op, at(kStatePlace));
+    v.peephole = flag(op, at(kPeepholePlace));
+    v.coupled = flag(op, at(kCoupledPlace));
+    v.reset_before = flag(op, at(kResetBeforePlace));
+    v.layer_norm = flag(op, at(kLayerNormPlace));
+    v.recurrent_dropout = probability(op, at(kRecurrentDropoutPlace));
+    v.zoneout_h = probability(op, at(kZoneoutHPlace));
+    v.zoneout_c = probability(op, at(kZoneoutCPlace));
+    v.clip_value = bound(op, at(kClipValuePlace));
+    v.clip_norm = bound(op, at(kClipNormPlace));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
     STD_TORCH_CHECK(!v.reset_before || is_gru(cell), op, ": only the GRU has a reset gate");
     STD_TORCH_CHECK(!(v.reset_before && v.layer_norm), op,
                     ": with the reset gate before the product nothing is normalised");
+    STD_TORCH_CHECK(v.zoneout_c == 0 || is_lstm(cell), op, ": only the LSTM has a c to zone out");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
 }
@@ -145,6 +160,13 @@ Layer::Layer(const char* op, const LayerArgs& a)
         packed ? check_shape(op, "reset", *a.reset, {N}) : check_shape(op, "reset", *a.reset, {T, B});
         reset_ = laid_out(*a.reset);
         begins = data_of<bool>(*reset_);
+    }
+    if (a.seed) {
+        STD_TORCH_CHECK(place_of(*a.seed) == place_of(x), op, ": seed must be on the device of x");
+        STD_TORCH_CHECK(a.seed->scalar_type() == ScalarType::Long, op, ": seed must be an int64 tensor");
+        check_shape(op, "seed", *a.seed, {D, B});
+        seed_ = laid_out(*a.seed);
+        seeds = data_of<int64_t>(*seed_);
     }
     STD_TORCH_CHECK(T > 0, op, ": expected sequence length to be larger than 0");
     if (I > 1 && x.stride(packed ? 1 : 2) != 1) x = laid_out(x);

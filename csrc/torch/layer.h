@@ -18,6 +18,7 @@ struct LayerArgs {
     const OptionalTensor& reset;
     bool reset_initial;
     const OptionalNumbers& variant;
+    const OptionalTensor& seed;
 };
 
 // What the numbers of the op's `variant` say (docs/design.md).
@@ -44,8 +45,9 @@ struct Layer {
     Sequence seq;
     Tensor x;  // last dimension contiguous
     DirectionWeights weights[kMaxDirections];
-    const bool* begins = nullptr;  // [N], where an episode does, on x's device; null: nowhere
-    bool reset_initial;            // to h0 and c0, else to zero
+    const bool* begins = nullptr;    // [N], where an episode does, on x's device; null: nowhere
+    bool reset_initial;              // to h0 and c0, else to zero
+    const int64_t* seeds = nullptr;  // [D, B], of what is drawn; null: nothing is
 
     // Rows of x lie `x_step` apart from step to step and `x_row` from row to row of the batch.
     int64_t x_step, x_row;
@@ -67,7 +69,7 @@ struct Layer {
 
   private:
     std::vector<int64_t> offsets_;
-    std::optional<Tensor> batch_sizes_, reset_, parts_[kMaxDirections][2];
+    std::optional<Tensor> batch_sizes_, reset_, seed_, parts_[kMaxDirections][2];
 };
 
 // What the backward ops are given beside the layer, and which gradients they are asked for.
