@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import ops, reference
+from . import checks, ops, reference
 from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant
@@ -56,13 +56,15 @@ def layer(
     reset_initial: bool = False,
     variant: Variant | None = None,
     cells: bool = False,
+    record: Any = None,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
 
     x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None; with
     ``cells`` c of every step, [T, B, D*H] or [N, D*H], else None.
     With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
-    ``variant``: of the cell, None for torch's.
+    ``variant``: of the cell, None for torch's. ``record``: is told of the gradients of every step's states by the
+    backward (``recording.LayerRecord.told``); in eager mode on the CPU, without transforms.
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
@@ -80,6 +82,8 @@ def layer(
         y, hn, cn, every_c, _ = apply(
             x, h0, c0, batch_sizes, reset, cell, save, reset_initial, variant, cells, *weights
         )
+        if record is not None:
+            y.grad_fn.record = record  # its ctx
     return y, hn, None if c0 is None else cn, every_c
 
 
@@ -115,6 +119,7 @@ class _FusedLayer(Function):
         x, h0, c0, batch_sizes, reset, cell, _, reset_initial, variant, _, *weights = inputs
         y, _, cn, _, saved = output
         ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
+        ctx.record = None
         ctx.set_materialize_grads(False)
         if c0 is None:
             ctx.mark_non_differentiable(cn, saved)
@@ -141,13 +146,17 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
         elif any(dout is not None and _legacy_batched(dout) for dout in douts):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
+            if ctx.record is not None:
+                raise checks.recorded_batch()
             constants = Constants(batch_sizes, reset, ctx.cell, needs, 0, *options)
             asked = iter(gradients(constants, *douts, x, h0, c0, *weights))
             dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
         elif torch.is_grad_enabled() or transformed():
+            if ctx.record is not None:
+                _FusedLayerGradient.forward(*args, record=ctx.record)
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args, record=ctx.record)
         return dx, dh0, dc0, *[None] * 7, *dweights
 
     @staticmethod
@@ -201,14 +210,17 @@ class _FusedLayerGradient(Function):
     """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Maybe, ...]:
+    def forward(*args: Any, record: Any = None) -> tuple[Maybe, ...]:
         dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:16]
         batch_sizes, reset, cell, needs, samples, initial, variant = fixed
         weights = args[16:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
         grads: tuple[Maybe, ...]
         if not samples:
-            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells)
+            tell = record is not None
+            *others, own, squares = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells, tell)
+            if tell:
+                record.told(squares, saved)
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, dcells)

@@ -163,6 +163,20 @@ def lengths_of_packed() -> ValueError:
     return ValueError("lengths must be None where input is a PackedSequence, which has lengths of its own")
 
 
+def recorded_transform() -> RuntimeError:
+    return RuntimeError(
+        "gradient_flow records ordinary calls and backwards: not under torch.compile, torch.func or forward-mode AD"
+    )
+
+
+def recorded_batch() -> RuntimeError:
+    return RuntimeError("gradient_flow records one backward at a time, not is_grads_batched")
+
+
+def recorded_lengths() -> RuntimeError:
+    return RuntimeError("gradient_flow takes lengths on the CPU only, and under no dispatch mode: pack the sequence")
+
+
 def cells_without_lstm() -> ValueError:
     return ValueError("cells argument is only supported for LSTM, not RNN or GRU")
 

@@ -21,6 +21,7 @@ from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
+from .recording import Recorder
 from .reference import Variant
 from .variants import describe, of_nonlinearity
 from .variants import variant as _variant
@@ -42,6 +43,7 @@ class _Sequence(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
+    recorder: Recorder | None = None  # while `diagnostics` looks at its gradients
 
     def __init__(
         self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
@@ -122,6 +124,7 @@ class _Sequence(RNNBase):
             self.variant,
             lengths,
             cells,
+            self.recorder,
         )
 
     def _current_weights(self) -> Sequence[Any]:

@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, fallback, onnx_nodes, reference
+from .autocast import autocasts, cast_all
 from .autograd import layer
 from .lengths import Packing, Padding, grows, readable
 from .ops import WITHOUT_CUDA, packed_rows
+from .recording import LayerRecord, Recorder
 from .reference import Cell, Variant
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
@@ -31,8 +33,6 @@ Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | Non
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-_AUTOCAST_DTYPES = _KERNEL_DTYPES - {torch.float64}  # autocast leaves f64 alone
-_autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
 _INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
@@ -77,11 +77,12 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
+    recorder: Recorder | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
     ``features`` is I, ``hidden`` H, ``projection`` P or 0; ``reset`` in the layout of ``input``, without features;
-    ``lengths`` [B], without B where the input is unbatched.
+    ``lengths`` [B], without B where the input is unbatched; ``recorder``: of a module whose gradients are looked at.
     """
     if cells and cell != LSTM:
         raise checks.cells_without_lstm()
@@ -91,7 +92,7 @@ def sequence(
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()
-        options = (layers, directions, dropout, training, recompute, reset_initial, variant)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant, recorder)
         return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
@@ -130,7 +131,7 @@ def sequence(
         raise checks.no_steps()
 
     net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
-    outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
+    outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells, recorder)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
     y, hn, cn, c = outputs
@@ -154,6 +155,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
+    recorder: Recorder | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -174,7 +176,7 @@ def _packed(
 
     net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
     marks = None if reset is None else reset.data
-    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells)
+    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells, recorder)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     y = PackedSequence(data, *input[1:])
     return y if c is None else (y, PackedSequence(c, *input[1:])), hn if cn is None else (hn, cn)
@@ -195,7 +197,7 @@ def _permuted(state: Any, order: Maybe) -> Any:
 
 
 def _check_input(dtype: torch.dtype, given: int, weights: Sequence[Tensor], features: int) -> None:
-    if dtype != weights[0].dtype and not _autocasts():
+    if dtype != weights[0].dtype and not autocasts():
         raise checks.input_dtype(dtype, weights[0].dtype)
     if given != features:
         raise checks.input_size(features, given)
@@ -245,6 +247,7 @@ def _run(
     lengths: Maybe,
     batch_first: bool,
     cells: bool,
+    recorder: Recorder | None,
 ) -> tuple[Any, ...]:
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
     dtype, variant = input.dtype, net[-1]
@@ -252,16 +255,17 @@ def _run(
     exports = unusual and onnx_nodes.exporting()
     if exports and (cells or not _is_compiling()):
         raise checks.onnx_cells() if cells else checks.onnx_lengths()
-    ours_alone = unusual or reset is not None or variant is not None  # what torch's own functions do not know
-    if _autocasts():
+    # What torch's own functions do not know.
+    ours_alone = unusual or reset is not None or variant is not None or recorder is not None
+    if autocasts():
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
-            input, h0, c0, weights = _autocast(net[0], device, input, h0, c0, weights)
+            input, h0, c0, weights = cast_all(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
-                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells)
+                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells, recorder)
     kernels = has_kernels(input, h0, c0, weights)
-    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths)):
+    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths, recorder)):
         fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
@@ -272,6 +276,10 @@ def _run(
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
     one: OneLayer = layer if kernels else _by_reference
+    if recorder is not None:
+        if lengths is not None and not readable(lengths, input):
+            raise checks.recorded_lengths()
+        one = recorder(one, kernels)
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
         net = (net[0], len(packing.order), *net[2:])
@@ -303,15 +311,21 @@ def _by_reference(
     reset_initial: bool,
     variant: Variant | None,
     cells: bool,
+    record: LayerRecord | None = None,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
         raise checks.onnx_variant() if reset is None else checks.onnx_reset()
-    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells)
+    watch = None if record is None else record.watch
+    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells, watch)
 
 
-def _without_cuda_kernels(cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe) -> str:
+def _without_cuda_kernels(
+    cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe, recorder: Recorder | None
+) -> str:
     """Which of these CUDA's kernels do not know; empty if none."""
+    if recorder is not None:
+        return "whose gradients are recorded"
     if variant is not None:
         return "of a cell that is not torch's"
     if reset is not None:
@@ -368,19 +382,3 @@ def _distinct(tensors: Sequence[Any]) -> list[Any]:
         again = tensor is not None and any(tensor is other for other in result)
         result.append(tensor.view_as(tensor) if again else tensor)
     return result
-
-
-def _autocast(
-    cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
-) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
-    all; cuDNN casts everything."""
-    dtype = torch.get_autocast_dtype(device)
-    if cell == GRU and device == "cpu":
-        for tensor in (input, h0):
-            dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-
-    def cast(tensor: Any) -> Any:
-        return tensor.to(dtype) if tensor is not None and tensor.dtype in _AUTOCAST_DTYPES else tensor
-
-    return cast(input), cast(h0), cast(c0), [cast(weight) for weight in weights]

@@ -22,6 +22,7 @@ __all__ = [
     "WITHOUT_CUDA",
     "Cell",
     "Save",
+    "Square",
     "layer_backward",
     "layer_backward_gates",
     "layer_forward",
@@ -38,6 +39,16 @@ class Save(IntEnum):
     NOTHING = 0
     ALL = 1
     STATES = 2  # of which the backward rebuilds the gates
+
+
+class Square(IntEnum):
+    """Whose sums of squares a backward tells, of every row of every step (dL/dh_t and so on); an op's contract."""
+
+    H = 0  # of h, the whole
+    C = 1  # of c, the whole; LSTM, else 0
+    LATER = 2  # what came to h from the step after it (in walking order)
+    KEPT = 3  # what came past the gates: an LSTM's f to c, with what peepholes send, a GRU's z to h; else 0
+    RECURRENT = 4  # what came to h through W_hh
 
 
 def _load() -> None:
@@ -161,10 +172,14 @@ def layer_backward(
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
     dcells: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
+    tell: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only.
+
+    And squares: with ``tell`` f64 [5, D, N], in the order of :class:`Square`, else [0].
+    """
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, dcells)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, dcells, tell)
 
 
 def layer_backward_gates(
@@ -260,12 +275,15 @@ def _(
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
     dcells: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    tell: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
 
     dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
-    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
+    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
+    squares = x.new_empty((len(Square), h0.shape[0], rows) if tell else 0, dtype=torch.float64)
+    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights, squares
 
 
 @torch.library.register_fake("fused_rnn::layer_backward_gates")

@@ -24,6 +24,7 @@ __all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "g
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
+Watch = Callable[[int, int, State], State]
 
 
 class Cell(IntEnum):
@@ -166,13 +167,13 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     The reset gate multiplies W_hn h + b_hn, after the product: n = tanh(x_n + r (W_hn h + b_hn)), and the update
     gate keeps the old state: h' = (1 - z) n + z h. gx [n, 3*H], h [n, H].
     """
-    (h,) = state
+    h, kept = state[0], state[-1]  # the same; watched, they come apart
     x_r, x_z, x_n = gx.chunk(3, -1)
     h_r, h_z, h_n = F.linear(h, inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * n + z * kept,) * len(state)
 
 
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
@@ -227,12 +228,14 @@ def _walk(
     reverse: bool,
     reset: Sequence[Tensor] | None,
     begin: State,
+    watch: Callable[[int, State], State] | None,
 ) -> tuple[list[State], State]:
     """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
 
     Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
     joins with its initial state at its own last step. Where ``reset[t]`` [n] says that a row's episode begins at step
     t, its state becomes that of ``begin``, forward before the step, in reverse after it (after step 0 none follows).
+    ``watch(t, state)`` gives the state that goes on from step t in place of the one that the step has left.
     Returns the states of every step, in order of t, and the final ones.
     """
 
@@ -260,6 +263,8 @@ def _walk(
         rows = sizes[t]
         state = step(state, *inputs[t])
         outputs.append(state)
+        if watch is not None:
+            state = watch(t, state)
     if ended:  # the last to end are the first rows
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return outputs[:: -1 if reverse else 1], state
@@ -284,6 +289,7 @@ def layer(
     reset_initial: bool = False,
     variant: Variant | None = None,
     cells: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
@@ -293,6 +299,9 @@ def layer(
     variant: of the cell, None for torch's; its own weights come after the others of a direction.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
+    ``watch(d, t, state)`` is called after step t of direction d and returns what goes on to the next step in its place,
+    as views of it, say, whose gradients are then those of what comes from there. A watched GRU has its h twice: for the
+    products with W_hh, and for what passes by z.
     """
     step_of_cell = _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
@@ -315,9 +324,11 @@ def layer(
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
         initial = (h0[d],) if c0 is None else (h0[d], c0[d])
+        if watch is not None and Cell(cell).is_gru:
+            initial *= 2
         step = partial(step_of_cell, _Inner(each, sigmoid, tanh))
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
-        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
+        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin, watch and partial(watch, d))
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat
@@ -326,4 +337,4 @@ def layer(
         return torch.cat([join([state[which] for state in walked]) for walked in outputs], -1)
 
     hn, *cn = (torch.stack(parts) for parts in zip(*finals, strict=True))
-    return of_every_step(0), hn, cn[0] if cn else None, of_every_step(1) if cells else None
+    return of_every_step(0), hn, None if c0 is None else cn[0], of_every_step(1) if cells else None

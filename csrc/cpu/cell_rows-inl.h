@@ -56,8 +56,8 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
 
 // Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
 // not yet from y): without a projection these rows of a.dh. Previous state is the one of the step before in walking
-// order, the initial, or the one that an episode begins from.
-template <class Cell, class F, class S>
+// order, the initial, or the one that an episode begins from. `kTells`: squares are asked for.
+template <class Cell, bool kTells, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                      int64_t u1, const F* dh, int64_t row, bool add_dy) {
     constexpr int W = Simd<F>::W;
@@ -72,14 +72,25 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
             if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+            if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
         }
+        if (kTells && !a.projected) store_squares_of_h(a, n, b, u0, u1);
+        if (kTells && Cell::kHasCell) store_squares_of_c(a, n, b, u0, u1);
         if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        [[maybe_unused]] SquareSum<F> of_c;
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
+            [[maybe_unused]] const Vec<F> dc = Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
+            if constexpr (kTells && Cell::kHasCell) {
+                of_c.add(dc);
+                if (u + W < u1 && (u + W) % kSquareUnits<F>) continue;
+                square_at(a, n, u, kSquareC) = of_c.total();
+                of_c = {};
+            }
         }
+        if (kTells && a.kept) copy_units(a.dh + b * a.ld_dh, u0, u1, a.kept + b * a.ld_dh);
     }
 }
 
@@ -141,6 +152,7 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
         if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
+        if (a.squares) store_squares_of_h(a, n, b, r0, r1);
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
@@ -154,6 +166,7 @@ template <template <class> class ActT, class F>
 struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    static constexpr bool kHasCell = true;
     static constexpr bool kVaries = !__is_empty(Act);
 
     template <class S>
@@ -176,8 +189,8 @@ struct LstmRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V c = load<F>(a.saved.state_of(n) + u, lanes);
@@ -193,6 +206,7 @@ struct LstmRows {
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
+        return d.c;
     }
 
   private:
@@ -249,6 +263,7 @@ template <template <class> class ActT, class F>
 struct GruRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    static constexpr bool kHasCell = false;
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -269,8 +284,8 @@ struct GruRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -285,6 +300,7 @@ struct GruRows {
         store(hidden, d.r, lanes);
         store(hidden + H, d.z, lanes);
         store(hidden + 2 * H, d.hn, lanes);
+        return V{};
     }
 
   private:
@@ -322,6 +338,7 @@ template <template <class> class ActT, class F>
 struct RnnRows {
     using V = Vec<F>;
     using Act = ActT<F>;
+    static constexpr bool kHasCell = false;
 
     template <class S>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t, int64_t n, int64_t u, int lanes, const F* gx,
@@ -338,59 +355,10 @@ struct RnnRows {
     }
 
     template <class S>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
-                                          int lanes, V dh) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t, int64_t n, const F*, int64_t, int64_t u,
+                                       int lanes, V dh) {
         const V h = load<F>(a.saved.state_of(n) + u, lanes);
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, rnn_step_grad<Act, V>(h, dh, act_of<Act>(a)), lanes);
+        return V{};
     }
 };
-
-// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone.
-#define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
-    switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
-        case kLstm:                                                       \
-            CALL((LstmRows<Activations<S>::template Act, F>));            \
-            break;                                                        \
-        case kGru:                                                        \
-            CALL((GruRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnTanh:                                                    \
-            CALL((RnnRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnRelu:                                                    \
-            CALL((RnnRows<Relu, F>));                                     \
-            break;                                                        \
-        default:                                                          \
-            if (is_lstm((ARGS).cell))                                     \
-                CALL((LstmRows<Activations<S>::template Any, F>));        \
-            else if (is_gru((ARGS).cell))                                 \
-                CALL((GruRows<Activations<S>::template Any, F>));         \
-            else                                                          \
-                CALL((RnnRows<Activations<S>::template Any, F>));         \
-    }
-#define FUSED_RNN_UNWRAP(...) __VA_ARGS__
-
-template <class F, class S>
-void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
-                  int64_t row, int64_t gate_stride, int next) {
-#define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
-#define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
-                   int64_t row, bool add_dy) {
-#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-#undef FUSED_RNN_UNWRAP
-#undef FUSED_RNN_BY_CELL

@@ -8,7 +8,9 @@
 #include "activations-inl.h"
 #include "../core/cells.h"
 #include "gemm-inl.h"
+#include "squares-inl.h"
 #include "cell_rows-inl.h"
+#include "cell_choice-inl.h"
 #include "loops-inl.h"
 #include "rows-inl.h"
 // clang-format on
