@@ -6,9 +6,8 @@ tell of the gradients as they pass (``ops.Square``); elsewhere hooks do, on ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +87,7 @@ class CallRecord:
         x: Tensor,
         h0: Tensor,
         c0: Maybe,
-        weights: Any,
+        weights: Sequence[Tensor],
         batch_sizes: Maybe,
         cell: int,
         recompute: bool,
@@ -104,13 +103,27 @@ class CallRecord:
         if self.gates and self.kernels:
             record.keeps, recompute = True, False  # the backward then has them
         elif self.gates and not x.is_complex():
-            tensors = [None if t is None else t.detach().cpu() for t in (x, h0, c0, *weights, reset)]
-            kept = ops.layer_forward(
-                *tensors[:3], tensors[3:-1], batch_sizes, cell, Save.ALL, tensors[-1], reset_initial, variant
-            )
-            record.saved = kept[3]
+            record.saved = _gates(x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant)
         inputs = (x, h0, c0, weights, batch_sizes, cell, recompute, reset, reset_initial, variant, cells)
         return self.one(*inputs, record=record)
+
+
+def _gates(
+    x: Tensor,
+    h0: Tensor,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    cell: int,
+    reset: Maybe,
+    reset_initial: bool,
+    variant: Variant | None,
+) -> Tensor:
+    """What a forward on the CPU saves, for a layer that runs elsewhere: [D, N, S*H]."""
+    x, h0, *weights = (tensor.detach().cpu() for tensor in (x, h0, *weights))
+    c0, reset = (None if tensor is None else tensor.detach().cpu() for tensor in (c0, reset))
+    inputs = (x, h0, c0, weights, batch_sizes, cell, Save.ALL, reset, reset_initial, variant)
+    return ops.layer_forward(*inputs)[3]
 
 
 class Recorder:

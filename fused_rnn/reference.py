@@ -323,7 +323,7 @@ def layer(
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
-        initial = (h0[d],) if c0 is None else (h0[d], c0[d])
+        initial: State = (h0[d],) if c0 is None else (h0[d], c0[d])
         if watch is not None and Cell(cell).is_gru:
             initial *= 2
         step = partial(step_of_cell, _Inner(each, sigmoid, tanh))

@@ -142,6 +142,15 @@ def test_links_of_pages(path):
         assert (path.parent / link).exists(), link
 
 
+def test_quoted_code_is_there():
+    """docs/lstm_gradient.md derives what the kernels compute, not what they once did."""
+    quoted = re.findall(r"```cpp\n(.*?)```", (ROOT / "docs" / "lstm_gradient.md").read_text(), re.DOTALL)
+    lines = {line.strip() for line in (ROOT / "csrc" / "core" / "cells.h").read_text().splitlines()}
+    assert len(quoted) == 3
+    for line in "".join(quoted).splitlines():
+        assert line in lines
+
+
 def test_one_version():
     import fused_rnn
 

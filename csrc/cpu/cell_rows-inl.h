@@ -74,23 +74,16 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
             if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
             if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
         }
-        if (kTells && !a.projected) store_squares_of_h(a, n, b, u0, u1);
-        if (kTells && Cell::kHasCell) store_squares_of_c(a, n, b, u0, u1);
-        if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
-        [[maybe_unused]] SquareSum<F> of_c;
+        if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        [[maybe_unused]] RowSquares<F, S> squares;
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
+            if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, g, squares);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
             [[maybe_unused]] const Vec<F> dc = Cell::backward(a, b, n, began, first_before + b, u, lanes, g);
-            if constexpr (kTells && Cell::kHasCell) {
-                of_c.add(dc);
-                if (u + W < u1 && (u + W) % kSquareUnits<F>) continue;
-                square_at(a, n, u, kSquareC) = of_c.total();
-                of_c = {};
-            }
+            if constexpr (kTells) tell<Cell>(a, b, n, u, u1, lanes, g, dc, squares);
         }
-        if (kTells && a.kept) copy_units(a.dh + b * a.ld_dh, u0, u1, a.kept + b * a.ld_dh);
     }
 }
 
@@ -152,11 +145,16 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
         if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
-        if (a.squares) store_squares_of_h(a, n, b, r0, r1);
+        RowSquares<F, S> squares;
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
+            if (a.squares) squares.add(kSquareLater, g);
             if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
+            if (a.squares) {
+                squares.add(kSquareH, g);
+                squares.template close<kSquareLater, kSquareH>(a, n, u, r1);
+            }
             store(a.dr + (n - a.dg_row) * a.ld_dr + u, g, lanes);
         }
     }

@@ -5,65 +5,91 @@
 template <class F>
 inline constexpr int64_t kSquareUnits = kMaxVectors * Simd<F>::W;
 
+template <int Bytes>
+struct Doubles {
+    typedef double V __attribute__((vector_size(Bytes)));
+};
+
+template <int Bytes>
+FUSED_RNN_INLINE double sum_lanes(typename Doubles<Bytes>::V v) {
+    if constexpr (Bytes == 2 * sizeof(double)) {
+        return v[0] + v[1];
+    } else {
+        typename Doubles<Bytes / 2>::V halves[2];
+        __builtin_memcpy(halves, &v, sizeof(v));
+        return sum_lanes<Bytes / 2>(halves[0] + halves[1]);
+    }
+}
+
 template <class F>
 struct SquareSum {
-    Vec<double> sum = {};
+    Vec<double> low = {}, high = {};
 
-    FUSED_RNN_INLINE void add(Vec<double> v) { sum = multiply_add(v, v, sum); }
+    FUSED_RNN_INLINE void add(Vec<double> v) { low = multiply_add(v, v, low); }
     FUSED_RNN_INLINE void add(Vec<float> v) {
+#if FUSED_RNN_VECTOR_BYTES == 64  // g++ makes four conversions of the two
+        const __m512 whole = bits_as<__m512>(v);
+        const auto first = bits_as<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(whole)));
+        const auto second = bits_as<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, _mm512_extractf32x8_ps(whole, 1)));
+#else
         typedef float Half __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
         Half halves[2];
         __builtin_memcpy(halves, &v, sizeof(v));
-        add(__builtin_convertvector(halves[0], Vec<double>));
-        add(__builtin_convertvector(halves[1], Vec<double>));
+        const Vec<double> first = __builtin_convertvector(halves[0], Vec<double>);
+        const Vec<double> second = __builtin_convertvector(halves[1], Vec<double>);
+#endif
+        low = multiply_add(first, first, low);
+        high = multiply_add(second, second, high);
     }
-    FUSED_RNN_INLINE double total() const {
-        double total = 0;
-        for (int k = 0; k < Simd<double>::W; ++k) total += sum[k];
-        return total;
+    FUSED_RNN_INLINE double total() const { return sum_lanes<FUSED_RNN_VECTOR_BYTES>(low + high); }
+};
+
+// The sums of a row while its units go by.
+template <class F, class S>
+struct RowSquares {
+    SquareSum<F> of[kSquareCount];
+
+    FUSED_RNN_INLINE void add(Square which, Vec<F> v) { of[which].add(v); }
+    // After the vector of units at u: where it is the last of its block, these sums of row n are done.
+    template <Square... kinds>
+    FUSED_RNN_INLINE void close(const BackwardArgs<F, S>& a, int64_t n, int64_t u, int64_t u1) {
+        if (u + Simd<F>::W < u1 && (u + Simd<F>::W) % kSquareUnits<F>) return;
+        double* to = a.squares + n * a.ld_squares + u / kSquareUnits<F> * kSquareCount;
+        ((to[kinds] = of[kinds].total()), ...);
+        ((of[kinds] = {}), ...);
     }
 };
 
-// Where the sum of row n and the block of units around u goes.
-template <class F, class S>
-FUSED_RNN_INLINE double& square_at(const BackwardArgs<F, S>& a, int64_t n, int64_t u, Square which) {
-    return a.squares[n * a.ld_squares + u / kSquareUnits<F> * kSquareCount + which];
-}
-
-// Sums over units [u0, u1) of row n, whose vector at unit u is values(u, lanes).
-template <class F, class S, class Values>
-FUSED_RNN_INLINE void store_squares(const BackwardArgs<F, S>& a, int64_t n, int64_t u0, int64_t u1, Square which,
-                                    const Values& values) {
-    constexpr int W = Simd<F>::W;
-    for (int64_t first = u0; first < u1; first += kSquareUnits<F>) {
-        const int64_t end = u1 - first < kSquareUnits<F> ? u1 : first + kSquareUnits<F>;
-        SquareSum<F> sum;
-        for (int64_t u = first; u < end; u += W) sum.add(values(u, end - u < W ? static_cast<int>(end - u) : W));
-        square_at(a, n, first, which) = sum.total();
+// What came from the step after, told before a cell's step: `later` to h, and in a.dc, to which only then dcells adds.
+template <class Cell, class F, class S>
+FUSED_RNN_INLINE void tell_later(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes, Vec<F> later,
+                                 RowSquares<F, S>& squares) {
+    if constexpr (Cell::kHasCell) {
+        F* dc = a.dc + b * a.ld_c + u;
+        const Vec<F> kept = load<F>(dc, lanes);
+        squares.add(kSquareKept, kept);
+        if (a.dcells) store(dc, kept + load<F>(a.dcells + n * a.ld_dcells + u, lanes), lanes);
+        if (a.projected) return;
+    } else if (a.kept) {
+        const Vec<F> kept = load<F>(a.kept + b * a.ld_dh + u, lanes);
+        squares.add(kSquareKept, kept);
+        squares.add(kSquareRecurrent, later - kept);
     }
+    squares.add(kSquareLater, later);
 }
-
-// Of h: the whole gradient with dy, and what came from the step after, which is in row b of a.dh; what a GRU's z let pass
-// apart from the product, to which it was added.
-template <class F, class S>
-FUSED_RNN_INLINE void store_squares_of_h(const BackwardArgs<F, S>& a, int64_t n, int64_t b, int64_t u0, int64_t u1) {
-    const F* row = a.dh + b * a.ld_dh;
-    const S* dy = a.dy ? a.dy + n * a.ld_dy : nullptr;
-    const auto later = [&](int64_t u, int lanes) { return load<F>(row + u, lanes); };
-    store_squares(a, n, u0, u1, kSquareLater, later);
-    store_squares(a, n, u0, u1, kSquareH, [&](int64_t u, int lanes) {
-        return dy ? later(u, lanes) + load<F>(dy + u, lanes) : later(u, lanes);
-    });
-    if (!a.kept) return;
-    const auto kept = [&](int64_t u, int lanes) { return load<F>(a.kept + b * a.ld_dh + u, lanes); };
-    store_squares(a, n, u0, u1, kSquareKept, kept);
-    store_squares(a, n, u0, u1, kSquareRecurrent,
-                  [&](int64_t u, int lanes) { return later(u, lanes) - kept(u, lanes); });
-}
-
-// Of c: what came from the step after. (The whole is known only in the cell's own step.)
-template <class F, class S>
-FUSED_RNN_INLINE void store_squares_of_c(const BackwardArgs<F, S>& a, int64_t n, int64_t b, int64_t u0, int64_t u1) {
-    const F* later = a.dc + b * a.ld_c;
-    store_squares(a, n, u0, u1, kSquareKept, [&](int64_t u, int lanes) { return load<F>(later + u, lanes); });
+// And after it: the whole gradients. A projection has told of h before.
+template <class Cell, class F, class S>
+FUSED_RNN_INLINE void tell(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int64_t u1, int lanes,
+                           Vec<F> dh, Vec<F> dc, RowSquares<F, S>& squares) {
+    if constexpr (Cell::kHasCell) {
+        squares.add(kSquareC, dc);
+        if (a.projected) return squares.template close<kSquareC, kSquareKept>(a, n, u, u1);
+        squares.add(kSquareH, dh);
+        squares.template close<kSquareH, kSquareC, kSquareLater, kSquareKept>(a, n, u, u1);
+    } else {
+        squares.add(kSquareH, dh);
+        if (!a.kept) return squares.template close<kSquareH, kSquareLater>(a, n, u, u1);
+        store(a.kept + b * a.ld_dh + u, load<F>(a.dh + b * a.ld_dh + u, lanes), lanes);
+        squares.template close<kSquareH, kSquareLater, kSquareKept, kSquareRecurrent>(a, n, u, u1);
+    }
 }

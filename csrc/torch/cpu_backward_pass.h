@@ -98,8 +98,9 @@ class BackwardPass {
             pool_.split(layer_.N, layer_.N >> 10, [&](int64_t n0, int64_t n1) {
                 for (int64_t n = n0; n < n1; ++n) {
                     double sums[cpu::kSquareCount] = {};
-                    for (int64_t k = 0; k < a.ld_squares; ++k)
-                        sums[k % cpu::kSquareCount] += a.squares[n * a.ld_squares + k];
+                    const double* of = a.squares + n * a.ld_squares;
+                    for (const double* end = of + a.ld_squares; of < end; of += cpu::kSquareCount)
+                        for (int64_t k = 0; k < cpu::kSquareCount; ++k) sums[k] += of[k];
                     if (!is_gru(layer_.cell)) sums[cpu::kSquareRecurrent] = sums[cpu::kSquareLater];
                     for (int64_t k = 0; k < cpu::kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
                 }

@@ -82,7 +82,7 @@ def _norms(
     moved = len(states) if whole else 1
 
     def run(*some: Tensor) -> States:
-        state = (*some, *states[moved:])
+        state: Any = (*some, *states[moved:])
         _, end = module(rows, state if lstm else state[0], reset=begins, reset_to="initial")
         return _states(end)[:moved]
 

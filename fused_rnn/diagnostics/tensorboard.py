@@ -20,7 +20,7 @@ def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradie
         where = "/".join(filter(None, (tag, call.name, f"call_{number}" if len(flow.calls) > 1 else "")))
         for layer in call.layers:
             name = f"{where}/{layer.name.replace(' ', '_')}"
-            scalars = {"rate": layer.rate, "first": layer.h[0], "last": layer.h[-1]}
+            scalars: dict[str, Any] = {"rate": layer.rate, "first": layer.h[0], "last": layer.h[-1]}
             if layer.cell != "RNN":
                 scalars["share_past_gates"] = layer.share_kept.nanmean()
             if layer.has_gates:
