@@ -7,6 +7,7 @@ import devices
 import pytest
 import torch
 
+os.environ.setdefault("FUSED_RNN_FIXED_THREADS", "1")  # what a test asks for, however busy the machine is
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # each worker would have a pool of as many as cores

@@ -8,6 +8,15 @@ std::string isa() { return cpu::isa_name(); }
 std::vector<std::string> isas() { return cpu::available_isas(); }
 void force_isa(const std::string& name) { cpu::force_isa(name); }
 cpu::Division divide_loop(const cpu::LoopSize& size, int threads) { return cpu::divide_loop(size, threads); }
+std::vector<int> threads_of(const std::vector<TeamRun>& runs) {
+    cpu::Crowd crowd;
+    std::vector<int> given;
+    for (const TeamRun& run : runs) {
+        given.push_back(crowd.threads(run.wanted, run.now_ns));
+        if (given.back() > 1) crowd.account(given.back(), run.duration_ns, run.spent, run.now_ns + run.duration_ns);
+    }
+    return given;
+}
 static thread_local bool threads_noted = false;
 bool used_threads() { return threads_noted; }
 void note_threads() { threads_noted = true; }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "crowd.h"
 #include "team.h"
 
 #define FUSED_RNN_EXPORT __attribute__((visibility("default")))
@@ -15,6 +16,14 @@ FUSED_RNN_EXPORT std::string isa();
 FUSED_RNN_EXPORT std::vector<std::string> isas();
 FUSED_RNN_EXPORT void force_isa(const std::string& name);
 FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int threads);
+// For tests: what a crowd of its own gives teams that come one after the other and then spend this.
+struct TeamRun {
+    int64_t now_ns;
+    int wanted;
+    int64_t duration_ns;
+    cpu::Spent spent;
+};
+FUSED_RNN_EXPORT std::vector<int> threads_of(const std::vector<TeamRun>& runs);
 // Whether this thread has ever used a thread pool through an op. A child it forks inherits a pool
 // without threads, in which OpenMP waits forever: Python then goes down to one thread.
 FUSED_RNN_EXPORT bool used_threads();

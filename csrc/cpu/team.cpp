@@ -1,11 +1,12 @@
 #include "team.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <deque>
 #include <new>
 #include <thread>
+
+#include "crowd.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -84,6 +85,83 @@ int team_size(const LoopSize& size, const Division& d, int threads) {
     return serial < kWorthNs ? d.threads : threads;
 }
 
+class Team {
+  public:
+    Team(const LoopSize& size, Work work, void* context, int wanted)
+        : size_(size), work_(work), context_(context), wanted_(wanted) {}
+
+    // Each thread that the pool gives. `parts`: of how many it stands.
+    void run(bool leads, int64_t parts) {
+        const Stopwatch watch;
+        int rank = 0;
+        if (leads) {
+            alone_ = parts == wanted_;
+            form();
+        } else {
+            int members = members_.load(std::memory_order_relaxed);
+            do {
+                if (members & (kClosed | kClosing)) return;
+            } while (!members_.compare_exchange_weak(members, members + 1));
+            rank = members;
+            wait_until([&] { return members_.load(std::memory_order_acquire) & kClosed; });
+        }
+        if (rank < crew_) work_as(rank);
+        const Spent spent = watch.spent();
+        wall_ns_ += spent.wall_ns;
+        worked_ns_ += spent.worked_ns;
+        slept_ns_ += spent.slept_ns;
+    }
+
+    // After all of them.
+    void account(int64_t duration_ns) const {
+        if (alone_) return;
+        const int missing = wanted_ - (members_ & (kClosing - 1));
+        account_in_crowd(wanted_, duration_ns, {wall_ns_ + missing * duration_ns, worked_ns_, slept_ns_});
+    }
+
+  private:
+    void form() {
+        // Waiting for a late worker must not cost more than its help is worth.
+        const int64_t serial_ns = step_ns(size_) * size_.steps * size_.directions + size_.flops_around / kFlopsPerNs;
+        const int64_t end = now_ns() + std::min<int64_t>(serial_ns / 4 + 10000, 2000000);
+        while (!alone_ && members_.load(std::memory_order_relaxed) < wanted_ && now_ns() < end) {
+            for (int k = 0; k < 16; ++k) pause_briefly();
+        }
+        // Close first to newcomers, then build what the members wait for.
+        const int members = members_.fetch_or(kClosing);
+        division_ = divide_loop(size_, members);
+        crew_ = size_.flops_around ? members : division_.threads;
+        for (int k = 0; k < division_.directions * division_.row_parts; ++k)
+            barriers_.emplace_back(division_.unit_parts);
+        barriers_.emplace_back(crew_);
+        members_.fetch_or(kClosed, std::memory_order_release);
+    }
+
+    void work_as(int rank) {
+        const Division& d = division_;
+        const Crew crew = crew_ > 1 ? Crew(rank, crew_, &barriers_.back()) : Crew();
+        if (rank >= d.threads) return work_(context_, {-1, {0, 0, 0, 1, nullptr}, crew});
+        const int part = rank % d.unit_parts;
+        const int group = rank / d.unit_parts;
+        const int row_part = group % d.row_parts;
+        const int64_t rows = size_.rows;
+        const Slice slice{rows * row_part / d.row_parts, rows * (row_part + 1) / d.row_parts, part, d.unit_parts,
+                          d.unit_parts > 1 ? &barriers_[group] : nullptr};
+        work_(context_, {d.directions > 1 ? group / d.row_parts : -1, slice, crew});
+    }
+
+    const LoopSize& size_;
+    const Work work_;
+    void* const context_;
+    const int wanted_;
+    bool alone_ = false;            // a nested or serial region: nobody can come
+    std::atomic<int> members_{1};   // the leader is in from the start
+    std::deque<Barrier> barriers_;  // of those who share units; the last one is the crew's
+    Division division_ = {};
+    int crew_ = 1;
+    std::atomic<int64_t> wall_ns_{0}, worked_ns_{0}, slept_ns_{0};  // of all members
+};
+
 }  // namespace
 
 Division divide_loop(const LoopSize& size, int threads) {
@@ -105,66 +183,12 @@ Division divide_loop(const LoopSize& size, int threads) {
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
     const int wanted = team_size(size, divide_loop(size, pool.threads), pool.threads);
     if (wanted < 2) return work(context, {-1, {0, size.rows, 0, 1, nullptr}});
-
-    struct Shared {
-        const LoopSize& size;
-        Work work;
-        void* context;
-        int wanted;
-        int64_t patience_ns;
-        std::atomic<int> members{1};        // the leader is in from the start
-        std::deque<Barrier> barriers = {};  // of those who share units; the last one is the crew's
-        Division division = {};
-        int crew = 1;
-    } shared{
-        size, work, context, wanted,
-        // Waiting for a late worker must not cost more than its help is worth.
-        std::min<int64_t>((step_ns(size) * size.steps * size.directions + size.flops_around / kFlopsPerNs) / 4 + 10000,
-                          2000000)};
-
+    Team team(size, work, context, wanted);
+    const Stopwatch watch;
     pool.run(
-        wanted,
-        [](void* c, int64_t begin, int64_t end) {
-            auto& s = *static_cast<Shared*>(c);
-            int rank = 0;
-            if (begin == 0) {
-                const auto start = std::chrono::steady_clock::now();
-                const bool alone = end == s.wanted;  // a nested or serial region: nobody will come
-                while (!alone && s.members.load(std::memory_order_relaxed) < s.wanted &&
-                       std::chrono::steady_clock::now() - start < std::chrono::nanoseconds(s.patience_ns)) {
-                    for (int k = 0; k < 16; ++k) pause_briefly();
-                }
-                int members = s.members.load(std::memory_order_relaxed);
-                // Close first to newcomers, then build what the members wait for.
-                while (!s.members.compare_exchange_weak(members, members | kClosing)) {
-                }
-                s.division = divide_loop(s.size, members);
-                const Division& d = s.division;
-                s.crew = s.size.flops_around ? members : d.threads;
-                for (int k = 0; k < d.directions * d.row_parts; ++k) s.barriers.emplace_back(d.unit_parts);
-                s.barriers.emplace_back(s.crew);
-                s.members.fetch_or(kClosed, std::memory_order_release);
-            } else {
-                int members = s.members.load(std::memory_order_relaxed);
-                do {
-                    if (members & (kClosed | kClosing)) return;
-                } while (!s.members.compare_exchange_weak(members, members + 1));
-                rank = members;
-                wait_until([&] { return s.members.load(std::memory_order_acquire) & kClosed; });
-            }
-            const Division& d = s.division;
-            if (rank >= s.crew) return;
-            const Crew crew = s.crew > 1 ? Crew(rank, s.crew, &s.barriers.back()) : Crew();
-            if (rank >= d.threads) return s.work(s.context, {-1, {0, 0, 0, 1, nullptr}, crew});
-            const int part = rank % d.unit_parts;
-            const int group = rank / d.unit_parts;
-            const int row_part = group % d.row_parts;
-            const int64_t rows = s.size.rows;
-            Slice slice{rows * row_part / d.row_parts, rows * (row_part + 1) / d.row_parts, part, d.unit_parts,
-                        d.unit_parts > 1 ? &s.barriers[group] : nullptr};
-            s.work(s.context, {d.directions > 1 ? group / d.row_parts : -1, slice, crew});
-        },
-        &shared);
+        wanted, [](void* team, int64_t begin, int64_t end) { static_cast<Team*>(team)->run(begin == 0, end - begin); },
+        &team);
+    team.account(watch.spent().wall_ns);
 }
 
 void barrier_wait(Barrier* barrier) {
@@ -181,7 +205,9 @@ void barrier_wait(Barrier* barrier) {
     }
     // Asleep, not yielding: whoever yields on a busy core comes back a whole time slice later, whoever sleeps is woken at
     // once.
+    const int64_t from = now_ns();
     barrier->epoch.wait(epoch, std::memory_order_acquire);
+    note_sleep(now_ns() - from);
 }
 
 }  // namespace fused_rnn::cpu

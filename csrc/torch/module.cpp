@@ -36,6 +36,14 @@ py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weig
     return out;
 }
 
+// A run is (now, wanted, duration, wall, worked, slept), times in ns.
+std::vector<int> threads_in_crowd(const std::vector<std::array<int64_t, 6>>& runs) {
+    std::vector<hooks::TeamRun> list;
+    for (const auto& [now, wanted, duration, wall, worked, slept] : runs)
+        list.push_back({now, static_cast<int>(wanted), duration, {wall, worked, slept}});
+    return hooks::threads_of(list);
+}
+
 py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
                    bool cooperative) {
@@ -102,6 +110,8 @@ PYBIND11_MODULE(_C, m) {
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
           py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"), py::arg("exchanged") = 0,
           "How a time loop of that size is shared among threads.");
+    m.def("threads_in_crowd", &threads_in_crowd, py::arg("runs"),
+          "The threads that teams would get, one after the other, which then spend that.");
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
           py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),
           py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),

@@ -1,0 +1,86 @@
+#include "crowd.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <ctime>
+
+namespace fused_rnn::cpu {
+
+namespace {
+
+constexpr int64_t kJudgedNs = 20'000'000;      // of teams' work; a scheduler's time slices are a few milliseconds
+constexpr int64_t kJudgedAgainNs = 5'000'000;  // where it was crowded the last time
+constexpr int64_t kPause = 64;                 // times the time judged: a look at the whole team costs 2%
+constexpr int64_t kLeastPauseNs = 1'000'000'000, kMostPauseNs = 10'000'000'000;
+constexpr double kTaken = 0.05;   // of the team's time; a quiet machine takes a hundredth
+constexpr double kWorked = 0.65;  // half of the threads, left alone, would do as much
+
+thread_local int64_t slept = 0;
+
+int64_t thread_ns(int64_t otherwise) {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    timespec time;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0) return time.tv_sec * int64_t(1'000'000'000) + time.tv_nsec;
+#endif
+    return otherwise;
+}
+
+Crowd& crowd() {
+    static Crowd whole;
+    return whole;
+}
+bool fixed() {
+    static const bool fixed = [] {
+        const char* text = std::getenv("FUSED_RNN_FIXED_THREADS");
+        return text && text[0] == '1';
+    }();
+    return fixed;
+}
+
+}  // namespace
+
+int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+void note_sleep(int64_t ns) { slept += ns; }
+
+Stopwatch::Stopwatch() : wall_(now_ns()), worked_(thread_ns(wall_)), slept_(slept) {}
+Spent Stopwatch::spent() const {
+    const int64_t now = now_ns();
+    return {now - wall_, thread_ns(now) - worked_, slept - slept_};
+}
+
+int Crowd::threads(int wanted, int64_t now) {
+    if (wanted < 2 || halvings_.load(std::memory_order_relaxed) == 0) return wanted;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (now >= until_) {
+        halvings_.fetch_sub(halvings_.load() > 0);
+        until_ = now;
+    }
+    return std::max(1, wanted >> halvings_.load());
+}
+
+void Crowd::account(int wanted, int64_t duration_ns, const Spent& members, int64_t now) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    duration_ns_ += duration_ns;
+    wall_ns_ += wanted * duration_ns;
+    worked_ns_ += members.worked_ns;
+    taken_ns_ += members.wall_ns - members.worked_ns - members.slept_ns;
+    if (duration_ns_ < (was_crowded_ ? kJudgedAgainNs : kJudgedNs)) return;
+    const double wall = static_cast<double>(wall_ns_);
+    was_crowded_ = static_cast<double>(taken_ns_) > kTaken * wall && static_cast<double>(worked_ns_) < kWorked * wall;
+    if (was_crowded_) {
+        halvings_.fetch_add(halvings_.load() < 16);
+        until_ = now + std::clamp(kPause * duration_ns_, kLeastPauseNs, kMostPauseNs);
+    }
+    duration_ns_ = wall_ns_ = worked_ns_ = taken_ns_ = 0;
+}
+
+int threads_in_crowd(int wanted) { return fixed() ? wanted : crowd().threads(wanted, now_ns()); }
+void account_in_crowd(int wanted, int64_t duration_ns, const Spent& members) {
+    if (!fixed()) crowd().account(wanted, duration_ns, members, now_ns());
+}
+
+}  // namespace fused_rnn::cpu
