@@ -153,10 +153,10 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = (next(asked) if needs >> i & 1 else None for i in range(3 + len(weights)))
         elif torch.is_grad_enabled() or transformed():
             if ctx.record is not None:
-                _FusedLayerGradient.forward(*args, record=ctx.record)
+                _FusedLayerGradient.run(ctx.record, *args)
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args, record=ctx.record)
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.run(ctx.record, *args)
         return dx, dh0, dc0, *[None] * 7, *dweights
 
     @staticmethod
@@ -210,7 +210,12 @@ class _FusedLayerGradient(Function):
     """
 
     @staticmethod
-    def forward(*args: Any, record: Any = None) -> tuple[Maybe, ...]:
+    def forward(*args: Any) -> tuple[Maybe, ...]:
+        return _FusedLayerGradient.run(None, *args)
+
+    @staticmethod
+    def run(record: Any, *args: Any) -> tuple[Maybe, ...]:
+        """By the ops, which tell ``record`` of the gradients inside of the sequence, where it is not None."""
         dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:16]
         batch_sizes, reset, cell, needs, samples, initial, variant = fixed
         weights = args[16:]

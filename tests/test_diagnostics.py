@@ -265,18 +265,20 @@ def exact(module, x, t, hx, whole):
     return torch.linalg.matrix_norm(torch.cat(rows), 2)
 
 
-@pytest.mark.parametrize("of", ["h", "state"])
-@pytest.mark.parametrize("kind", ["LSTM", "projected", "GRU", "RNN"])
+@pytest.mark.parametrize(
+    ("kind", "of"), [("LSTM", "h"), ("LSTM", "state"), ("projected", "state"), ("GRU", "h"), ("RNN", "state")]
+)
 def test_jacobians(kind, of):
     module = MODULES[kind](batch_first=kind == "GRU").to(F64)
-    x, hx = torch.randn(T, I, dtype=F64), state_of(module)
+    x, hx = torch.randn(6, I, dtype=F64), state_of(module)
     hx = tuple(s[:, 0] for s in hx) if isinstance(hx, tuple) else hx[:, 0]
-    steps = [0, 4, 7]
-    got = jacobian_norms(module, x, steps, hx, of, iterations=60)
+    steps = [0, 2, 4]
+    got = jacobian_norms(module, x, steps, hx, of, iterations=20)
     assert module.training
     module.eval()
     want = torch.stack([exact(module, x, t, hx, of == "state") for t in steps])
-    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-9)
+    assert (got <= want * (1 + 1e-9)).all()  # from below
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0)
 
 
 def test_jacobians_refuse():

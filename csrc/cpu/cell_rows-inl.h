@@ -76,6 +76,7 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         }
         if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         [[maybe_unused]] RowSquares<F, S> squares;
+        if (kTells && b + 1 < b1) ask_for_row(a, n + 1, first_before + b + 1, u0, u1);
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);

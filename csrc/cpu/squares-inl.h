@@ -21,23 +21,25 @@ FUSED_RNN_INLINE double sum_lanes(typename Doubles<Bytes>::V v) {
     }
 }
 
+template <class Half>
+FUSED_RNN_INLINE Vec<double> widened(Half v) {
+#if FUSED_RNN_VECTOR_BYTES == 64  // of which g++ would make two halves
+    return bits_as<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, bits_as<__m256>(v)));
+#else
+    return __builtin_convertvector(v, Vec<double>);
+#endif
+}
+
 template <class F>
 struct SquareSum {
     Vec<double> low = {}, high = {};
 
     FUSED_RNN_INLINE void add(Vec<double> v) { low = multiply_add(v, v, low); }
     FUSED_RNN_INLINE void add(Vec<float> v) {
-#if FUSED_RNN_VECTOR_BYTES == 64  // g++ makes four conversions of the two
-        const __m512 whole = bits_as<__m512>(v);
-        const auto first = bits_as<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(whole)));
-        const auto second = bits_as<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, _mm512_extractf32x8_ps(whole, 1)));
-#else
         typedef float Half __attribute__((vector_size(FUSED_RNN_VECTOR_BYTES / 2)));
         Half halves[2];
         __builtin_memcpy(halves, &v, sizeof(v));
-        const Vec<double> first = __builtin_convertvector(halves[0], Vec<double>);
-        const Vec<double> second = __builtin_convertvector(halves[1], Vec<double>);
-#endif
+        const Vec<double> first = widened(halves[0]), second = widened(halves[1]);
         low = multiply_add(first, first, low);
         high = multiply_add(second, second, high);
     }
@@ -59,6 +61,19 @@ struct RowSquares {
         ((of[kinds] = {}), ...);
     }
 };
+
+// Adding up fills the window in which the processor looks ahead, and what the next row has saved would come late from
+// memory: it is asked for here. Row n, whose state before lies in row n_before.
+template <class F, class S>
+FUSED_RNN_INLINE void ask_for_row(const BackwardArgs<F, S>& a, int64_t n, int64_t n_before, int64_t u0, int64_t u1) {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    const int64_t gates = a.saved.gates ? saved_gates_of(a.cell, a.variant) : 0;
+    for (int64_t u = u0; u < u1; u += kLine) {
+        for (int64_t k = 0; k < gates; ++k) __builtin_prefetch(a.saved.gates_of(n) + k * a.H + u);
+        __builtin_prefetch(a.saved.state_of(n_before) + u);
+        if (a.dy && !a.projected) __builtin_prefetch(a.dy + n * a.ld_dy + u);
+    }
+}
 
 // What came from the step after, told before a cell's step: `later` to h, and in a.dc, to which only then dcells adds.
 template <class Cell, class F, class S>
