@@ -91,7 +91,7 @@ def test_vanishing_gradients_notices_a_wrong_gradient(vanishing, monkeypatch):
     flow = vanishing.LayerFlow
     monkeypatch.setattr(flow, "h", property(lambda self: flow._whole(self, 0).flip(0)))
     with pytest.raises(AssertionError, match="above the bound"):
-        vanishing.main(["--steps", "20", "--hidden", "4"])
+        vanishing.main(["--hidden", "4"])
 
 
 def test_adding_problem(python_loop, tmp_path, capsys):
