@@ -21,7 +21,6 @@ from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
 from .network import RNN_TANH as _RNN_TANH
 from .network import sequence
-from .recording import Recorder
 from .reference import Variant
 from .variants import describe, of_nonlinearity
 from .variants import variant as _variant
@@ -43,7 +42,7 @@ class _Sequence(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
-    recorder: Recorder | None = None  # while `diagnostics` looks at its gradients
+    recorder: Any = None  # while `diagnostics` looks at it: what stands for each layer (`recording.Recorder`)
 
     def __init__(
         self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any

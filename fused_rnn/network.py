@@ -20,13 +20,14 @@ from .autocast import autocasts, cast_all
 from .autograd import layer
 from .lengths import Packing, Padding, grows, readable
 from .ops import WITHOUT_CUDA, packed_rows
-from .recording import LayerRecord, Recorder
+from .recording import LayerRecord
 from .reference import Cell, Variant
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
+Standing = Callable[[OneLayer, bool], OneLayer]  # what stands for each layer; whether there are kernels
 # cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
 Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
 
@@ -77,7 +78,7 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
-    recorder: Recorder | None = None,
+    recorder: Standing | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
@@ -155,7 +156,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
-    recorder: Recorder | None,
+    recorder: Standing | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -247,7 +248,7 @@ def _run(
     lengths: Maybe,
     batch_first: bool,
     cells: bool,
-    recorder: Recorder | None,
+    recorder: Standing | None,
 ) -> tuple[Any, ...]:
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
     dtype, variant = input.dtype, net[-1]
@@ -321,7 +322,7 @@ def _by_reference(
 
 
 def _without_cuda_kernels(
-    cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe, recorder: Recorder | None
+    cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe, recorder: Standing | None
 ) -> str:
     """Which of these CUDA's kernels do not know; empty if none."""
     if recorder is not None:
