@@ -17,7 +17,7 @@ from .autograd import transformed
 from .ops import Save, Square
 from .reference import Cell, State, Variant
 
-__all__ = ["CallRecord", "LayerRecord", "Recorder"]
+__all__ = ["CallRecord", "LayerRecord", "Recorder", "Square"]
 
 Maybe = Tensor | None
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..recording import CallRecord, LayerRecord
+from ..recording import CallRecord, LayerRecord, Square
 
 __all__ = ["CallFlow", "GradientFlow", "LayerFlow", "Saturation"]
 
@@ -69,22 +69,22 @@ class LayerFlow:
     @cached_property
     def h(self) -> Tensor:
         """The norm of dL/dh_t, everything that comes to h_t."""
-        return self._whole(0)
+        return self._whole(Square.H)
 
     @cached_property
     def c(self) -> Tensor | None:
         """That of dL/dc_t, by way of h_t too; LSTM, else None."""
-        return self._whole(1) if self.cell == "LSTM" else None
+        return self._whole(Square.C) if self.cell == "LSTM" else None
 
     @cached_property
     def kept(self) -> Tensor:
         """The norm of what the step after sent past its gates: LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; RNN 0."""
-        return self._came(3)
+        return self._came(Square.KEPT)
 
     @cached_property
     def recurrent(self) -> Tensor:
         """The norm of what the step after sent to h_t through W_hh."""
-        return self._came(4)
+        return self._came(Square.RECURRENT)
 
     @cached_property
     def share_kept(self) -> Tensor:
@@ -102,10 +102,11 @@ class LayerFlow:
         """How much of the gradient with respect to the state after it arrives at step t, as a factor.
 
         The state of an LSTM is (h, c), of others h. What a step's own output adds does not count, so this is the same
-        kind of number with a loss at the end and one at every step.
+        kind of number with a loss at the end and one at every step. (A loss on ``cells`` is not known of: what it sends
+        to c of the step after is missing in the divisor.)
         """
-        state = [0, 3] if self.cell == "LSTM" else [0]
-        came = self._sums([2, 3] if self.cell == "LSTM" else [2], self._going_on)
+        state = [Square.H, Square.KEPT] if self.cell == "LSTM" else [Square.H]
+        came = self._sums([Square.LATER, *state[1:]], self._going_on)
         rows = self._going_on  # the same rows of the step after
         if self.reverse:
             after = self._sums(state, [*rows[1:], 0]).roll(1)

@@ -30,6 +30,7 @@ def plot_norms(flows: Mapping[str, Sequence[LayerFlow]], path: str | Path | None
         first = verdict(layers[0])
         panel.set_title(f"{name}: {first.kind}, x {first.rate:.3g} a step", fontsize=10)
         panel.set_xlabel("step")
+        panel.set_xlim(0, max(layers[0].steps - 1, 1))
         panel.grid(lw=0.3)
         panel.legend(fontsize=7, frameon=False)
         panel.set_yscale("log")
