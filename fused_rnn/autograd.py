@@ -223,9 +223,9 @@ class _FusedLayerGradient(Function):
         grads: tuple[Maybe, ...]
         if not samples:
             tell = record is not None
-            *others, own, squares = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells, tell)
+            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, dcells, tell)
             if tell:
-                record.told(squares, saved)
+                record.told(own.pop(), saved)
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, dcells)

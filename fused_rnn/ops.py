@@ -173,10 +173,10 @@ def layer_backward(
     variant: Sequence[float] | None = None,
     dcells: Tensor | None = None,
     tell: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only.
 
-    And squares: with ``tell`` f64 [5, D, N], in the order of :class:`Square`, else [0].
+    With ``tell`` one more stands behind dweights: squares, f64 [5, D, N], in the order of :class:`Square`.
     """
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
     return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, dcells, tell)
@@ -276,14 +276,15 @@ def _(
     variant: Sequence[float] | None = None,
     dcells: Tensor | None = None,
     tell: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
 
     dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
     rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    squares = x.new_empty((len(Square), h0.shape[0], rows) if tell else 0, dtype=torch.float64)
-    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights, squares
+    if tell:
+        dweights.append(x.new_empty((len(Square), h0.shape[0], rows), dtype=torch.float64))
+    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
 
 
 @torch.library.register_fake("fused_rnn::layer_backward_gates")

@@ -141,7 +141,7 @@ def backward(problem: Problem, y: Tensor, saved: Tensor, needs: int | None = Non
     p = problem
     needs = all_needs(p) if needs is None else needs
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell))
-    dx, dh0, dc0, dweights, _ = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant, p.dcells)
+    dx, dh0, dc0, dweights = ops.layer_backward(*inputs, needs, p.reset, p.reset_initial, p.variant, p.dcells)
     return {"dx": dx, "dh0": dh0, "dc0": dc0} | {f"dweights[{i}]": w for i, w in enumerate(dweights)}
 
 

@@ -4,7 +4,7 @@
 
 namespace fused_rnn {
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor> layer_backward(
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
     bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells,
@@ -21,7 +21,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor> layer_backward(
         } else {
             pass.zero();
         }
-        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights(), pass.squares());
+        std::vector<Tensor> dweights = pass.dweights();
+        if (tell) dweights.push_back(pass.squares());
+        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), std::move(dweights));
     });
 }
 

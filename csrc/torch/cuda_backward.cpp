@@ -235,7 +235,7 @@ class BackwardCall {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor> layer_backward(
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs, bool,
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells, bool tell) {
@@ -248,8 +248,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor> layer_backward(
     return by_dtype("layer_backward", l.type, [&]<class S>() {
         const LayerCall<S> call(l);
         const BackwardCall<S> pass(call, in, grads, is_lstm(cell) ? needs : needs & ~int64_t(kDc0));
-        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights(),
-                          empty_at(call.place, {0}, ScalarType::Double));
+        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights());
     });
 }
 

@@ -16,7 +16,7 @@ using LayerForward = std::tuple<Tensor, Tensor, Tensor, Tensor>(Tensor x, Tensor
                                                                 int64_t cell, int64_t save, bool split_f32,
                                                                 OptionalTensor reset, bool reset_initial,
                                                                 OptionalNumbers variant);
-using LayerBackward = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>, Tensor>(
+using LayerBackward = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
     bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells,

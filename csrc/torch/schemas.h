@@ -11,7 +11,7 @@ constexpr const char* kSchemas[] = {
     "layer_backward(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights,"
     " Tensor y, Tensor saved, Tensor? batch_sizes, int cell, int needs, bool split_f32=False, Tensor? reset=None,"
     " bool reset_initial=False, float[]? variant=None, Tensor? dcells=None, bool tell=False)"
-    " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights, Tensor squares)",
+    " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
     "layer_backward_gates(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0,"
     " Tensor[] weights, Tensor y, Tensor saved, Tensor? batch_sizes, int cell, bool split_f32=False, Tensor? "
     "reset=None,"
