@@ -85,7 +85,7 @@ sanitize: $(if $(WITH_TORCH),venv)
 # The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then the suite on them. (g++ 12 or
 # clang: g++ 11 has no _Float16.)
 SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py \
-    tests/test_differential.py tests/test_transforms.py tests/test_recompute.py
+    tests/test_differential.py tests/test_transforms.py tests/test_recompute.py tests/test_reset.py tests/test_cells.py
 simt: build
 	bash tests/simt/run.sh
 	$(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_TESTS)

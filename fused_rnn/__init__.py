@@ -2,9 +2,9 @@
 
 ``fused_rnn.LSTM`` (``GRU``, ``RNN``, and their cells) is used as ``torch.nn.LSTM`` is; :func:`convert` swaps the ones
 inside an existing model, :func:`patched` those that other code is about to make, and :mod:`fused_rnn.functional` has
-them as functions of their parameters. :class:`Stream` serves a module a few steps at a time. :mod:`fused_rnn.onnx` and
-:mod:`fused_rnn.interchange` take models and weights elsewhere and back. :mod:`fused_rnn.diagnostics` looks at
-gradients inside of backpropagation through time.
+them as functions of their parameters. :class:`Stream` serves a module a few steps at a time, :func:`truncated_bptt`
+trains one so. :mod:`fused_rnn.onnx` and :mod:`fused_rnn.interchange` take models and weights elsewhere and back.
+:mod:`fused_rnn.diagnostics` looks at gradients inside of backpropagation through time.
 """
 
 from . import diagnostics, functional, init, interchange
@@ -14,6 +14,7 @@ from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched
 from .modules import GRU, LSTM, RNN
 from .streaming import Stream
+from .truncated import truncated_bptt
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "init",
     "interchange",
     "patched",
+    "truncated_bptt",
 ]

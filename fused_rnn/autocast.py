@@ -1,4 +1,4 @@
-"""What ``torch.autocast`` makes of the arguments of a call."""
+"""Arguments of a call under ``torch.autocast``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch import Tensor
 
 from .reference import Cell
 
-__all__ = ["autocasts", "cast_all"]
+__all__ = ["autocast"]
 
 Maybe = Tensor | None
 
-autocasts = torch._C._is_any_autocast_enabled
-_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})  # it leaves f64 alone
+_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})  # autocast leaves f64 alone
 
 
-def cast_all(
+def autocast(
     cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
     """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen

@@ -110,6 +110,10 @@ def not_a_bool(argument: str, given: Any) -> TypeError:
     return TypeError(f"{argument} should be of type bool, got: {type(given).__name__}")
 
 
+def connection(known: Iterable[str], given: Any) -> ValueError:
+    return ValueError(f"connection must be one of {', '.join(map(repr, known))} or None, got {given!r}")
+
+
 def nonlinearity(known: Iterable[str], given: str) -> ValueError:
     return ValueError(f"Unknown nonlinearity '{given}'. Select from {', '.join(map(repr, known))}.")
 
@@ -131,8 +135,24 @@ def onnx_dtype(given: torch.dtype) -> NotImplementedError:
 
 
 def onnx_variant() -> NotImplementedError:
+    return NotImplementedError("this variant of the cell cannot be exported to ONNX, whose nodes have no such option")
+
+
+def onnx_hard_tanh() -> NotImplementedError:
     return NotImplementedError(
-        "peepholes, coupled gates and activations other than torch's are not exported to ONNX: export a module without"
+        "a hard tanh of gates, or of an LSTM, cannot be exported to ONNX, whose nodes have none; a GRU's or RNN's can"
+    )
+
+
+def onnx_coupled() -> NotImplementedError:
+    return NotImplementedError(
+        "coupled gates can be exported to ONNX where 1 - f(x) = f(-x): with gate_activation 'sigmoid' or 'hard_sigmoid'"
+    )
+
+
+def onnx_without_kernels() -> NotImplementedError:
+    return NotImplementedError(
+        "variants of cells are exported to ONNX from the CPU, by torch.onnx.export(..., dynamo=True)"
     )
 
 
@@ -185,10 +205,11 @@ def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def param_count(given: int, layers: int, directions: int, peephole: bool = False) -> ValueError:
+def param_count(given: int, layers: int, directions: int, peephole: bool = False, highway: bool = False) -> ValueError:
     own = 1 if peephole else 0
     last = ", then w_ch" if peephole else ""
     return ValueError(
         f"params must hold {2 + own} to {5 + own} tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr{last}) "
-        f"for each of {layers} layers and {directions} directions, got {given} tensors in all"
+        f"for each of {layers} layers and {directions} directions"
+        f"{', then w_hw and b_hw of each layer but the first' if highway else ''}, got {given} tensors in all"
     )

@@ -66,8 +66,8 @@ def convert(model: torch.nn.Module, to: Literal["fused", "torch"] = "fused") -> 
 
     It is done in place, by the class of each module: the module objects stay the same, and with them their parameters,
     buffers, hooks, training state, parametrizations, and every place that holds them. Subclasses are left alone, as
-    they may depend on what they were written for, and so are modules whose ``forward`` was replaced, and variants of
-    ours that torch does not have.
+    they may depend on what they were written for, and so are modules whose ``forward`` was replaced, and variants and
+    connections of ours that torch does not have.
 
     Args:
         model: any module.
@@ -132,6 +132,8 @@ def _obstacle(module: torch.nn.Module, plain: type, targets: dict[Class, Class])
     if plain in targets:
         if getattr(module, "variant", None) is not None:
             return f"{_name(plain)} is a variant that torch.nn does not have"
+        if getattr(module, "connection", None) is not None:
+            return f"{_name(plain)} has connections between layers that torch.nn does not have"
         return f"{_name(plain)} has a forward of its own on the object" if "forward" in vars(module) else None
     if isinstance(module, _BASES) and not isinstance(module, tuple(targets.values())):
         return f"{_name(plain)} is a subclass, with a behaviour of its own"

@@ -15,7 +15,7 @@ from torch import _VF, Tensor
 
 from .reference import Cell
 
-__all__ = ["run", "warn_once"]
+__all__ = ["layer", "run", "warn_once"]
 
 _FUNCTIONS: dict[int, Callable[..., Any]] = {
     int(Cell.LSTM): _VF.lstm,
@@ -36,7 +36,7 @@ def warn_once(text: str) -> None:
 
 
 def run(
-    net: tuple[int, int, int, int, int, int, float, bool, bool, bool, Any],
+    net: tuple[Any, ...],
     input: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -58,3 +58,12 @@ def run(
     else:
         y, hn, *cn = _FUNCTIONS[cell](input, batch_sizes, states, *options)
     return y, hn, cn[0] if cn else None
+
+
+def layer(
+    x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor], batch_sizes: Tensor | None, cell: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    """``autograd.layer``, without reset, variant and cell states: for stacks that torch cannot run at once."""
+    directions = int(h0.shape[0])  # not a number in a trace
+    net = (cell, h0.shape[1], h0.shape[2], 0, 1, directions, 0.0, False)
+    return *run(net, x, h0, c0, weights, batch_sizes, False), None

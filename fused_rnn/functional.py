@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
+from .connections import check as check_connection
+from .connections import extra_weights
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
 from .reference import Variant, gates_of
 from .step import step
@@ -43,6 +45,7 @@ def lstm(
     coupled_gates: bool = False,
     lengths: Maybe = None,
     cells: bool = False,
+    connection: str | None = None,
 ) -> tuple[Any, tuple[Tensor, Tensor]]:
     """A stacked, optionally bidirectional LSTM, as ``torch.nn.LSTM`` computes it.
 
@@ -54,7 +57,9 @@ def lstm(
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
             (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
-            layer I is D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H and 3*H.
+            layer I is D*R, in layer k of a dense stack I + k*D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H
+            and 3*H. After those of all layers, with ``connection="highway"``, w_hw [D*R, D*R] and b_hw [D*R] of each
+            layer but the first.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
         recompute: keep the states alone for the backward, which then computes the gates again (see
             :class:`fused_rnn.LSTM`).
@@ -64,6 +69,7 @@ def lstm(
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
+        connection: between the layers, "residual", "dense" or "highway" (docs/connections.md).
 
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
@@ -77,7 +83,7 @@ def lstm(
         TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     cell = variant(gate_activation, activation, peephole, coupled_gates)
     return _functional(LSTM, input, hx, params, *options, cell, lengths, cells)
 
@@ -98,6 +104,7 @@ def gru(
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
     lengths: Maybe = None,
+    connection: str | None = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
@@ -105,7 +112,7 @@ def gru(
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths)
 
 
@@ -123,13 +130,14 @@ def rnn_tanh(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    connection: str | None = None,
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional Elman network with tanh, as ``torch.nn.RNN`` computes it: (output, h_n).
 
     Formula: Elman 1990, h' = tanh(W_ih x + b_ih + W_hh h + b_hh). Weights are w_ih [H, I], w_hh [H, H], b_ih and
     b_hh [H]; hx is h0 [L*D, B, H] or None for zeros. Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     return _functional(RNN_TANH, input, hx, params, *options, None, lengths)
 
 
@@ -147,9 +155,10 @@ def rnn_relu(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    connection: str | None = None,
 ) -> tuple[Input, Tensor]:
     """The same with relu in place of tanh; see :func:`rnn_tanh`."""
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     return _functional(RNN_RELU, input, hx, params, *options, None, lengths)
 
 
@@ -168,6 +177,7 @@ def rnn(
     reset: Input | None = None,
     reset_to: str = "zero",
     lengths: Maybe = None,
+    connection: str | None = None,
 ) -> tuple[Input, Tensor]:
     """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
 
@@ -175,7 +185,7 @@ def rnn(
         ValueError: also for a ``nonlinearity`` of another name.
     """
     cell, variant = of_nonlinearity(nonlinearity)
-    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to)
+    options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     return _functional(cell, input, hx, params, *options, variant, lengths)
 
 
@@ -192,21 +202,24 @@ def _functional(
     recompute: bool,
     reset: Any,
     reset_to: str,
+    connection: str | None,
     variant: Variant | None,
     lengths: Any,
     cells: bool = False,
 ) -> Any:
     directions = 2 if bidirectional else 1
-    each, rest = divmod(len(params), num_layers * directions)
+    check_connection(connection)
+    each, rest = divmod(len(params) - extra_weights(connection, num_layers), num_layers * directions)
     each -= variant.extra_weights if variant else 0
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        raise checks.param_count(len(params), num_layers, directions, variant is not None and variant.peephole)
+        peephole = variant is not None and variant.peephole
+        raise checks.param_count(len(params), num_layers, directions, peephole, connection == "highway")
     hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0
     shape = (features, hidden, projection, num_layers, directions, batch_first, dropout, training, recompute)
-    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells)
+    return sequence(cell, input, hx, params, *shape, reset, reset_to, variant, lengths, cells, connection)
 
 
 def lstm_cell(

@@ -20,10 +20,12 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNBase
 
 from .layouts import KERAS, ONNX, TORCH, Layer, gates_of, layers_of, reordered, state_dict
-from .onnx_nodes import node_weights
-from .reference import Weights
+from .onnx_forms import Named, attributes, coupled, is_symmetric, node_weights, peepholes, read, shifts, written
+from .onnx_forms import activations as onnx_activations
+from .reference import Activation, Cell, Variant, Weights
+from .variants import of_nonlinearity, variant
 
-__all__ = ["from_keras", "from_onnx", "to_keras", "to_onnx"]
+__all__ = ["from_keras", "from_onnx", "onnx_attributes", "to_keras", "to_onnx"]
 
 
 def from_keras(*layers: Any, nonlinearity: str = "tanh") -> dict[str, Tensor]:
@@ -49,8 +51,10 @@ def to_keras(module: RNNBase) -> list[list[Any]]:
 
     Raises:
         TypeError: for something else than an LSTM, GRU or RNN module.
-        ValueError: for a projected LSTM, or a variant of a cell.
+        ValueError: for a projected LSTM, connections between layers, or a variant of a cell.
     """
+    if getattr(module, "variant", None) is not None:
+        raise ValueError("only torch's own cells are written: no peepholes, coupled gates or other activations")
 
     def arrays(weights: Weights) -> list[Any]:
         w_ih, w_hh, b_ih, b_hh, *_ = reordered(weights, TORCH, KERAS)
@@ -65,6 +69,8 @@ def to_keras(module: RNNBase) -> list[list[Any]]:
 def from_onnx(
     *layers: Sequence[Any],
     nonlinearity: str = "tanh",
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
     linear_before_reset: int = 0,
     activations: Sequence[str | bytes] | None = None,
     clip: float | None = None,
@@ -78,49 +84,98 @@ def from_onnx(
     """The ``state_dict`` of a stack of ONNX LSTM, GRU or RNN nodes, the lowest first.
 
     Args:
-        layers: for each W [D, G*H, I], R [D, G*H, H], and B [D, 2*G*H] and P, either of which may be None or left out.
-        nonlinearity: of the ``RNN`` the weights are for, "tanh" or "relu".
+        layers: for each W [D, G*H, I], R [D, G*H, H], and B [D, 2*G*H] and P [D, 3*H] (peepholes of an LSTM), either
+            of which may be None or left out.
+        nonlinearity: of the ``RNN`` the weights are for; gate_activation, activation: of the ``LSTM`` or ``GRU``.
         linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that a GRU's
-            ``linear_before_reset=1`` has to be given. The last four change nothing here.
+            ``linear_before_reset=1`` has to be given. ``hidden_size`` and ``layout`` change nothing here.
+
+    With P the state is for ``LSTM(peephole=True)``, with ``input_forget=1`` for ``coupled_gates=True``: f = 1 - i, as
+    ONNX Runtime computes it, is their i = 1 - f after the signs of the gate's weights are turned.
 
     Raises:
         ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU with
-            ``linear_before_reset=0``, other activations, ``clip``, ``input_forget``, peepholes P, nodes of the reverse
-            direction alone.
+            ``linear_before_reset=0``, other activations than those that are named, a hard tanh, ``clip``,
+            ``input_forget`` with gates that are not sigmoids, nodes of the reverse direction alone.
     """
-    state = state_dict([_onnx_layer(*layer) for layer in layers])
-    number = gates_of(state["weight_hh_l0"])
-    standard = {4: ["Sigmoid", "Tanh", "Tanh"], 3: ["Sigmoid", "Tanh"], 1: ["Tanh"]}[number]
-    given = [_text(name) for name in activations or standard]
-    ours = [nonlinearity.capitalize()] if number == 1 else standard
-    if [name.lower() for name in given] not in ([name.lower() for name in ours * d] for d in (1, 2)):
-        raise ValueError(f"nodes must have activations={ours}{_BY_ARGUMENT if number == 1 else ''}, got {given}")
+    stack = [_onnx_layer(*layer) for layer in layers]
+    state = state_dict(stack)
+    number = gates_of(stack[0][0].w_hh)
+    if number == 1:
+        cell, own = of_nonlinearity(nonlinearity)
+    else:
+        cell, own = Cell.LSTM if number == 4 else Cell.GRU, variant(gate_activation, activation)
+    _check_activations(
+        cell, own, read(list(map(_text, activations or _STANDARD[number])), activation_alpha, activation_beta)
+    )
     if number == 3 and not linear_before_reset:
         raise ValueError("GRU nodes must have linear_before_reset=1: here r is applied after the product with R")
     if clip is not None:
         raise ValueError(f"nodes must not clip, got clip={clip}")
-    if input_forget:
-        raise ValueError("LSTM nodes must have a forget gate of their own, got input_forget=1")
     if _text(direction) == "reverse":
         raise ValueError("nodes must be forward or bidirectional, got direction='reverse'")
-    return state
+    if not input_forget:
+        return state
+    if number != 4 or not is_symmetric(own):
+        raise ValueError("nodes with input_forget=1 must be LSTMs whose gates are sigmoids or hard sigmoids")
+    return state_dict([[coupled(weights) for weights in layer] for layer in stack])
 
 
-def to_onnx(module: RNNBase) -> list[tuple[Any, Any, Any]]:
-    """For each layer W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] (None without biases) of its ONNX node.
+def to_onnx(module: RNNBase) -> list[tuple[Any, ...]]:
+    """For each layer W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] (None without biases) of its ONNX node, and with
+    peepholes P [D, 3*H]. The attributes that the node must have: :func:`onnx_attributes`.
 
-    A GRU's node must have ``linear_before_reset=1``, an RNN's with relu ``activations=["Relu"]``, once a direction.
+    Coupled gates are written as those of an LSTM, i with f's rows, negated, so that i = 1 - f with ``input_forget`` and
+    without.
 
     Raises:
         TypeError: for something else than an LSTM, GRU or RNN module.
-        ValueError: for a variant of a cell, or a projected LSTM. (``torch.onnx.export`` can do more than reorder, and
-            takes that one.)
+        ValueError: for a projected LSTM, connections between layers or a hard tanh. (``torch.onnx.export`` can do more
+            than reorder, and takes them.)
+        NotImplementedError: for a variant that no node computes.
     """
-    stack = (node_weights(layer) for layer in _unprojected(module))
-    return [(_array(w), _array(r), None if b is None else _array(b)) for w, r, b in stack]
+    onnx_attributes(module)  # for what it refuses
+    own = getattr(module, "variant", None)
+    nodes = []
+    for layer in _unprojected(module):
+        weights = [written(each, own) for each in layer]
+        tensors = [*node_weights(weights), *([peepholes(weights)] if own is not None and own.peephole else [])]
+        nodes.append(tuple(None if tensor is None else _array(tensor) for tensor in tensors))
+    return nodes
+
+
+def onnx_attributes(module: RNNBase) -> dict[str, Any]:
+    """The attributes of the ONNX nodes that have the weights of :func:`to_onnx`: ``hidden_size``, and of ``direction``,
+    ``linear_before_reset``, ``activations``, ``activation_alpha`` and ``activation_beta`` what is needed.
+
+    Raises:
+        As :func:`to_onnx`.
+    """
+    _unprojected(module)
+    own = getattr(module, "variant", None)
+    if shifts(own):
+        raise ValueError(_NO_HARD_TANH)
+    return attributes(Cell[module.mode], own, 1 + module.bidirectional, module.hidden_size)
 
 
 _BY_ARGUMENT = " (by the argument nonlinearity)"
+_STANDARD = {4: ["Sigmoid", "Tanh", "Tanh"], 3: ["Sigmoid", "Tanh"], 1: ["Tanh"]}  # of nodes that tell none
+_NO_HARD_TANH = "nodes have no hard tanh, and weights alone make none of what they have"
+
+
+def _check_activations(cell: int, own: Variant | None, given: Sequence[Named]) -> None:
+    if own is not None and Activation.HARD_TANH in (own.gate, own.state):
+        raise ValueError(_NO_HARD_TANH)
+    ours = onnx_activations(cell, own)
+
+    def plain(named: Sequence[Named]) -> list[tuple[Any, ...]]:
+        # float32 is how a file keeps the numbers
+        return [(each.name.lower(), *(n and round(n, 6) for n in each[1:])) for each in named]
+
+    if plain(given) not in (plain(ours), plain([*ours, *ours])):
+        arguments = "gate_activation and activation" if cell in (Cell.LSTM, Cell.GRU) else "nonlinearity"
+        wanted, got = (list(map(str, named)) for named in (ours, given))
+        raise ValueError(f"nodes must have activations={wanted} (by the argument {arguments}), got {got}")
 
 
 def _keras_arrays(layer: Any, nonlinearity: str) -> Sequence[Any]:
@@ -184,8 +239,6 @@ def _keras_direction(kernel: Tensor, recurrent: Tensor, bias: Tensor | None = No
 
 
 def _onnx_layer(w: Any, r: Any, b: Any = None, p: Any = None) -> Layer:
-    if p is not None:
-        raise ValueError("LSTM nodes must have no peepholes P")
     if w is None or r is None:
         raise ValueError("W and R must be arrays; of a graph that computes them, fold the constants first")
     w, r, b = _tensor(w), _tensor(r), None if b is None else _tensor(b)
@@ -194,8 +247,17 @@ def _onnx_layer(w: Any, r: Any, b: Any = None, p: Any = None) -> Layer:
         given = [list(array.shape) for array in (w, r, b) if array is not None]
         raise ValueError(f"expected W [D, G*H, I], R [D, G*H, H], B [D, 2*G*H], got {given}")
     biases = [(None, None)] * len(w) if b is None else [both.chunk(2) for both in b]
-    directions = zip(w, r, biases, strict=True)
-    return [reordered(Weights(w_ih, w_hh, b_ih, b_hh, None), ONNX, TORCH) for w_ih, w_hh, (b_ih, b_hh) in directions]
+    each: Any = [None] * len(w)
+    if p is not None:
+        p = _tensor(p)
+        if gates_of(r[0]) != 4 or p.shape != (len(w), 3 * r.shape[2]):
+            raise ValueError(f"expected P [D, 3*H] of an LSTM, got {list(p.shape)} beside R {list(r.shape)}")
+        p_i, p_o, p_f = p.chunk(3, 1)
+        each = torch.cat([p_i, p_f, p_o], 1)
+    return [
+        reordered(Weights(w_ih, w_hh, b_ih, b_hh, None, w_ch), ONNX, TORCH)
+        for w_ih, w_hh, (b_ih, b_hh), w_ch in zip(w, r, biases, each, strict=True)
+    ]
 
 
 def _unprojected(module: RNNBase) -> list[Layer]:
@@ -203,8 +265,8 @@ def _unprojected(module: RNNBase) -> list[Layer]:
         raise TypeError(f"expected an LSTM, GRU or RNN module, got {type(module).__name__}")
     if module.proj_size:
         raise ValueError(f"no layer of Keras or node of ONNX has a projection (proj_size={module.proj_size})")
-    if getattr(module, "variant", None) is not None:
-        raise ValueError("only torch's own cells are written: no peepholes, coupled gates or other activations")
+    if getattr(module, "connection", None) is not None:
+        raise ValueError(f"a stack of layers has no connections between them (connection={module.connection!r})")
     return layers_of(module)
 
 

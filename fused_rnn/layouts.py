@@ -7,6 +7,7 @@ is the candidate, elsewhere c), r, z, n of the GRU (n is the candidate, elsewher
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ KERAS: Order = {4: "ifgo", 3: "zrn", 1: "h"}
 ONNX: Order = {4: "iofg", 3: "zrn", 1: "h"}
 
 _DIRECTIONS = ("", "_reverse")
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch")  # as in Weights
 
 
 def gates_of(w_hh: Tensor) -> int:
@@ -42,21 +43,20 @@ def rows_of(w_hh: Tensor, before: Order, after: Order) -> Tensor | None:
 
 
 def reordered(weights: Weights, before: Order, after: Order) -> Weights:
-    """Weights without projection, their gates brought from one order into another."""
+    """Weights without projection, their gates brought from one order into another; peepholes stay."""
     order = rows_of(weights.w_hh, before, after)
     if order is None:
         return weights
     b_ih, b_hh = (None if bias is None else bias[order] for bias in (weights.b_ih, weights.b_hh))
-    return Weights(weights.w_ih[order], weights.w_hh[order], b_ih, b_hh, None)
+    return weights._replace(w_ih=weights.w_ih[order], w_hh=weights.w_hh[order], b_ih=b_ih, b_hh=b_hh)
 
 
 def layers_of(module: RNNBase) -> list[Layer]:
-    """A module's parameters as they are now, layer by layer, without those of a projection."""
+    """A module's parameters as they are now, layer by layer."""
 
     def weights(suffix: str) -> Weights:
-        w_ih, w_hh, *biases = (getattr(module, name + suffix) for name in _NAMES[: 4 if module.bias else 2])
-        b_ih, b_hh = biases or (None, None)
-        return Weights(w_ih, w_hh, b_ih, b_hh, None)
+        own: list[Any] = [getattr(module, name + suffix, None) for name in _NAMES]
+        return Weights(*own)
 
     directions = _DIRECTIONS[: 1 + module.bidirectional]
     return [[weights(f"_l{k}{direction}") for direction in directions] for k in range(module.num_layers)]
@@ -75,7 +75,9 @@ def state_dict(stack: Sequence[Layer]) -> dict[str, Tensor]:
     for k, layer in enumerate(stack):
         features = len(layer) * hidden if k else first.w_ih.shape[1]
         for direction, weights in zip(_DIRECTIONS, layer, strict=False):
-            same = weights.w_hh.shape == first.w_hh.shape and (weights.b_ih is None) == (first.b_ih is None)
+            same = weights.w_hh.shape == first.w_hh.shape and all(
+                (one is None) == (other is None) for one, other in zip(weights, first, strict=True)
+            )
             if not same or len(layer) != len(stack[0]) or weights.w_ih.shape[1] != features:
                 raise ValueError(
                     f"layer {k}{direction} must be of the first one's kind, of {features} features and {hidden} units, "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase
 
+from . import connections
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
@@ -42,11 +43,19 @@ class _Sequence(RNNBase):
     # Instances have these where they are not the default; all their other attributes are torch's.
     recompute: bool = False
     variant: Variant | None = None
+    connection: str | None = None
     recorder: Any = None  # while `diagnostics` looks at it: what stands for each layer (`recording.Recorder`)
 
     def __init__(
-        self, mode: str, *args: Any, recompute: bool = False, variant: Variant | None = None, **kwargs: Any
+        self,
+        mode: str,
+        *args: Any,
+        recompute: bool = False,
+        variant: Variant | None = None,
+        connection: str | None = None,
+        **kwargs: Any,
     ) -> None:
+        connections.check(connection)
         super().__init__(mode, *args, **kwargs)
         if recompute:
             self.recompute = True
@@ -56,6 +65,16 @@ class _Sequence(RNNBase):
                 self._leave_first_gate_out()
             if variant.peephole:
                 self._add_weights("weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
+        if connection is not None:
+            self.connection = connection
+            connections.add_parameters(self, connection)
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.connection == "highway":
+            for bias in connections.highway_biases(self):
+                nn.init.constant_(bias, connections.HIGHWAY_BIAS)
 
     def _leave_first_gate_out(self) -> None:
         for name, weight in list(self._parameters.items()):
@@ -79,12 +98,14 @@ class _Sequence(RNNBase):
         self._init_flat_weights()
 
     def flatten_parameters(self) -> None:
-        if self.variant is None:  # no other goes to cuDNN
+        if self.variant is None and self.connection is None:  # no other goes to cuDNN
             super().flatten_parameters()
 
     def extra_repr(self) -> str:
-        own = {"recompute": True} if self.recompute else {}
+        own: dict[str, Any] = {"recompute": True} if self.recompute else {}
         own |= self._variant_arguments()
+        if self.connection is not None:
+            own["connection"] = self.connection
         return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
 
     def _variant_arguments(self) -> dict[str, Any]:
@@ -123,6 +144,7 @@ class _Sequence(RNNBase):
             self.variant,
             lengths,
             cells,
+            self.connection,
             self.recorder,
         )
 
@@ -187,6 +209,8 @@ class LSTM(_Sequence):
             keyword.
         coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
             ``weight_ch_l{k}`` has 2*H.
+        connection: between the layers, by keyword, so that deep stacks train: "residual", "dense" or "highway"
+            (docs/connections.md).
 
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
@@ -207,14 +231,15 @@ class LSTM(_Sequence):
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
-    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o.
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o. With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
+    ``bias_hw_l{k}`` [D*R] for k > 0, after all others; with "dense" ``weight_ih_l{k}`` has I + k*D*R columns.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.
-            For a reset that is not bool; another ``reset_to``; an activation of another name; lengths that are not
-            integers, or beside a PackedSequence.
+            For a reset that is not bool; another ``reset_to``; an activation or connection of another name; lengths
+            that are not integers, or beside a PackedSequence.
         RuntimeError: for sizes of input, states, reset or lengths that do not fit, states of another dtype, a sequence
             of no steps.
     """
@@ -238,6 +263,7 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        connection: str | None = None,
     ) -> None: ...
 
     @overload
@@ -315,6 +341,7 @@ class GRU(_Hidden):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        connection: str | None = None,
     ) -> None: ...
 
     @overload
@@ -348,6 +375,7 @@ class RNN(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        connection: str | None = None,
     ) -> None: ...
 
     @overload

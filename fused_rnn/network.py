@@ -15,25 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, fallback, onnx_nodes, reference
-from .autocast import autocasts, cast_all
+from . import checks, connections, fallback, onnx_nodes, reference
+from .autocast import autocast
 from .autograd import layer
-from .lengths import Packing, Padding, grows, readable
+from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .recording import LayerRecord
 from .reference import Cell, Variant
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "has_kernels", "sequence"]
+__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
 Standing = Callable[[OneLayer, bool], OneLayer]  # what stands for each layer; whether there are kernels
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None]
+# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection
+Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None]
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
 _KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+_autocasts = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch.jit.is_tracing
 _INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
@@ -78,6 +79,7 @@ def sequence(
     variant: Variant | None = None,
     lengths: Any = None,
     cells: bool = False,
+    connection: str | None = None,
     recorder: Standing | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
@@ -93,13 +95,13 @@ def sequence(
     if type(input) is not Tensor and isinstance(input, PackedSequence):
         if lengths is not None:
             raise checks.lengths_of_packed()
-        options = (layers, directions, dropout, training, recompute, reset_initial, variant, recorder)
+        options = (layers, directions, dropout, training, recompute, reset_initial, variant, connection, recorder)
         return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
     if reset is not None:
-        _check_reset(reset, input, input.shape[:-1])
+        check_reset(reset, input, input.shape[:-1])
     if lengths is not None:
         _check_lengths(lengths, () if rank == 2 else (input.shape[0 if batch_first else 1],))
     if rank == 2:
@@ -131,7 +133,8 @@ def sequence(
     if not steps:
         raise checks.no_steps()
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection)
     outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells, recorder)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
@@ -156,6 +159,7 @@ def _packed(
     recompute: bool,
     reset_initial: bool,
     variant: Variant | None,
+    connection: str | None,
     recorder: Standing | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
@@ -164,7 +168,7 @@ def _packed(
         raise checks.packed_rank(data.dim())
     _check_input(data.dtype, data.shape[1], weights, features)
     if reset is not None:
-        _check_packed_reset(reset, input)
+        check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
         h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
@@ -175,7 +179,8 @@ def _packed(
             raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
-    net = (cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant)
+    sizes = (batch, hidden, projection, layers, directions)
+    net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection)
     marks = None if reset is None else reset.data
     data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells, recorder)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
@@ -198,7 +203,7 @@ def _permuted(state: Any, order: Maybe) -> Any:
 
 
 def _check_input(dtype: torch.dtype, given: int, weights: Sequence[Tensor], features: int) -> None:
-    if dtype != weights[0].dtype and not autocasts():
+    if dtype != weights[0].dtype and not _autocasts():
         raise checks.input_dtype(dtype, weights[0].dtype)
     if given != features:
         raise checks.input_size(features, given)
@@ -211,7 +216,7 @@ def _check_states(h0: Tensor, c0: Maybe, slots: int, batch: int, features: int, 
         raise checks.state_size("hidden[1]", (slots, batch, hidden), c0)
 
 
-def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
+def check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
     if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
         raise checks.reset_type(reset)
     if reset.shape != shape:
@@ -220,10 +225,10 @@ def _check_reset(reset: Any, input: Tensor, shape: Sequence[int]) -> None:
         raise checks.reset_device(input.device, reset.device)
 
 
-def _check_packed_reset(reset: Any, input: PackedSequence) -> None:
+def check_packed_reset(reset: Any, input: PackedSequence) -> None:
     if not isinstance(reset, PackedSequence):
         raise checks.reset_not_packed(reset)
-    _check_reset(reset.data, input.data, input.data.shape[:1])
+    check_reset(reset.data, input.data, input.data.shape[:1])
     for own, given in zip(input[1:3], reset[1:3], strict=True):  # lengths, and the order of rows
         # A graph compares no values.
         if given is not own and (own is None or given is None or not (_is_compiling() or torch.equal(own, given))):
@@ -251,32 +256,33 @@ def _run(
     recorder: Standing | None,
 ) -> tuple[Any, ...]:
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any."""
-    dtype, variant = input.dtype, net[-1]
+    dtype, (variant, connection) = input.dtype, net[-2:]
     unusual = cells or lengths is not None
     exports = unusual and onnx_nodes.exporting()
     if exports and (cells or not _is_compiling()):
         raise checks.onnx_cells() if cells else checks.onnx_lengths()
     # What torch's own functions do not know.
     ours_alone = unusual or reset is not None or variant is not None or recorder is not None
-    if autocasts():
+    if _autocasts():
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
-            input, h0, c0, weights = cast_all(net[0], device, input, h0, c0, weights)
+            input, h0, c0, weights = autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
                 return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells, recorder)
     kernels = has_kernels(input, h0, c0, weights)
-    if ours_alone and input.is_cuda and (what := _without_cuda_kernels(net[0], variant, reset, lengths, recorder)):
+    if ours_alone and input.is_cuda and (variant is not None or recorder is not None):
+        what = "of a cell that is not torch's" if recorder is None else "whose gradients are recorded"
         fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
-    if not kernels and not ours_alone:
+    if not kernels and not ours_alone and connection is None:
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one: OneLayer = layer if kernels else _by_reference
+    one: OneLayer = layer if kernels else _by_reference if ours_alone else fallback.layer
     if recorder is not None:
         if lengths is not None and not readable(lengths, input):
             raise checks.recorded_lengths()
@@ -316,22 +322,9 @@ def _by_reference(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_variant() if reset is None else checks.onnx_reset()
+        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
     watch = None if record is None else record.watch
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, cells, watch)
-
-
-def _without_cuda_kernels(
-    cell: int, variant: Variant | None, reset: Maybe, lengths: Maybe, recorder: Standing | None
-) -> str:
-    """Which of these CUDA's kernels do not know; empty if none."""
-    if recorder is not None:
-        return "whose gradients are recorded"
-    if variant is not None:
-        return "of a cell that is not torch's"
-    if reset is not None:
-        return "with a reset"
-    return "with lengths in a relu RNN, which need a reset," if lengths is not None and grows(cell, None) else ""
 
 
 def _stack(
@@ -347,8 +340,8 @@ def _stack(
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
     c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, reset_initial, variant = net
-    options = (batch_sizes, cell, recompute, reset, reset_initial, variant)
+    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, *others, connection = net
+    options = (batch_sizes, cell, recompute, reset, *others)
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
@@ -356,23 +349,24 @@ def _stack(
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
-        if not own and onnx_nodes.exporting():
+        if not own and onnx_nodes.exporting() and one not in (fallback.layer, _by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
     if layers == 1:
         return one(x, h0, c0, weights, *options, cells)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
-    each = len(weights) // layers
+    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
     hn: list[Any] = []
     cn: list[Any] = []
     for i in range(layers):
-        if i and dropout and training:
-            x = torch.dropout(x, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
         inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
-        x, h, c, every_c = one(*inputs, cells and i == layers - 1)
+        y, h, c, every_c = one(*inputs, cells and i == layers - 1)
         hn.append(h)
         cn.append(c)
+        if dropout and training and i < layers - 1:
+            y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
+        x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
 
 

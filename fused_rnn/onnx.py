@@ -22,8 +22,9 @@ def lower(program: ExportedProgram) -> ExportedProgram:
     The result is for an exporter only: torch computes zeros where such a node stands.
 
     Raises:
-        NotImplementedError: for packed sequences, ``reset``, ``cells`` and bfloat16, of which ONNX's nodes know
-            nothing; for ``lengths`` of an LSTM or a relu RNN, which such a program makes of ``cells`` and ``reset``.
+        NotImplementedError: for packed sequences, ``reset``, ``cells``, bfloat16 and some variants of cells
+            (docs/interchange.md), of which ONNX's nodes know nothing; for ``lengths`` of an LSTM or a relu RNN, which
+            such a program makes of ``cells`` and ``reset``.
     """
     if any(node.target in ONNX_DECOMPOSITIONS and _reads_saved(node) for node in program.graph.nodes):
         raise checks.onnx_cells()

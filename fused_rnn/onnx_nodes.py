@@ -15,18 +15,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import checks
-from .layouts import ONNX, TORCH, Layer, rows_of
-from .reference import Cell, split_weights
+from .layouts import Layer
+from .onnx_forms import attributes, node_weights, peepholes, shifts, written
+from .reference import Cell, Variant, split_weights
 
-__all__ = ["exporting", "layer", "node_weights"]
+__all__ = ["exporting", "layer"]
 
 Maybe = Tensor | None
-_NODES: dict[int, tuple[str, dict[str, Any]]] = {  # a cell's node, and the attributes with which it is torch's cell
-    Cell.LSTM: ("LSTM", {}),
-    Cell.GRU: ("GRU", {"linear_before_reset": 1}),
-    Cell.RNN_TANH: ("RNN", {"activations": ["Tanh"]}),
-    Cell.RNN_RELU: ("RNN", {"activations": ["Relu"]}),
-}
+_NODES: dict[int, str] = {Cell.LSTM: "LSTM", Cell.GRU: "GRU", Cell.RNN_TANH: "RNN", Cell.RNN_RELU: "RNN"}
 _DTYPES = {torch.float16, torch.float32, torch.float64}
 
 
@@ -34,22 +30,6 @@ _DTYPES = {torch.float16, torch.float32, torch.float64}
 def exporting() -> bool:
     """Whether an ONNX exporter is at work. (Dynamo, its second attempt, would take torch's own function for False.)"""
     return torch.onnx.is_in_onnx_export()
-
-
-def node_weights(own: Layer) -> tuple[Tensor, Tensor, Maybe]:
-    """W [D, G*H, I], R [D, G*H, H] and B [D, 2*G*H] (None without biases) of a layer without projection."""
-
-    def together(tensors: list[Tensor], order: Maybe) -> Tensor:
-        rows = torch.cat(tensors).unflatten(0, (len(own), -1))
-        return rows if order is None else rows.index_select(1, order)
-
-    order = rows_of(own[0].w_hh, TORCH, ONNX)
-    w = together([weights.w_ih for weights in own], order)
-    r = together([weights.w_hh for weights in own], order)
-    biases = [bias for weights in own for bias in (weights.b_ih, weights.b_hh) if bias is not None]
-    if order is not None:
-        order = torch.cat([order, order + len(order)])
-    return w, r, together(biases, order) if biases else None
 
 
 def layer(
@@ -62,7 +42,7 @@ def layer(
     recompute: bool = False,
     reset: Maybe = None,
     reset_initial: bool = False,
-    variant: Any = None,
+    variant: Variant | None = None,
     cells: bool = False,
     *,
     lengths: Maybe = None,
@@ -77,33 +57,32 @@ def layer(
         raise checks.onnx_packed()
     if reset is not None:
         raise checks.onnx_reset()
-    if variant is not None:
-        raise checks.onnx_variant()
     if cells:
         raise checks.onnx_cells()
     if x.dtype not in _DTYPES:
         raise checks.onnx_dtype(x.dtype)
-    own = split_weights(weights, h0.shape[0])
+    own = [written(each, variant) for each in split_weights(weights, h0.shape[0], variant)]
+    made = attributes(cell, variant, len(own), own[0].w_ih.shape[0] // Cell(cell).gates)
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
+    if shifts(variant):
+        states = ((h0 + 1) / 2, c0)
     steps = None if lengths is None else lengths.to(torch.int32)
-    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, cell, steps)
+    y, hn, cn = (_node if own[0].w_hr is None else _projected)(x, *states, own, _NODES[cell], made, steps)
+    if shifts(variant):
+        y, hn = 2 * y - 1, 2 * hn - 1
     return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
 
 
-def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
+def _node(
+    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, name: str, attributes: dict[str, Any], lengths: Maybe
+) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, H], Y_h [D, B, H] and Y_c [D, B, H] (LSTM)."""
-    name, form = _NODES[cell]
-    directions, hidden = len(own), own[0].w_hh.shape[1]
-    attributes: dict[str, Any] = {"hidden_size": hidden, **form}
-    if "activations" in form:
-        attributes["activations"] = form["activations"] * directions
-    if directions == 2:
-        attributes["direction"] = "bidirectional"
     states = (h0, c0) if name == "LSTM" else (h0,)
-    state = (directions, x.shape[1], hidden)
+    state = (len(own), x.shape[1], own[0].w_hh.shape[1])
+    p = peepholes(own)
     y, hn, *cn = torch.onnx.ops.symbolic_multi_out(
         name,
-        (x, *node_weights(own), lengths, *states),
+        (x, *node_weights(own), lengths, *states, *(() if p is None else (p,))),
         attributes,
         dtypes=[x.dtype] * (1 + len(states)),
         shapes=[(x.shape[0], *state), *[state] * len(states)],
@@ -111,7 +90,9 @@ def _node(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe
     return y, hn, cn[0] if cn else None
 
 
-def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: Maybe) -> tuple[Tensor, Tensor, Maybe]:
+def _projected(
+    x: Tensor, h0: Maybe, c0: Maybe, own: Layer, name: str, attributes: dict[str, Any], lengths: Maybe
+) -> tuple[Tensor, Tensor, Maybe]:
     """Y [T, D, B, P], Y_h [D, B, P] and Y_c [D, B, H]. ONNX has no projection, but an LSTM of the same H computes it.
 
     Call m_t = o tanh(c_t) what comes before it, h_t = W_hr m_t. As W_hh h_{t-1} = (W_hh W_hr) m_{t-1}, a node with
@@ -133,5 +114,5 @@ def _projected(x: Tensor, h0: Maybe, c0: Maybe, own: Layer, cell: int, lengths: 
             w_ih += [weights.w_hh if d == other else torch.zeros_like(weights.w_hh) for other in range(directions)]
         r = weights.w_hh @ w_hr[d].t()
         plain.append(weights._replace(w_ih=torch.cat(w_ih, 1), w_hh=r, w_hr=None))
-    m, mn, cn = _node(x, None, c0, plain, cell, lengths)
+    m, mn, cn = _node(x, None, c0, plain, name, attributes, lengths)
     return m @ w_hr, mn @ w_hr, cn

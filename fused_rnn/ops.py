@@ -148,7 +148,8 @@ def _as_onnx(
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
-    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=variant)
+    made = None if variant is None else _variant(variant)
+    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=made)
     return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 
 

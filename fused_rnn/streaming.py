@@ -37,7 +37,8 @@ class Stream:
 
     Raises:
         TypeError: ``module`` is none of these.
-        ValueError: it is bidirectional, on another device, or of a dtype without kernels; a ``batch_size`` below 1.
+        ValueError: it is bidirectional, has connections between its layers, is on another device, or of a dtype without
+            kernels; a ``batch_size`` below 1.
     """
 
     def __init__(self, module: RNNBase, batch_size: int = 1) -> None:
@@ -45,6 +46,8 @@ class Stream:
             raise TypeError(f"Stream takes an LSTM, GRU or RNN module, got {type(module).__name__}")
         if module.bidirectional:
             raise ValueError("Stream takes modules of one direction: the other one begins at the end of the sequence")
+        if getattr(module, "connection", None) is not None:
+            raise ValueError(f"Stream takes stacks without connections, got connection={module.connection!r}")
         weights = [getattr(module, name).detach() for name in module._flat_weights_names]
         dtype = weights[0].dtype
         if not all(weight.is_cpu for weight in weights):

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from devices import cuda_kernels, device
+from devices import device
 from episodes import BySteps, Masked, random_mask
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -117,7 +117,6 @@ def networks_with_resets(draw):
     return BySteps(theirs, mask, to), Masked(ours, mask, to), input, *others
 
 
-@pytest.mark.cpu_only("reset has no CUDA kernels")
 @settings(max_examples=300, **FAST)
 @given(networks_with_resets())
 def test_networks_with_resets_agree(case):
@@ -127,7 +126,7 @@ def test_networks_with_resets_agree(case):
 @st.composite
 def networks_with_lengths(draw):
     """Resets among them."""
-    resets = draw(st.booleans()) and not cuda_kernels()
+    resets = draw(st.booleans())
     theirs, ours, input, *others = draw(networks(by_steps=resets, packs=False))
     assume(input.numel())
     theirs.dropout = ours.dropout = float(ours.dropout == 1)  # rows by themselves have other masks

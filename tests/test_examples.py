@@ -175,3 +175,53 @@ class TestRecurrentPPO:
                     if terminated[k, b] or truncated[k, b]:
                         break
                 torch.testing.assert_close(got[t, b], torch.as_tensor(want), rtol=1e-5, atol=1e-5)
+
+
+class TestDigits:
+    @pytest.fixture
+    def digits(self, python_loop):
+        pytest.importorskip("sklearn")
+        return importlib.import_module("examples.digits")
+
+    def test_reads(self, digits, capsys):
+        digits.main(["--read", "rows", "--hidden", "16", "--epochs", "2", "--least", "0.2"])
+        assert "of 360 unseen digits read rightly" in capsys.readouterr().out
+
+    def test_notices_that_it_cannot_read(self, digits):
+        with pytest.raises(AssertionError, match=r"less than 90\.0%"):
+            digits.main(["--hidden", "4", "--epochs", "1"])
+
+    def test_sequences(self, digits):
+        """The ink of an image, and nothing else, in reading order."""
+        images = torch.zeros(2, 8, 8)
+        images[0, 2, 5], images[0, 1, 7], images[1, 0, 0], images[1, 3, 3] = 0.5, 1.0, 0.75, 0.2
+        x, lengths = digits.by_ink(images)
+        assert lengths.tolist() == [2, 1]
+        torch.testing.assert_close(x[0], torch.tensor([[1 / 7, 1, 1], [2 / 7, 5 / 7, 0.5]]))
+        torch.testing.assert_close(x[1], torch.tensor([[0, 0, 0.75], [0, 0, 0]]))
+
+
+class TestForecasting:
+    @pytest.fixture
+    def forecasting(self, python_loop):
+        pytest.importorskip("statsmodels")
+        return importlib.import_module("examples.forecasting")
+
+    def test_forecasts(self, forecasting, tmp_path, capsys):
+        pytest.importorskip("matplotlib")
+        forecasting.main(["--epochs", "30", "--out", str(tmp_path)])
+        said = capsys.readouterr().out
+        assert "persistence      31.6" in said
+        assert (tmp_path / "forecasting.png").stat().st_size > 5000
+
+    def test_notices_that_it_is_no_better(self, forecasting):
+        with pytest.raises(AssertionError, match=r"of persistence's, not below 0\.75"):
+            forecasting.main(["--epochs", "1"])
+
+    def test_autoregression(self, forecasting):
+        """Of a series that is one it knows the future."""
+        x = [1.0, 0.5]
+        while len(x) < 60:
+            x.append(1.9 * x[-1] - x[-2] + 0.1)
+        x = torch.tensor(x, dtype=torch.float64)
+        torch.testing.assert_close(forecasting.autoregression(x, 30, 2), x[2:])

@@ -33,8 +33,7 @@ def _name(options: dict) -> str:
 
 
 def _with_resets(options: list[dict]) -> list:
-    mark = pytest.mark.cpu_only("reset has no CUDA kernels")
-    return [pytest.param(o, id=_name(o)) for o in options] + [pytest.param(o, id=_name(o), marks=mark) for o in RESETS]
+    return [pytest.param(o, id=_name(o)) for o in [*options, *RESETS]]
 
 
 @pytest.mark.parametrize("options", _with_resets(OPTIONS))

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import fused_rnn
-from fused_rnn.interchange import from_keras, from_onnx, to_keras, to_onnx
+from fused_rnn import variants
+from fused_rnn.interchange import from_keras, from_onnx, onnx_attributes, to_keras, to_onnx
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 pytestmark = [
@@ -123,11 +124,9 @@ def onnx_outputs(stack, x, kind, attributes):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     nodes, initializers, value = [], [], "x"
     for k, weights in enumerate(stack):
-        directions = len(weights[0])
-        attributes = {**attributes, "hidden_size": H, "direction": "bidirectional" if directions == 2 else "forward"}
-        attributes |= {"activations": attributes["activations"][:1] * directions} if "activations" in attributes else {}
-        names = [f"{name}{k}" if array is not None else "" for name, array in zip("WRB", weights, strict=True)]
+        names = [f"{name}{k}" if array is not None else "" for name, array in zip("WRBP", weights, strict=False)]
         initializers += [onnx.numpy_helper.from_array(a, n) for n, a in zip(names, weights, strict=True) if n]
+        names[3:3] = [""] * 3 if len(names) == 4 else []  # lengths and states stand before P
         nodes.append(onnx.helper.make_node(kind, [value, *names], [f"Y{k}", f"h{k}"], **attributes))
         nodes.append(onnx.helper.make_node("Transpose", [f"Y{k}"], [f"Z{k}"], perm=[0, 2, 1, 3]))
         nodes.append(onnx.helper.make_node("Reshape", [f"Z{k}", "merged"], [f"y{k}"]))
@@ -146,10 +145,10 @@ def onnx_outputs(stack, x, kind, attributes):
 @pytest.mark.parametrize("name", FORMS)
 def test_onnx(name, layers, bidirectional, bias):
     onnx = pytest.importorskip("onnx")
-    _, options, _, kind, attributes = FORMS[name]
+    _, options, _, kind, _ = FORMS[name]
     source, x = module(name, layers, bidirectional, bias), torch.randn(T, B, I)
     stack = to_onnx(source)
-    (h, y), node = onnx_outputs(stack, x, kind, attributes)
+    (h, y), node = onnx_outputs(stack, x, kind, onnx_attributes(source))
     expected, states = source(x)
     torch.testing.assert_close(y, expected.detach(), rtol=0, atol=2e-6)
     last = states[0] if kind == "LSTM" else states
@@ -157,6 +156,40 @@ def test_onnx(name, layers, bidirectional, bias):
 
     of_node = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     state = from_onnx(*stack, **of_node, **options)
+    own = source.state_dict()
+    assert list(state) == list(own)
+    assert all(torch.equal(state[key], own[key]) for key in own)
+
+
+NODES = {  # module, whether its gates are coupled
+    "peephole": (lambda **o: fused_rnn.LSTM(I, H, peephole=True, gate_activation="softsign", **o), False),
+    "coupled": (lambda **o: fused_rnn.LSTM(I, H, coupled_gates=True, **o), True),
+    "coupled_hard": (
+        lambda **o: fused_rnn.LSTM(I, H, coupled_gates=True, peephole=True, gate_activation="hard_sigmoid", **o),
+        True,
+    ),
+    "gru": (lambda **o: fused_rnn.GRU(I, H, gate_activation="hard_sigmoid", activation="identity", **o), False),
+    "rnn": (lambda **o: fused_rnn.RNN(I, H, nonlinearity="identity", **o), False),
+    "sigmoid": (lambda **o: fused_rnn.RNN(I, H, nonlinearity="sigmoid", **o), False),
+}
+
+
+@pytest.mark.parametrize(("layers", "bidirectional", "bias"), ARRANGEMENTS[:3])
+@pytest.mark.parametrize("name", NODES)
+def test_variants_in_onnx(name, layers, bidirectional, bias):
+    """Coupled ones by nodes that are told ``input_forget`` and by nodes that are not."""
+    onnx = pytest.importorskip("onnx")
+    make, coupled = NODES[name]
+    source, x = make(num_layers=layers, bidirectional=bidirectional, bias=bias), torch.randn(T, B, I)
+    stack, kind = to_onnx(source), "RNN" if source.mode == "RNN_TANH" else source.mode
+    assert [len(arrays) for arrays in stack] == [3 + source.variant.peephole] * layers
+    for told in [{}, {"input_forget": 1}][: 1 + coupled]:
+        (_, y), node = onnx_outputs(stack, x, kind, onnx_attributes(source) | told)
+        torch.testing.assert_close(y, source(x)[0].detach(), rtol=1e-6, atol=2e-6)
+    of_node = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    options = variants.describe(source.variant)
+    named = {key: options[key] for key in ("gate_activation", "activation") if key in options}
+    state = from_onnx(*stack, **of_node, **(named if kind != "RNN" else {"nonlinearity": source.nonlinearity}))
     own = source.state_dict()
     assert list(state) == list(own)
     assert all(torch.equal(state[key], own[key]) for key in own)
@@ -174,7 +207,19 @@ LSTM, GRU, RNN = 4, 3, 1
 REFUSED_NODES = [
     (arrays_of(GRU), {}, "must have linear_before_reset=1"),
     (arrays_of(GRU), {"linear_before_reset": 0}, "must have linear_before_reset=1"),
-    (arrays_of(LSTM), {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, r"got \['HardSigmoid', 'Tanh', 'Tanh'\]"),
+    (
+        arrays_of(LSTM),
+        {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
+        r"\(by the argument gate_activation and activation\), got \['HardSigmoid\(0.2, 0.5\)', 'Tanh', 'Tanh'\]",
+    ),
+    (
+        arrays_of(LSTM),
+        {"activations": ["HardSigmoid", "Tanh", "Tanh"], "gate_activation": "hard_sigmoid"},
+        r"must have activations=\['HardSigmoid\(0.1667, 0.5\)', .* got \['HardSigmoid\(0.2, 0.5\)'",
+    ),
+    (arrays_of(GRU), {"activations": ["Tanh", "LeakyRelu"], "linear_before_reset": 1}, r"got \['Tanh', 'LeakyRelu'\]"),
+    (arrays_of(RNN), {"nonlinearity": "hard_tanh", "activations": ["Clip"]}, "nodes have no hard tanh"),
+    (arrays_of(LSTM), {"gate_activation": "hard_tanh"}, "nodes have no hard tanh"),
     (
         arrays_of(RNN),
         {"activations": [b"Relu"]},
@@ -186,9 +231,20 @@ REFUSED_NODES = [
         r"=\['Relu'\] \(by the argument nonlinearity\), got \['Tanh'\]",
     ),
     (arrays_of(LSTM), {"clip": 3.0}, "must not clip, got clip=3.0"),
-    (arrays_of(LSTM), {"input_forget": 1}, "a forget gate of their own, got input_forget=1"),
+    (
+        arrays_of(LSTM),
+        {"input_forget": 1, "activations": ["Relu", "Tanh", "Tanh"], "gate_activation": "relu"},
+        "input_forget=1 must be LSTMs whose gates are sigmoids",
+    ),
+    (arrays_of(GRU), {"input_forget": 1, "linear_before_reset": 1}, "input_forget=1 must be LSTMs"),
     (arrays_of(LSTM), {"direction": b"reverse"}, "must be forward or bidirectional, got direction='reverse'"),
-    ([[*arrays_of(LSTM)[0], np.zeros((1, 3 * H))]], {}, "must have no peepholes P"),
+    ([[*arrays_of(LSTM)[0], np.zeros((1, 4 * H))]], {}, r"expected P \[D, 3\*H\] of an LSTM, got \[1, 16\] beside R"),
+    ([[*arrays_of(GRU)[0], np.zeros((1, 3 * H))]], {"linear_before_reset": 1}, "expected P"),
+    (
+        [[*arrays_of(LSTM)[0], np.zeros((1, 3 * H))], *arrays_of(LSTM, features=H)],
+        {},
+        "layer 1 must be of the first one's kind",
+    ),
     (
         [arrays_of(LSTM)[0][:1] + arrays_of(GRU)[0][1:]],
         {},
@@ -248,10 +304,15 @@ def test_what_has_no_counterpart():
             function(fused_rnn.LSTM(I, H, proj_size=2))
         with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got LSTMCell"):
             function(fused_rnn.LSTMCell(I, H))
-        with pytest.raises(ValueError, match="only torch's own cells are written"):
-            function(fused_rnn.LSTM(I, H, coupled_gates=True))
     with pytest.raises(TypeError, match="expected Keras layers or lists of their weights, got int"):
         from_keras(3)
+    with pytest.raises(ValueError, match="only torch's own cells are written"):
+        to_keras(fused_rnn.LSTM(I, H, coupled_gates=True))
+    for function in (to_onnx, onnx_attributes):
+        with pytest.raises(ValueError, match="nodes have no hard tanh"):
+            function(fused_rnn.RNN(I, H, nonlinearity="hard_tanh"))
+        with pytest.raises(NotImplementedError, match="coupled gates can be exported to ONNX where"):
+            function(fused_rnn.LSTM(I, H, coupled_gates=True, gate_activation="tanh"))
 
 
 @pytest.mark.parametrize("convert", [to_keras, to_onnx])

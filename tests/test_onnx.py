@@ -36,12 +36,26 @@ NETWORKS = {
 }
 
 
+SMOOTH = {"gate_activation": "softsign", "activation": "sigmoid"}
+HARD = {"gate_activation": "hard_sigmoid", "activation": "hard_tanh"}
+VARIANTS = {
+    "peephole": lambda: fused_rnn.LSTM(I, H, 2, bidirectional=True, peephole=True),
+    "coupled": lambda: fused_rnn.LSTM(I, H, 2, proj_size=P, peephole=True, coupled_gates=True),
+    "coupled_hard": lambda: fused_rnn.LSTM(I, H, bias=False, coupled_gates=True, gate_activation="hard_sigmoid"),
+    "unbounded": lambda: fused_rnn.LSTM(I, H, bidirectional=True, gate_activation="tanh", activation="relu"),
+    "smooth": lambda: fused_rnn.GRU(I, H, **SMOOTH),
+    "hard": lambda: fused_rnn.GRU(I, H, bidirectional=True, **HARD),
+    "hard_tanh": lambda: fused_rnn.RNN(I, H, nonlinearity="hard_tanh", bias=False, bidirectional=True),
+    "identity": lambda: fused_rnn.RNN(I, H, nonlinearity="identity"),
+}
+
+
 class Networks(nn.Module):
     """All of them in one graph, as an export takes a second."""
 
     def __init__(self, names):
         super().__init__()
-        self.networks = nn.ModuleDict({name: NETWORKS[name]() for name in names})
+        self.networks = nn.ModuleDict({name: (NETWORKS | VARIANTS)[name]() for name in names})
 
     def forward(self, states, x):  # in this order: the exporter takes a dict at the end for keywords
         return {name: network(x, states.get(name)) for name, network in self.networks.items()}
@@ -79,7 +93,8 @@ def agree(program, model, *args):
         expected = tensors(model(*args))
     assert len(results) == len(expected)
     for result, tensor in zip(results, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(result), tensor, rtol=0, atol=TOLERANCE[dtype])
+        largest = max(1.0, tensor.abs().max().item())  # states without a bound grow
+        torch.testing.assert_close(torch.from_numpy(result), tensor, rtol=0, atol=TOLERANCE[dtype] * largest)
 
 
 def recurrent(program):
@@ -115,6 +130,25 @@ def test_networks(dtype, given):
     }
 
 
+@pytest.mark.parametrize(("dtype", "given"), [(torch.float32, False), (torch.float64, True)])
+def test_variants(dtype, given):
+    """f64: what the implementation of the onnx package knows."""
+    model = Networks(list(VARIANTS) if dtype == torch.float32 else ["peephole", "coupled"]).to(dtype)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)  # into where hard functions are flat
+    args = model.arguments(5, 2, given)
+    shapes = {n: ({1: "B"}, {1: "B"}) if isinstance(s, tuple) else {1: "B"} for n, s in args[0].items()}
+    program = export(model, *args, dynamic_shapes=(shapes, {0: "T", 1: "B"}))
+    for steps, rows in ((5, 2), (1, 1), (9, 3)):
+        agree(program, model, *model.arguments(steps, rows, given))
+    layers = [
+        (n.mode[:4].rstrip("_"), n.variant.peephole) for n in model.networks.values() for _ in range(n.num_layers)
+    ]
+    for node, (kind, peephole) in zip(recurrent(program), layers, strict=True):
+        assert node.op_type == kind
+        assert (len(node.inputs) == 8) == peephole
+
+
 class OfLengths(Networks):
     def forward(self, states, x, lengths):
         return {name: network(x, states.get(name), lengths=lengths) for name, network in self.networks.items()}
@@ -122,7 +156,10 @@ class OfLengths(Networks):
 
 @pytest.mark.parametrize(
     ("names", "given", "nodes"),
-    [(["gru", "relu"], False, ["GRU", "GRU", "RNN"]), (["projected"], True, ["LSTM"] * 2)],
+    [
+        (["gru", "relu", "hard"], False, ["GRU", "GRU", "RNN", "GRU"]),
+        (["projected", "peephole", "hard_tanh"], True, ["LSTM"] * 4 + ["RNN"]),
+    ],
 )
 def test_lengths(names, given, nodes):
     """As the nodes' ``sequence_lens``. Of a row without steps, of which runtimes make what they like, too."""
@@ -158,6 +195,7 @@ class Forms(nn.Module):
     def __init__(self):
         super().__init__()
         self.rows_first = fused_rnn.GRU(I, H, batch_first=True)
+        self.highway = fused_rnn.RNN(I, H, 2, connection="highway", batch_first=True)
         self.unbatched = fused_rnn.LSTM(I, H, bidirectional=True)
         self.lstm, self.gru, self.rnn = fused_rnn.LSTMCell(I, H), fused_rnn.GRUCell(I, H), fused_rnn.RNNCell(I, H)
 
@@ -168,7 +206,7 @@ class Forms(nn.Module):
         step = x[:, 0]
         cells = (self.lstm(step), self.gru(step), self.gru(step, step @ step.new_ones(I, H)), self.rnn(step))
         again = functional.gru(x, None, list(self.rows_first.parameters()), batch_first=True)
-        return y, h, one, states, cells, again
+        return y, h, one, states, cells, again, self.highway(x)
 
 
 def test_forms():
@@ -176,7 +214,15 @@ def test_forms():
     program = export(model, torch.randn(2, 5, I), dynamic_shapes=({0: "B", 1: "T"},))
     for rows, steps in ((2, 5), (1, 1), (3, 7)):
         agree(program, model, torch.randn(rows, steps, I))
-    assert [node.op_type for node in recurrent(program)] == ["GRU", "LSTM", "LSTM", "GRU", "GRU"]  # once each
+    assert [node.op_type for node in recurrent(program)] == [
+        "GRU",
+        "LSTM",
+        "LSTM",
+        "GRU",
+        "GRU",
+        "RNN",
+        "RNN",
+    ]  # once each
 
 
 def test_large_weights_become_initializers_too():
@@ -234,9 +280,14 @@ RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
 REFUSALS = {
     "a PackedSequence cannot be exported": (Packed, PACKED),
     "reset cannot be exported": (Reset, RESET),
-    "not exported to ONNX: export a module without": (
-        lambda: fused_rnn.LSTM(I, H, peephole=True),
-        (torch.randn(5, 2, I),),
+    "a hard tanh of gates, or of an LSTM": (lambda: fused_rnn.LSTM(I, H, activation="hard_tanh"), (RESET[0],)),
+    "cannot be exported to ONNX, whose nodes have none": (
+        lambda: fused_rnn.GRU(I, H, gate_activation="hard_tanh"),
+        (RESET[0],),
+    ),
+    "coupled gates can be exported to ONNX where": (
+        lambda: fused_rnn.LSTM(I, H, coupled_gates=True, gate_activation="softsign"),
+        (RESET[0],),
     ),
     "c of every step": (Cells, (torch.randn(5, 2, I),)),
     "got torch.bfloat16": (lambda: fused_rnn.GRU(I, H).bfloat16(), (torch.randn(5, 2, I, dtype=torch.bfloat16),)),
@@ -268,6 +319,8 @@ def test_the_exporter_of_torchscript():
     torch.testing.assert_close(torch.from_numpy(h), model(*PACKED))
     with pytest.raises(NotImplementedError, match="reset cannot be exported"):
         exported(Reset(), *RESET)
+    with pytest.raises(NotImplementedError, match=r"variants of cells .* from the CPU, by .*dynamo=True"):
+        exported(nn.Sequential(fused_rnn.LSTM(I, H, peephole=True)), RESET[0])
     with pytest.raises(NotImplementedError, match="lengths cannot be exported to ONNX by the exporter of TorchScript"):
         exported(OfLengths(["relu"]), {}, torch.randn(5, 2, I), torch.tensor([5, 3]))
 

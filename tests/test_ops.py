@@ -65,7 +65,6 @@ class TestOpcheck:
         opcheck(op, _backward_args(make(case), dy=None), test_utils=UTILS)
 
 
-@pytest.mark.cpu_only("reset has no CUDA kernels")
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_opcheck_with_a_reset(packed):
     problem = make(Case(Cell.LSTM, P=4, D=2, packed=packed, reset="initial"))
@@ -82,12 +81,6 @@ def test_opcheck_with_gradients_of_cells(packed):
     args, cells, needs = _backward_args(problem), {"dcells": problem.dcells}, (1 << (3 + len(problem.weights))) - 1
     opcheck(torch.ops.fused_rnn.layer_backward.default, (*args, needs), cells, test_utils=UTILS)
     opcheck(torch.ops.fused_rnn.layer_backward_gates.default, args, cells, test_utils=UTILS)
-
-
-@pytest.mark.skipif(not cuda_kernels(), reason="the CPU's kernels know a reset")
-def test_kernels_of_cuda_refuse_a_reset():
-    with pytest.raises(RuntimeError, match="layer_forward: reset has no CUDA kernels"):
-        forward(make(Case(Cell.GRU, reset="zero")))
 
 
 @pytest.mark.cpu_only("variants have no CUDA kernels")
@@ -167,7 +160,7 @@ def _import_copied(tmp_path: Path, library: bytes | None) -> str:
     """What `import fused_rnn.ops` says in a process where the package lies elsewhere, with this library file."""
     package = tmp_path / "fused_rnn"
     package.mkdir()
-    for name in ("ops.py", "onnx_nodes.py", "layouts.py", "checks.py", "reference.py"):
+    for name in ("ops.py", "onnx_nodes.py", "onnx_forms.py", "layouts.py", "checks.py", "reference.py"):
         shutil.copy(Path(ops.__file__).with_name(name), package / name)
     (package / "__init__.py").touch()
     if library is not None:

@@ -23,8 +23,6 @@ from fused_rnn import _C
 from fused_rnn.ops import Save
 from fused_rnn.reference import Cell
 
-pytestmark = pytest.mark.cpu_only("reset has no CUDA kernels")
-
 TO = ["zero", "initial"]
 T, B, I, H = 9, 4, 3, 6
 

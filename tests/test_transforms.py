@@ -165,9 +165,7 @@ RESETS = {
     "reset-to-initial": {"D": 2, "bias": False, "reset": "initial"},
     "reset-to-initial-packed": {"packed": True, "reset": "initial"},
 }
-without_cuda_kernels = pytest.mark.cpu_only("reset has no CUDA kernels")
-EVERY = [pytest.param(options, id=name) for name, options in OPTIONS.items()]
-EVERY += [pytest.param(options, id=name, marks=without_cuda_kernels) for name, options in RESETS.items()]
+EVERY = [pytest.param(options, id=name) for name, options in (OPTIONS | RESETS).items()]
 
 
 @pytest.mark.parametrize("options", EVERY)
@@ -223,7 +221,6 @@ MASKED = {
 }
 
 
-@without_cuda_kernels
 @pytest.mark.parametrize("options", RESETS.values(), ids=RESETS)
 @pytest.mark.parametrize("transform", MASKED.values(), ids=MASKED)
 @pytest.mark.parametrize("kind", KINDS)

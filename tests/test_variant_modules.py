@@ -70,6 +70,8 @@ def networks(draw):
         # Gates without a bound make a state grow as a power of a power.
         gates = SMOOTH[:3] if dtype in HALVES else NAMES[:4]
         options |= {"gate_activation": draw(st.sampled_from(gates)), "activation": draw(names)}
+    if layers > 1:
+        options["connection"] = draw(st.sampled_from([None, "residual", "dense", "highway"]))
     if kind == "LSTM" and hidden > 1:
         options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
     if kind == "LSTM":

@@ -49,12 +49,12 @@ def test_one_warning_where_there_are_no_kernels(name, device, monkeypatch):
 
 
 def by_reference_alone(monkeypatch):
-    """The resets and variants that it is given."""
+    """The variants that it is given."""
     ran = []
 
     def layer(x, h0, c0, *args):
-        reset, _, variant, cells = args[-4:]
-        ran.append({"reset": reset, "variant": variant})
+        variant, cells = args[-2:]
+        ran.append(variant)
         every_c = x.new_empty(5, 2, 4) if cells else None
         return x.new_empty(5, 2, 4), h0, c0, every_c
 
@@ -64,24 +64,20 @@ def by_reference_alone(monkeypatch):
     return ran
 
 
-@pytest.mark.parametrize("option", ["reset", "variant"])
 @pytest.mark.parametrize("without", ["", "nobody built them"])
 @pytest.mark.parametrize("name", CELLS)
-def test_one_warning_where_there_is_a_reset_or_a_variant(name, without, option, device, monkeypatch):
+def test_one_warning_where_there_is_a_variant(name, without, device, monkeypatch):
     """It has no kernels, and torch's own functions do not know it: no op and none of them runs."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", without)
     monkeypatch.setattr(fallback, "_warned", set())
     ran = by_reference_alone(monkeypatch)
-    reset = torch.empty(5, 2, dtype=torch.bool, device=device)
-    given, text = {"reset": reset}, "with a reset"
-    if option == "variant":
-        given = {"nonlinearity" if name == "rnn_tanh" else "activation": "softsign"}
-        text = "of a cell that is not torch's"
-    with pytest.warns(UserWarning, match=f"CUDA tensors {text} go through plain torch, step by step") as caught:
+    given = {"nonlinearity" if name == "rnn_tanh" else "activation": "softsign"}
+    text = "CUDA tensors of a cell that is not torch's go through plain torch, step by step"
+    with pytest.warns(UserWarning, match=text) as caught:
         run(name, device, layers=2, **given)
     assert len(caught) == 1
     assert len(ran) == 2
-    assert all(options[option] is reset if option == "reset" else options[option].state for options in ran)
+    assert all(variant.state for variant in ran)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(name, device, **given)
@@ -89,7 +85,7 @@ def test_one_warning_where_there_is_a_reset_or_a_variant(name, without, option, 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_lengths_go_to_the_kernels(name, device, monkeypatch):
-    """Unlike a reset; and nothing asks for a number, which fake tensors do not have: the host would wait for it."""
+    """And nothing asks for a number, which fake tensors do not have: the host would wait for it."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", "")
     resets = []
     forward = ops.layer_forward
@@ -102,14 +98,18 @@ def test_lengths_go_to_the_kernels(name, device, monkeypatch):
     assert resets == [None] * 4
 
 
-def test_lengths_of_a_relu_network_do_not(device, monkeypatch):
+def test_resets_go_to_the_kernels(device, monkeypatch):
+    """Those of a relu network's lengths too, which keep what lies past the ends from growing."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", "")
-    monkeypatch.setattr(fallback, "_warned", set())
-    ran = by_reference_alone(monkeypatch)
+    resets = []
+    forward = ops.layer_forward
+    monkeypatch.setattr(ops, "layer_forward", lambda *args: resets.append(args[7]) or forward(*args))
+    reset = torch.empty(5, 2, dtype=torch.bool, device=device)
+    y, *_ = run("gru", device, reset=reset)
+    assert (y.device.type, resets.pop() is reset) == ("cuda", True)
     lengths = torch.empty(2, dtype=torch.int64, device=device)
-    with pytest.warns(UserWarning, match="CUDA tensors with lengths in a relu RNN, which need a reset, go through"):
-        run("rnn_relu", device, bidirectional=True, lengths=lengths)
-    assert [given["reset"].shape for given in ran] == [(5, 2)] * 2
+    run("rnn_relu", device, bidirectional=True, lengths=lengths)
+    assert [mask.shape for mask in resets] == [(5, 2)] * 2
 
 
 @pytest.mark.parametrize("options", [{"lengths": 2}, {"cells": True}], ids=str)

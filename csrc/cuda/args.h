@@ -32,6 +32,8 @@ struct ForwardArgs {
     const S* b_hh[kMaxDirections];
     const S* h0;            // [D, B, R]
     const S* c0;            // [D, B, H], LSTM
+    const bool* reset;      // [N], where an episode begins, or null
+    bool reset_initial;     // from h0 and c0, else from zero
     ComputeType<S>* carry;  // [D, B, H]: an LSTM's c, a GRU's h, as they go from step to step
     S* h_full;              // [D, B, H], projection only: o tanh(c) before W_hr
     S* y;                   // [N, D*R]
@@ -53,6 +55,11 @@ struct BackwardArgs {
     const S* w_hr_t[kMaxDirections];  // [H, P]
     const S* h0;
     const S* c0;
+    const bool* reset;
+    bool reset_initial;
+    // [D, B, H], zero at first, where episodes begin from the initial state: what all of a row's send to c0, or to a GRU's h0
+    // beside the product.
+    ComputeType<S>* sums;
     Saved<const S> saved[kMaxDirections];
     const S* dy;            // [N, D*R] or null
     const S* dhn;           // [D, B, R] or null

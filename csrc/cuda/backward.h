@@ -1,6 +1,6 @@
 // The backward time loop: for each step, last first, dh of the step is dg W_hh of the step after (in walking order) plus
 // what y and hn send; the cell turns it into dg. With a projection, dr comes between: dr = dg W_hh + dy, dh = dr W_hr.
-// One more product after the last step gives dh0.
+// One more product after the last step gives dh0; where episodes begin from h0 too, it is made outside (SumsArgs, rows.h).
 #pragma once
 #include "product.h"
 #include "walk.h"
@@ -18,12 +18,14 @@ struct BackwardStep : Walk<BackwardArgs<S>> {
         : Walk<BackwardArgs<S>>(args, direction), width(gradient_blocks(args.cell) * args.H) {}
 
     FUSED_RNN_DEVICE S* gates(int64_t n) const { return a.dg[d] + n * width; }
-    // dg of the step after, none where the row ended.
+    // dg of the step after, none where the row or its episode ended.
     FUSED_RNN_DEVICE const S* later_gates(int64_t b) const {
-        return this->ends(b) ? nullptr : gates(this->row_after(b));
+        return this->goes_on(b) ? gates(this->row_after(b)) : nullptr;
     }
-    // dg of the first step of row b, from which dh0 follows: in a reverse direction rows begin at their own lengths.
-    FUSED_RNN_DEVICE const S* first_gates(int64_t b) const {
+    // Whether h0 reaches the first step that row b takes.
+    FUSED_RNN_DEVICE bool reads_initial(int64_t b) const { return d || !this->marked(b, 0); }
+    // That step's row: in a reverse direction rows begin at their own lengths.
+    FUSED_RNN_DEVICE int64_t first_row(int64_t b) const {
         int64_t first = 0;
         if (d) {
             int64_t end = a.seq.T;  // the row is there at step `first`, and no more at `end`
@@ -32,7 +34,15 @@ struct BackwardStep : Walk<BackwardArgs<S>> {
                 (a.seq.rows(middle) > b ? first : end) = middle;
             }
         }
-        return gates(a.seq.row(first) + b);
+        return a.seq.row(first) + b;
+    }
+    // What goes to the state before, at `at` of [D, B, H], goes to the initial one too where an episode begins from that.
+    FUSED_RNN_DEVICE void sum(int64_t b, int64_t at, ComputeType<S> d) const {
+        if (a.sums && this->starts(b)) a.sums[at] += d;
+    }
+    // What has reached the initial state when row b takes its first step.
+    FUSED_RNN_DEVICE ComputeType<S> reaches_initial(int64_t b, int64_t at, ComputeType<S> d) const {
+        return a.sums ? a.sums[at] : this->anew(b) ? ComputeType<S>(0) : d;
     }
     // What y and hn send to the shown h.
     template <class Device>
@@ -60,11 +70,11 @@ struct LstmBackward {
         const S* s = saved.gates_of(step.row(b)) + j;
         const F c = dev.widen(saved.state_of(step.row(b))[j]);
         Cell cell{dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]), c, 0, 0};
-        const S* c_before = step.begins(b) ? a.c0 + at : saved.state_of(step.row_before(b)) + j;
-        cell.c_before = dev.widen(*c_before);
-        if (!step.ends(b)) {
+        cell.c_before =
+            step.starts(b) ? step.start(dev, a.c0, b, H, j) : dev.widen(saved.state_of(step.row_before(b))[j]);
+        if (step.goes_on(b)) {
             cell.dc = a.carry[at];
-        } else if (a.dcn) {
+        } else if (step.ends(b) && a.dcn) {
             cell.dc = dev.widen(a.dcn[at]);
         }
         if (a.dcells) cell.dc += dev.widen(a.dcells[(step.row(b) * a.D + step.d) * H + j]);
@@ -76,7 +86,8 @@ struct LstmBackward {
         const LstmGrad<F> grad = lstm_step_grad<ActT<F>, F>(s.i, s.f, s.g, s.o, s.c, s.c_before, dh, s.dc);
         const int64_t H = step.a.H, at = step.state(b, H) + j;
         step.a.carry[at] = grad.c_prev;
-        if (step.begins(b)) dev.narrow(grad.c_prev, step.a.dc0[at]);
+        step.sum(b, at, grad.c_prev);
+        if (step.begins(b)) dev.narrow(step.reaches_initial(b, at, grad.c_prev), step.a.dc0[at]);
         S* to = step.gates(step.row(b)) + j;
         dev.narrow(grad.i, to[0]);
         dev.narrow(grad.f, to[H]);
@@ -101,15 +112,17 @@ struct GruBackward {
         const int64_t H = a.H;
         const Saved<const S>& saved = a.saved[step.d];
         const S* s = saved.gates_of(step.row(b)) + j;
-        const S* h_before = step.begins(b) ? a.h0 + step.state(b, H) + j : saved.state_of(step.row_before(b)) + j;
-        return {dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]), dev.widen(*h_before)};
+        return {dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]),
+                step.starts(b) ? step.start(dev, a.h0, b, H, j) : dev.widen(saved.state_of(step.row_before(b))[j])};
     }
     template <class Device>
     static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
                                        const Cell& s, F dh) {
         const GruGrad<F> grad = gru_step_grad<ActT<F>, F>(s.r, s.z, s.n, s.hn, s.h_before, dh);
         const int64_t H = step.a.H;
-        step.a.carry[step.state(b, H) + j] = grad.h_prev;
+        const int64_t at = step.state(b, H) + j;
+        step.a.carry[at] = grad.h_prev;
+        step.sum(b, at, grad.h_prev);
         S* to = step.gates(step.row(b)) + j;
         dev.narrow(grad.r, to[0]);
         dev.narrow(grad.z, to[H]);
@@ -169,7 +182,7 @@ struct HiddenWork : HiddenProduct<S> {
     FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.later_gates(b); }
     FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const {
         Cell cell{CellMath::load(dev, step, b, j), step.shown(dev, b, j)};
-        if (!step.ends(b)) cell.dh += CellMath::passed(step, b, j);
+        if (step.goes_on(b)) cell.dh += CellMath::passed(step, b, j);
         return cell;
     }
     FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
@@ -223,8 +236,12 @@ struct InitialWork : HiddenProduct<S> {
     using HiddenProduct<S>::step;
 
     FUSED_RNN_DEVICE InitialWork(const BackwardStep<S>& s, const Device& device) : HiddenProduct<S>{s}, dev(device) {}
-    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.first_gates(b); }
-    FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const { return {CellMath::passed(step, b, j)}; }
+    FUSED_RNN_DEVICE const S* operand(int64_t b) const {
+        return step.reads_initial(b) ? step.gates(step.first_row(b)) : nullptr;
+    }
+    FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const {
+        return {step.reads_initial(b) ? CellMath::passed(step, b, j) : ComputeType<S>(0)};
+    }
     FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
         dev.narrow(cell.dh + sums[0], step.a.dh0[step.state(b, step.a.R) + j]);
     }

@@ -13,9 +13,9 @@ struct ForwardStep : Walk<ForwardArgs<S>> {
     using Walk<ForwardArgs<S>>::a;
     using Walk<ForwardArgs<S>>::d;
 
-    // h of the step before.
+    // h of the step before; null where it is zero.
     FUSED_RNN_DEVICE const S* h_before(int64_t b) const {
-        return this->begins(b) ? a.h0 + this->state(b, a.R) : a.y + this->output(this->row_before(b));
+        return this->starts(b) ? this->start(a.h0, b, a.R) : a.y + this->output(this->row_before(b));
     }
     template <class Device, class F>
     FUSED_RNN_DEVICE void show(const Device& dev, int64_t b, int64_t j, F h) const {
@@ -49,7 +49,7 @@ struct LstmForward {
         FUSED_RNN_UNROLL()
         for (int g = 0; g < 4; ++g) cell.x[g] = step.input(dev, b, g, G, j, false);
         const int64_t at = step.state(b, step.a.H) + j;
-        cell.c = step.begins(b) ? dev.widen(step.a.c0[at]) : step.a.carry[at];
+        cell.c = step.starts(b) ? step.start(dev, step.a.c0, b, step.a.H, j) : step.a.carry[at];
         return cell;
     }
     template <class Device>
@@ -88,7 +88,7 @@ struct GruForward {
         const S* b_hh = step.a.b_hh[step.d];
         return {step.input(dev, b, 0, G, j, false), step.input(dev, b, 1, G, j, false),
                 step.input(dev, b, 2, G, j, true), b_hh ? dev.widen(b_hh[2 * H + j]) : F(0),
-                step.begins(b) ? dev.widen(step.a.h0[at]) : step.a.carry[at]};
+                step.starts(b) ? step.start(dev, step.a.h0, b, H, j) : step.a.carry[at]};
     }
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,

@@ -24,6 +24,11 @@ __global__ void gather_before_kernel(const __grid_constant__ BeforeArgs<S> args)
 }
 
 template <class S>
+__global__ void sum_starts_kernel(const __grid_constant__ SumsArgs<S> args) {
+    sum_starts(Gpu{}, args);
+}
+
+template <class S>
 __global__ void rebuild_gates_kernel(const __grid_constant__ RebuildArgs<S> args) {
     rebuild_gates(Gpu{}, args);
 }
@@ -50,6 +55,11 @@ void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
 template <class S>
 void gather_before(const BeforeArgs<S>& args, Stream stream) {
     launch_rows(gather_before_kernel<S>, args, args.seq.T, stream);
+}
+
+template <class S>
+void sum_starts(const SumsArgs<S>& args, Stream stream) {
+    launch_rows(sum_starts_kernel<S>, args, args.seq.B, stream);
 }
 
 template <class S>

@@ -21,6 +21,8 @@ void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
 template <class S>
 void gather_before(const BeforeArgs<S>& args, Stream stream);
 template <class S>
+void sum_starts(const SumsArgs<S>& args, Stream stream);
+template <class S>
 void rebuild_gates(const RebuildArgs<S>& args, Stream stream);
 template <class S>
 void unprojected_rows(const UnprojectedArgs<S>& args, Stream stream);

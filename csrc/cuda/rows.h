@@ -1,5 +1,5 @@
 // What is done row by row around the loops: the steps of a packed sequence written out on the device, gates that were not
-// kept, the operands of the weight gradients. One block takes every gridDim-th step (or row); results do not depend on the number of blocks.
+// kept, operands of products around. One block takes every gridDim-th step (or row); results do not depend on the number of blocks.
 #pragma once
 #include "walk.h"
 
@@ -36,6 +36,8 @@ struct BeforeArgs {
     const S* h;  // row n of this direction at h + n * ld
     int64_t ld;
     const S* h0;  // [D, B, R]
+    const bool* reset;
+    bool reset_initial;
     S* to;
 };
 
@@ -47,8 +49,37 @@ FUSED_RNN_DEVICE void gather_before(const Device& dev, const BeforeArgs<S>& a) {
         const int64_t count = a.seq.rows(walk.t) * a.R;
         for (int64_t i = dev.thread(); i < count; i += dev.threads()) {
             const int64_t b = i / a.R, j = i % a.R;
-            const S* from = walk.begins(b) ? a.h0 + walk.state(b, a.R) : a.h + walk.row_before(b) * a.ld;
-            a.to[walk.row(b) * a.R + j] = from[j];
+            const S* from = walk.starts(b) ? walk.start(a.h0, b, a.R) : a.h + walk.row_before(b) * a.ld;
+            a.to[walk.row(b) * a.R + j] = from ? from[j] : S{};
+        }
+    }
+}
+
+// Sums of the hidden side of dg over the steps that start from the initial state, of direction d: [B, G*H].
+template <class S>
+struct SumsArgs {
+    Sequence seq;
+    int64_t cell, d, H;
+    const S* dg;  // [N, blocks*H]
+    const bool* reset;
+    bool reset_initial;
+    S* to;
+};
+
+template <class Device, class S>
+FUSED_RNN_DEVICE void sum_starts(const Device& dev, const SumsArgs<S>& a) {
+    using F = ComputeType<S>;
+    Walk<SumsArgs<S>> walk(a, a.d);
+    const int64_t GH = gates_of(a.cell) * a.H, width = gradient_blocks(a.cell) * a.H;
+    for (int64_t b = dev.block(); b < a.seq.B; b += dev.blocks()) {
+        for (int64_t k = dev.thread(); k < GH; k += dev.threads()) {
+            const S* column = a.dg + (is_gru(a.cell) && k >= 2 * a.H ? k + a.H : k);
+            F sum = 0;
+            for (int64_t step = 0; step < a.seq.T; ++step) {
+                walk.at(step);
+                if (b < a.seq.rows(walk.t) && walk.starts(b)) sum += dev.widen(column[walk.row(b) * width]);
+            }
+            dev.narrow(sum, a.to[b * GH + k]);
         }
     }
 }

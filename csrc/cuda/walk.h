@@ -22,6 +22,25 @@ struct Walk {
     // Whether row b of the batch takes its first step, or its last, at t.
     FUSED_RNN_DEVICE bool begins(int64_t b) const { return b >= a.seq.rows(before); }
     FUSED_RNN_DEVICE bool ends(int64_t b) const { return b >= a.seq.rows(after); }
+    // Whether an episode begins at step s: the state is set anew between s - 1 and s, whichever way a direction walks.
+    FUSED_RNN_DEVICE bool marked(int64_t b, int64_t s) const {
+        return a.reset && b < a.seq.rows(s) && a.reset[a.seq.row(s) + b];
+    }
+    // Whether the state before t is set anew; whether that of t goes on to the step after.
+    FUSED_RNN_DEVICE bool anew(int64_t b) const { return marked(b, d ? before : t); }
+    FUSED_RNN_DEVICE bool goes_on(int64_t b) const { return !ends(b) && !marked(b, d ? t : after); }
+    // Whether row b comes to t with a state that no step made,
+    FUSED_RNN_DEVICE bool starts(int64_t b) const { return begins(b) || anew(b); }
+    // and with which, of `first` [D, B, size]: null where it is zero.
+    template <class S>
+    FUSED_RNN_DEVICE const S* start(const S* first, int64_t b, int64_t size) const {
+        return anew(b) && !a.reset_initial ? nullptr : first + state(b, size);
+    }
+    template <class Device, class S>
+    FUSED_RNN_DEVICE ComputeType<S> start(const Device& dev, const S* first, int64_t b, int64_t size, int64_t j) const {
+        const S* from = start(first, b, size);
+        return from ? dev.widen(from[j]) : ComputeType<S>(0);
+    }
 
     // Row of the whole sequence.
     FUSED_RNN_DEVICE int64_t row(int64_t b) const { return a.seq.row(t) + b; }

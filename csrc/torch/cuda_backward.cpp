@@ -116,8 +116,11 @@ class BackwardCall {
         a.H = l.H;
         a.R = l.R;
         a.projected = l.projected;
-        a.needs_dh0 = needs_ & kDh0;
+        const bool sums = l.begins && l.reset_initial;
+        a.needs_dh0 = needs_ & kDh0 && !sums;
         a.h0 = data_of<S>(h0_);
+        a.reset = l.begins;
+        a.reset_initial = l.reset_initial;
         if (grads.dy) a.dy = keep(*grads.dy);
         if (grads.dhn) a.dhn = keep(*grads.dhn);
         if (is_lstm(l.cell)) {
@@ -129,6 +132,11 @@ class BackwardCall {
         if (is_lstm(l.cell) || is_gru(l.cell)) {
             const Tensor& carry = kept.emplace_back(call_.empty_wide({l.D, l.B, l.H}));
             a.carry = mutable_data_of<F>(carry);
+        }
+        if (sums && a.carry) {
+            sums_ = call_.empty_wide({l.D, l.B, l.H});
+            TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(sums_->get()));
+            a.sums = mutable_data_of<F>(*sums_);
         }
         if (a.needs_dh0) a.dh0 = mutable_data_of<S>(*dh0_);
         a.first_copies16 = in_pieces<S>(l.H);
@@ -144,6 +152,24 @@ class BackwardCall {
             a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr_t[d]);
         }
         call_.run_loop(a, true, backward<S>);
+        if (sums && needs_ & kDh0) sum_dh0();
+    }
+
+    // Of all episodes that begin from h0.
+    void sum_dh0() {
+        const int64_t GH = l.G * l.H;
+        const Tensor sums = call_.empty({l.B, GH});
+        for (int64_t d = 0; d < l.D; ++d) {
+            sum_starts(SumsArgs<S>{call_.sequence(), l.cell, d, l.H, data_of<S>(dg_[d]), l.begins, true,
+                                   mutable_data_of<S>(sums)},
+                       call_.device.stream());
+            const Tensor w_hh = laid_out(*l.weights[d].w_hh);
+            S* const to = mutable_data_of<S>(*dh0_) + d * l.B * l.R;
+            multiply(Matrix<S>{to, l.B, l.R, l.R, 1}.tensor(call_.place),
+                     Matrix<const S>{data_of<S>(sums), l.B, GH, GH, 1}.tensor(call_.place),
+                     matrix(data_of<S>(w_hh), GH, l.R, l.R).tensor(call_.place));
+        }
+        if (is_gru(l.cell)) torch::stable::copy_(*dh0_, torch::stable::subtract(*dh0_, *sums_, -1.0));
     }
 
     // h of the step before (in walking order), for every row.
@@ -159,6 +185,8 @@ class BackwardCall {
         a.h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : kept_[d].states;
         a.ld = is_lstm(l.cell) ? l.D * l.R : kept_[d].ld_states;
         a.h0 = data_of<S>(h0_);
+        a.reset = l.begins;
+        a.reset_initial = l.reset_initial;
         a.to = mutable_data_of<S>(to);
         gather_before(a, call_.device.stream());
         return to;
@@ -228,7 +256,7 @@ class BackwardCall {
     const LayerArgs& in_;
     const int64_t needs_;
     const Tensor h0_, saved_;
-    std::optional<Tensor> y_, dh0_, dc0_;
+    std::optional<Tensor> y_, dh0_, dc0_, sums_;
     std::vector<Tensor> dg_, dr_, rebuilt_;
     Saved<const S> kept_[kMaxDirections] = {};
 };
@@ -241,7 +269,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells, bool tell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward", in);
-    refuse_options("layer_backward", l);
+    refuse_variants("layer_backward", l);
     STD_TORCH_CHECK(!tell, "layer_backward: CUDA's kernels tell of no squares");
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
@@ -258,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_backward_gates", in);
-    refuse_options("layer_backward_gates", l);
+    refuse_variants("layer_backward_gates", l);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
     return by_dtype("layer_backward_gates", l.type, [&]<class S>() {

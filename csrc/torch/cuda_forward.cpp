@@ -38,6 +38,8 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.saved[d] = saved_direction<S>(l, out.saved, d);
     }
     a.h0 = data_of<S>(h0);
+    a.reset = l.begins;
+    a.reset_initial = l.reset_initial;
     if (is_lstm(l.cell)) {
         c0 = laid_out(*in.c0);
         a.c0 = data_of<S>(*c0);
@@ -71,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
                                                          bool reset_initial, OptionalNumbers variant) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant};
     const Layer l("layer_forward", in);
-    refuse_options("layer_forward", l);
+    refuse_variants("layer_forward", l);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
         const LayerCall<S> call(l);
         const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };

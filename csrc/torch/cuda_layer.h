@@ -6,8 +6,7 @@
 
 namespace fused_rnn::cuda {
 
-inline void refuse_options(const char* op, const Layer& l) {
-    STD_TORCH_CHECK(!l.begins, op, ": reset has no CUDA kernels");
+inline void refuse_variants(const char* op, const Layer& l) {
     STD_TORCH_CHECK(l.variant.plain(), op, ": variants of cells have no CUDA kernels");
 }
 

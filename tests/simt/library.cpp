@@ -35,6 +35,10 @@ void gather_before(const BeforeArgs<S>& args, Stream) {
     run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { gather_before(device, args); });
 }
 template <class S>
+void sum_starts(const SumsArgs<S>& args, Stream) {
+    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { sum_starts(device, args); });
+}
+template <class S>
 void rebuild_gates(const RebuildArgs<S>& args, Stream) {
     run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { rebuild_gates(device, args); });
 }
@@ -50,6 +54,7 @@ void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Strea
     template void forward<S>(const ForwardArgs<S>&, const Plan&, Stream);   \
     template void backward<S>(const BackwardArgs<S>&, const Plan&, Stream); \
     template void gather_before<S>(const BeforeArgs<S>&, Stream);           \
+    template void sum_starts<S>(const SumsArgs<S>&, Stream);                \
     template void rebuild_gates<S>(const RebuildArgs<S>&, Stream);          \
     template void unprojected_rows<S>(const UnprojectedArgs<S>&, Stream);
 FUSED_RNN_INSTANTIATE(float)
