@@ -50,6 +50,7 @@ class _Sequence(RNNBase):
     variant_ratios: tuple[tuple[int, int], ...] = ()  # the same for graphs
     drops: Drops | None = None
     connection: str | None = None
+    recorder: Any = None  # while `diagnostics` looks at it: what stands for each layer (`recording.Recorder`)
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class _Sequence(RNNBase):
             cells,
             self.connection,
             self.drops,
+            self.recorder,
         )
 
     def _current_weights(self) -> Sequence[Any]:

@@ -26,6 +26,7 @@ __all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "g
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
+Watch = Callable[[int, int, State], State]
 
 
 class Cell(IntEnum):
@@ -96,6 +97,11 @@ class Variant(NamedTuple):
     def draws(self) -> bool:
         """Whether random numbers are drawn in training."""
         return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether something happens to a state, or to its gradient, between two steps."""
+        return self.draws or self.clip_value > 0 or self.clip_norm > 0
 
     def without(self, *options: str) -> Variant | None:
         """The same but for these; None for torch's cell."""
@@ -190,13 +196,13 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     The reset gate multiplies W_hn h + b_hn, after the product: n = tanh(x_n + r (W_hn h + b_hn)), and the update
     gate keeps the old state: h' = (1 - z) n + z h. gx [n, 3*H], h [n, H].
     """
-    (h,) = state
+    h, kept = state[0], state[-1]  # the same; watched, they come apart
     x_r, x_z, x_n = gx.chunk(3, -1)
     h_r, h_z, h_n = F.linear(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * n + z * kept,) * len(state)
 
 
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
@@ -251,12 +257,14 @@ def _walk(
     reverse: bool,
     reset: Sequence[Tensor] | None,
     begin: State,
+    watch: Callable[[int, State], State] | None,
 ) -> tuple[list[State], State]:
     """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
 
     Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
     joins with its initial state at its own last step. Where ``reset[t]`` [n] says that a row's episode begins at step
     t, its state becomes that of ``begin``, forward before the step, in reverse after it (after step 0 none follows).
+    ``watch(t, state)`` gives the state that goes on from step t in place of the one that the step has left.
     Returns the states of every step, in order of t, and the final ones.
     """
 
@@ -284,6 +292,8 @@ def _walk(
         rows = sizes[t]
         state = step(state, *inputs[t])
         outputs.append(state)
+        if watch is not None:
+            state = watch(t, state)
     if ended:  # the last to end are the first rows
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return outputs[:: -1 if reverse else 1], state
@@ -309,6 +319,7 @@ def layer(
     variant: Variant | None = None,
     seed: Tensor | None = None,
     cells: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
@@ -319,6 +330,9 @@ def layer(
     seed: int64 [D, B], of what is drawn; without one nothing is, and units keep of their state what they do on average.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
+    ``watch(d, t, state)`` is called after step t of direction d and returns what goes on to the next step in its place,
+    as views of it, say, whose gradients are then those of what comes from there. A watched GRU has its h twice: for the
+    products with W_hh, and for what passes by z. Without zoneout, and clips between steps.
     """
     step_of_cell = _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
@@ -341,7 +355,9 @@ def layer(
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
-        initial = (h0[d],) if c0 is None else (h0[d], c0[d])
+        initial: State = (h0[d],) if c0 is None else (h0[d], c0[d])
+        if watch is not None and Cell(cell).is_gru:
+            initial *= 2
         seeds = None if seed is None else seed[d]
         mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
         own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
@@ -349,7 +365,7 @@ def layer(
         if options.clip_value or options.clip_norm:
             step = with_clip(step, options.clip_value, options.clip_norm)
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
-        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
+        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin, watch and partial(watch, d))
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat
@@ -358,4 +374,4 @@ def layer(
         return torch.cat([join([state[which] for state in walked]) for walked in outputs], -1)
 
     hn, *cn = (torch.stack(parts) for parts in zip(*finals, strict=True))
-    return of_every_step(0), hn, cn[0] if cn else None, of_every_step(1) if cells else None
+    return of_every_step(0), hn, None if c0 is None else cn[0], of_every_step(1) if cells else None

@@ -48,8 +48,8 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
 
 // Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
 // not yet from y): without a projection these rows of a.dh. Previous state is the one of the step before in walking
-// order, the initial, or the one that an episode begins from.
-template <class Cell, class F, class S>
+// order, the initial, or the one that an episode begins from. `kTells`: squares are asked for.
+template <class Cell, bool kTells, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                      int64_t u1, const F* dh, int64_t row, bool add_dy) {
     constexpr int W = Simd<F>::W;
@@ -64,13 +64,19 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
             if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+            if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
         }
-        if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        [[maybe_unused]] RowSquares<F, S> squares;
+        if (kTells && b + 1 < b1) ask_for_row(a, n + 1, first_before + b + 1, u0, u1);
         for (int64_t u = u0; u < u1; u += W) {
             const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
             Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
+            if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, g, squares);
             if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u));
+            [[maybe_unused]] const Vec<F> dc =
+                Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u));
+            if constexpr (kTells) tell<Cell>(a, b, n, u, u1, lanes, g, dc, squares);
         }
     }
 }
@@ -93,6 +99,7 @@ struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
     using Scalar = F;
+    static constexpr bool kHasCell = true;
     static constexpr bool kVaries = !__is_empty(Act);
 
     template <class S, class Kept>
@@ -118,8 +125,8 @@ struct LstmRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -137,6 +144,7 @@ struct LstmRows {
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
+        return d.c;
     }
 
   private:
@@ -195,6 +203,7 @@ struct GruRows {
     using Act = ActT<F>;
     using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
+    static constexpr bool kHasCell = false;
 
     template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -217,8 +226,8 @@ struct GruRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -235,6 +244,7 @@ struct GruRows {
         store(hidden, d.r, lanes);
         store(hidden + H, d.z, lanes);
         store(hidden + 2 * H, d.hn, lanes);
+        return V{};
     }
 
   private:
@@ -274,6 +284,7 @@ struct RnnRows {
     using Act = ActT<F>;
     using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
+    static constexpr bool kHasCell = false;
 
     template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -293,12 +304,13 @@ struct RnnRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t,
-                                          int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t, int64_t u,
+                                       int lanes, V dh, const Kept& kept) {
         const V fresh = load<F>((kept.of_h ? a.saved.gates_of(n) : a.saved.state_of(n)) + u, lanes);
         const V d = rnn_step_grad<Act, V>(fresh, kept.to_new_h(dh), act_of<Act>(a));
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, d, lanes);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+        return V{};
     }
 
   private:
@@ -308,53 +320,3 @@ struct RnnRows {
         return rnn_step<Act, V>(x + load<F>(hg, lanes), act_of<Act>(a));
     }
 };
-
-// The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone.
-#define FUSED_RNN_BY_CELL(ARGS, CALL)                                     \
-    switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
-        case kLstm:                                                       \
-            CALL((LstmRows<Activations<S>::template Act, F>));            \
-            break;                                                        \
-        case kGru:                                                        \
-            CALL((GruRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnTanh:                                                    \
-            CALL((RnnRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnRelu:                                                    \
-            CALL((RnnRows<Relu, F>));                                     \
-            break;                                                        \
-        default:                                                          \
-            if (is_lstm((ARGS).cell))                                     \
-                CALL((LstmRows<Activations<S>::template Any, F>));        \
-            else if (is_gru((ARGS).cell))                                 \
-                CALL((GruRows<Activations<S>::template Any, F>));         \
-            else                                                          \
-                CALL((RnnRows<Activations<S>::template Any, F>));         \
-    }
-#define FUSED_RNN_UNWRAP(...) __VA_ARGS__
-
-template <class F, class S>
-void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
-                  int64_t row, int64_t gate_stride, int next) {
-#define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
-#define FUSED_RNN_CALL(C) rebuild_block<FUSED_RNN_UNWRAP C>(a, n0, n1, hg)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-
-template <class F, class S>
-void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
-                   int64_t row, bool add_dy) {
-#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL)
-#undef FUSED_RNN_CALL
-}
-#undef FUSED_RNN_UNWRAP
-#undef FUSED_RNN_BY_CELL

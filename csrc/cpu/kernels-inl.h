@@ -10,8 +10,10 @@
 #include "../core/philox.h"
 #include "gemm-inl.h"
 #include "regular-inl.h"
+#include "squares-inl.h"
 #include "projection-inl.h"
 #include "cell_rows-inl.h"
+#include "cell_choice-inl.h"
 #include "loops-inl.h"
 #include "rows-inl.h"
 // clang-format on

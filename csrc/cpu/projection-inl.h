@@ -55,10 +55,16 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
         if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
+        RowSquares<F, S> squares;
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
+            if (a.squares) squares.add(kSquareLater, g);
             if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
+            if (a.squares) {
+                squares.add(kSquareH, g);
+                squares.template close<kSquareLater, kSquareH>(a, n, u, r1);
+            }
             if (zoneout) {
                 const Zoneout<Vec<F>> kept = zoneout_h<F>(a, t, b, u);
                 store(a.dh + b * a.ld_dh + u, kept.to_old_h(g), lanes);
