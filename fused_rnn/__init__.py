@@ -4,10 +4,11 @@
 inside an existing model, :func:`patched` those that other code is about to make, and :mod:`fused_rnn.functional` has
 them as functions of their parameters. :class:`Stream` serves a module a few steps at a time, :func:`truncated_bptt`
 trains one so. :mod:`fused_rnn.onnx` and :mod:`fused_rnn.interchange` take models and weights elsewhere and back.
+:mod:`fused_rnn.diagnostics` looks at gradients inside of backpropagation through time.
 """
 
+from . import diagnostics, functional, init, interchange
 from . import forking as _forking  # noqa: F401  (for what it registers)
-from . import functional, init, interchange
 from . import onnx as onnx  # not in __all__: it would hide the package of this name
 from .cells import GRUCell, LSTMCell, RNNCell
 from .convert import convert, patched
@@ -25,6 +26,7 @@ __all__ = [
     "RNNCell",
     "Stream",
     "convert",
+    "diagnostics",
     "functional",
     "init",
     "interchange",

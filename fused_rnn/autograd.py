@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import ops, reference
+from . import checks, ops, reference
 from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant, extra_weights
@@ -57,13 +57,16 @@ def layer(
     variant: Variant | None = None,
     seed: Maybe = None,
     cells: bool = False,
+    record: Any = None,
 ) -> tuple[Tensor, Tensor, Maybe, Maybe]:
     """One layer, all its directions, over the whole sequence; shapes as in ``reference.layer``.
 
     x [T, B, I] or [N, I]; h0 [D, B, R]; c0 [D, B, H] or None -> y [T, B, D*R] or [N, D*R]; hn; cn or None; with
     ``cells`` c of every step, [T, B, D*H] or [N, D*H], else None.
     With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
-    ``variant``: of the cell, None for torch's; ``seed`` [D, B]: of what it draws.
+    ``variant``: of the cell, None for torch's; ``seed`` [D, B]: of what it draws. ``record``: is told of the gradients
+    of every step's states by the backward (``recording.LayerRecord.told``); in eager mode on the CPU, without
+    transforms.
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):
@@ -81,6 +84,8 @@ def layer(
         y, hn, cn, every_c, _ = apply(
             x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
+        if record is not None:
+            y.grad_fn.record = record  # its ctx
     return y, hn, None if c0 is None else cn, every_c
 
 
@@ -116,6 +121,7 @@ class _FusedLayer(Function):
         x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
         y, _, cn, _, saved = output
         ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
+        ctx.record = None
         ctx.set_materialize_grads(False)
         if c0 is None:
             ctx.mark_non_differentiable(cn, saved)
@@ -142,12 +148,16 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
         elif any(dout is not None and _legacy_batched(dout) for dout in douts):
             # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
+            if ctx.record is not None:
+                raise checks.recorded_batch()
             constants = Constants(batch_sizes, reset, seed, ctx.cell, needs, 0, *options)
             dx, dh0, dc0, *dweights = _by_definition(constants, *douts, x, h0, c0, *weights)
         elif torch.is_grad_enabled() or transformed():
+            if ctx.record is not None:
+                _FusedLayerGradient.run(ctx.record, *args)
             dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
         else:  # without create_graph nothing is differentiated again
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.run(ctx.record, *args)
         return dx, dh0, dc0, *[None] * 8, *dweights
 
     @staticmethod
@@ -210,6 +220,11 @@ class _FusedLayerGradient(Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Maybe, ...]:
+        return _FusedLayerGradient.run(None, *args)
+
+    @staticmethod
+    def run(record: Any, *args: Any) -> tuple[Maybe, ...]:
+        """By the ops, which tell ``record`` of the gradients inside of the sequence, where it is not None."""
         dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:17]
         batch_sizes, reset, seed, cell, needs, samples, initial, variant = fixed
         weights = args[17:]
@@ -218,7 +233,10 @@ class _FusedLayerGradient(Function):
         if samples and variant is not None and _needs_more_than_gates(variant, cell, len(weights) // h0.shape[0]):
             return _by_definition(Constants(*fixed), *args[:7], *weights)
         if not samples:
-            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, seed, dcells)
+            tell = record is not None
+            *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, seed, dcells, tell)
+            if tell:
+                record.told(own.pop(), saved)
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, seed, dcells)

@@ -204,6 +204,24 @@ def unexpected(argument: str) -> TypeError:
     return TypeError(f"got an unexpected keyword argument '{argument}'")
 
 
+def recorded_transform() -> RuntimeError:
+    return RuntimeError(
+        "gradient_flow records ordinary calls and backwards: not under torch.compile, torch.func or forward-mode AD"
+    )
+
+
+def recorded_batch() -> RuntimeError:
+    return RuntimeError("gradient_flow records one backward at a time, not is_grads_batched")
+
+
+def recorded_regularisation() -> RuntimeError:
+    return RuntimeError("gradient_flow records no zoneout, no recurrent dropout and no clipped gradients")
+
+
+def recorded_lengths() -> RuntimeError:
+    return RuntimeError("gradient_flow takes lengths on the CPU only, and under no dispatch mode: pack the sequence")
+
+
 def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 

@@ -48,6 +48,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     from .bench import run
+    from .diagnostics import command
 
     parser = argparse.ArgumentParser(
         prog="fused-rnn", description="LSTM, GRU and RNN for PyTorch with fused time loops."
@@ -60,9 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measures our modules beside nn.* and other peers; a wrong result is refused, not timed.",
     )
     run.add_arguments(bench)
+    gradflow = commands.add_parser(
+        "gradflow",
+        help="what becomes of the gradient on its way through time",
+        description="Norms of dL/dh_t and dL/dc_t in a fresh network, as a table, in words and as PNG.",
+    )
+    command.add_arguments(gradflow)
     options = parser.parse_args(arguments)
     if options.command == "info":
         return info(options)
+    if options.command == "gradflow":
+        return command.run(options)
     return run.run(options)
 
 

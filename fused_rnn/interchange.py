@@ -95,15 +95,16 @@ def from_onnx(
         nonlinearity: of the ``RNN`` the weights are for; gate_activation, activation: of the ``LSTM`` or ``GRU``;
             reset_after: of the ``GRU``.
         linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that for a GRU either
-            ``linear_before_reset=1`` or ``reset_after=False`` has to be given. ``hidden_size`` and ``layout`` change nothing here.
+            ``linear_before_reset=1`` or ``reset_after=False`` has to be given. ``hidden_size`` and ``layout`` change
+            nothing here.
 
     With P the state is for ``LSTM(peephole=True)``, with ``input_forget=1`` for ``coupled_gates=True``: f = 1 - i, as
     ONNX Runtime computes it, is their i = 1 - f after the signs of the gate's weights are turned.
 
     Raises:
         ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU whose
-            ``linear_before_reset`` is not ``reset_after``, other activations than those that are named, a hard tanh, ``clip``,
-            ``input_forget`` with gates that are not sigmoids, nodes of the reverse direction alone.
+            ``linear_before_reset`` is not ``reset_after``, other activations than those that are named, a hard
+            tanh, ``clip``, ``input_forget`` with gates that are not sigmoids, nodes of the reverse direction alone.
     """
     stack = [_onnx_layer(*layer) for layer in layers]
     state = state_dict(stack)

@@ -8,27 +8,25 @@ the cell, lengths, cell states) to the reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, connections, fallback, onnx_nodes, reference
+from . import checks, fallback, onnx_nodes
 from .autocast import autocast
 from .autograd import layer
-from .dropout import Drops, Rows, draw_seeds, dropped_for_all_steps, dropped_weights
+from .dropout import Drops, Rows
 from .lengths import Packing, Padding, readable
 from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
+from .stack import Net, OneLayer, by_reference, stack
 
 __all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
 
 Maybe = Tensor | None
-OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
-# cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops
-Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None, Drops | None]
+Standing = Callable[[OneLayer, bool], OneLayer]  # what stands for each layer; whether there are kernels
 
 # Plain ints and bound functions: every look-up saved is 50 ns of each call.
 LSTM, GRU, RNN_TANH, RNN_RELU = int(Cell.LSTM), int(Cell.GRU), int(Cell.RNN_TANH), int(Cell.RNN_RELU)
@@ -80,11 +78,12 @@ def sequence(
     cells: bool = False,
     connection: str | None = None,
     drops: Drops | None = None,
+    recorder: Standing | None = None,
 ) -> tuple[Any, Any]:
     """Checks the arguments as ``torch.nn`` does and runs the network; what modules and functions have in common.
 
     ``features`` is I, ``hidden`` H, ``projection`` P or 0; ``reset`` in the layout of ``input``, without features;
-    ``lengths`` [B], without B where the input is unbatched.
+    ``lengths`` [B], without B where the input is unbatched; ``recorder``: of a module whose gradients are looked at.
     """
     if cells and cell != LSTM:
         raise checks.lstm_only("cells")
@@ -97,7 +96,8 @@ def sequence(
         if lengths is not None:
             raise checks.lengths_of_packed()
         options = (layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops)
-        return _packed(cell, input, hx, reset, cells, weights, features, hidden, projection, *options)
+        inputs = (cell, input, hx, reset, cells, weights, features, hidden, projection)
+        return _packed(*inputs, *options, recorder=recorder)
     rank = input.dim()
     if rank != 3 and rank != 2:
         raise checks.input_rank(cell, rank)
@@ -136,7 +136,7 @@ def sequence(
 
     sizes = (batch, hidden, projection, layers, directions)
     net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
-    outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells)
+    outputs = _run(net, input, h0, c0, weights, None, reset, lengths, batch_first, cells, recorder)
     if rank == 2:
         outputs = tuple(None if output is None else output.squeeze(1) for output in outputs)
     y, hn, cn, c = outputs
@@ -162,6 +162,7 @@ def _packed(
     variant: Variant | None,
     connection: str | None,
     drops: Drops | None,
+    recorder: Standing | None,
 ) -> tuple[Any, Any]:
     """:func:`sequence` for a PackedSequence; states come and go in the caller's order of rows."""
     data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -183,7 +184,8 @@ def _packed(
     sizes = (batch, hidden, projection, layers, directions)
     net = (cell, *sizes, dropout, training, recompute, reset_initial, variant, connection, drops)
     marks = None if reset is None else reset.data
-    data, hn, cn, c = _run(net, data, h0, c0, weights, batch_sizes, marks, None, False, cells, sorted_indices)
+    others = (batch_sizes, marks, None, False, cells, recorder, sorted_indices)
+    data, hn, cn, c = _run(net, data, h0, c0, weights, *others)
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     y = PackedSequence(data, *input[1:])
     return y if c is None else (y, PackedSequence(c, *input[1:])), hn if cn is None else (hn, cn)
@@ -254,6 +256,7 @@ def _run(
     lengths: Maybe,
     batch_first: bool,
     cells: bool,
+    recorder: Standing | None,
     order: Maybe = None,
 ) -> tuple[Any, ...]:
     """Checked arguments -> y, hn, cn (or None), c of every step (or None), by the kernels where there are any.
@@ -266,19 +269,19 @@ def _run(
     if exports and (cells or not _is_compiling()):
         raise checks.onnx_cells() if cells else checks.onnx_lengths()
     # What torch's own functions do not know.
-    ours_alone = unusual or reset is not None or variant is not None or drops is not None
+    ours_alone = unusual or reset is not None or variant is not None or drops is not None or recorder is not None
     if _autocasts():
         device = input.device.type
         ours = device == "cpu" or (device == "cuda" and not WITHOUT_CUDA) or ours_alone
         if ours and torch.is_autocast_enabled(device):
             input, h0, c0, weights = autocast(net[0], device, input, h0, c0, weights)
             with torch.autocast(device, enabled=False):  # the ops' own products must not be cast again
-                return _run(net, input, h0, c0, weights, batch_sizes, reset, lengths, batch_first, cells, order)
+                others = (batch_sizes, reset, lengths, batch_first, cells, recorder, order)
+                return _run(net, input, h0, c0, weights, *others)
     kernels = has_kernels(input, h0, c0, weights)
-    if ours_alone and input.is_cuda and variant is not None:
-        fallback.warn_once(
-            "CUDA tensors of a cell that is not torch's go through plain torch, step by step: it has no CUDA kernels"
-        )
+    if ours_alone and input.is_cuda and (variant is not None or recorder is not None):
+        what = "of a cell that is not torch's" if recorder is None else "whose gradients are recorded"
+        fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
@@ -287,14 +290,18 @@ def _run(
         return *fallback.run(net, input, h0, c0, weights, batch_sizes, batch_first), None
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
-    one: OneLayer = layer if kernels else _by_reference if ours_alone else fallback.layer
+    one: OneLayer = layer if kernels else by_reference if ours_alone else fallback.layer
+    if recorder is not None:
+        if lengths is not None and not readable(lengths, input):
+            raise checks.recorded_lengths()
+        one = recorder(one, kernels)
     if lengths is not None and readable(lengths, input):
         packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
         rows = Rows(net[1], packing.order, packing.batch_sizes)
         net = (net[0], len(packing.order), *net[2:])
         first_h, first_c = packing.initial(h0), packing.initial(c0)
         x, marks = packing.pack(input), packing.pack(reset)
-        y, hn, cn, c = _stack(one, net, x, first_h, first_c, weights, rows, marks, cells)
+        y, hn, cn, c = stack(one, net, x, first_h, first_c, weights, rows, marks, cells)
         return packing.pad(y), packing.final(hn, h0), packing.final(cn, c0), packing.pad(c)
     if batch_first:
         input = input.transpose(0, 1)
@@ -302,89 +309,7 @@ def _run(
     if lengths is not None:
         padding = Padding(onnx_nodes.layer if exports else one, lengths, input)
         one, input = (padding.node if exports else padding.layer), padding.masked(input)
-    y, hn, cn, c = _stack(one, net, input, h0, c0, weights, Rows(net[1], order, batch_sizes), reset, cells)
+    y, hn, cn, c = stack(one, net, input, h0, c0, weights, Rows(net[1], order, batch_sizes), reset, cells)
     if batch_first:
         y, c = y.transpose(0, 1), None if c is None else c.transpose(0, 1)
     return y, hn, cn, c
-
-
-def _by_reference(
-    x: Tensor,
-    h0: Tensor,
-    c0: Maybe,
-    weights: Sequence[Tensor],
-    batch_sizes: Maybe,
-    cell: int,
-    recompute: bool,
-    reset: Maybe,
-    reset_initial: bool,
-    variant: Variant | None,
-    seed: Maybe,
-    cells: bool,
-) -> tuple[Tensor, Tensor, Maybe, Maybe]:
-    """``autograd.layer`` for what has neither kernels nor a function of torch's."""
-    if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
-        raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
-    return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, reset, reset_initial, variant, seed, cells)
-
-
-def _stack(
-    one: OneLayer,
-    net: Net,
-    x: Tensor,
-    h0: Maybe,
-    c0: Maybe,
-    weights: Sequence[Tensor],
-    rows: Rows,
-    reset: Maybe,
-    cells: bool,
-) -> tuple[Tensor, Tensor, Maybe, Maybe]:
-    """Layer upon layer, each a call of ``one``: x [T, B, I] or packed [N, I]; reset [T, B] or [N]; h0 [L*D, B, R] and
-    c0 [L*D, B, H], or None for zeros. c of every step is the last layer's."""
-    cell, batch, hidden, projection, layers, directions, dropout, training, recompute, *_ = net
-    initial, variant, connection, drops = net[9:]
-    options = (rows.batch_sizes, cell, recompute, reset, initial, variant)
-    own = h0 is not None
-    if h0 is None:  # one layer's, which all share
-        h0 = x.new_zeros((directions, batch, projection or hidden))
-        if cell == LSTM:
-            c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
-    if _is_compiling():
-        h0, c0, *weights = _distinct((h0, c0, *weights))
-        if not own and onnx_nodes.exporting() and one not in (fallback.layer, _by_reference):
-            # The op would have to be given the zeros.
-            one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
-    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
-    seeds: Sequence[Maybe] = (None,) * layers
-    if training and variant is not None and variant.draws:
-        seeds = draw_seeds(rows, layers, directions, x.device)
-    if drops is not None:
-        x = dropped_for_all_steps(x, drops.input, rows) if drops.input else x
-        weights = dropped_weights(weights, drops.weight, each // directions, layers * directions)
-    if layers == 1:
-        return one(x, h0, c0, weights, *options, seeds[0], cells)
-    h0s = h0.split(directions) if own else (h0,) * layers
-    c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
-    hn: list[Any] = []
-    cn: list[Any] = []
-    for i in range(layers):
-        inputs = (x, h0s[i], c0s[i], weights[i * each : (i + 1) * each], *options)
-        y, h, c, every_c = one(*inputs, seeds[i], cells and i == layers - 1)
-        hn.append(h)
-        cn.append(c)
-        if dropout and training and i < layers - 1:
-            if drops is not None and drops.variational:
-                y = dropped_for_all_steps(y, dropout, rows)
-            else:
-                y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
-        x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
-    return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
-
-
-def _distinct(tensors: Sequence[Any]) -> list[Any]:
-    """The same tensors, every further use of one as a view of it: Dynamo refuses a Function that is given one twice."""
-    result: list[Any] = []
-    for tensor in tensors:
-        again = tensor is not None and any(tensor is other for other in result)
-        result.append(tensor.view_as(tensor) if again else tensor)
-    return result

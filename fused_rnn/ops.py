@@ -22,6 +22,7 @@ __all__ = [
     "WITHOUT_CUDA",
     "Cell",
     "Save",
+    "Square",
     "layer_backward",
     "layer_backward_gates",
     "layer_forward",
@@ -38,6 +39,16 @@ class Save(IntEnum):
     NOTHING = 0
     ALL = 1
     STATES = 2  # of which the backward rebuilds the gates
+
+
+class Square(IntEnum):
+    """Whose sums of squares a backward tells, of every row of every step (dL/dh_t and so on); an op's contract."""
+
+    H = 0  # of h, the whole
+    C = 1  # of c, the whole; LSTM, else 0
+    LATER = 2  # what came to h from the step after it (in walking order)
+    KEPT = 3  # what came past the gates: an LSTM's f to c, with what peepholes send, a GRU's z to h; else 0
+    RECURRENT = 4  # what came to h through W_hh
 
 
 def _load() -> None:
@@ -166,10 +177,14 @@ def layer_backward(
     variant: Sequence[float] | None = None,
     seed: Tensor | None = None,
     dcells: Tensor | None = None,
+    tell: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only."""
+    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only.
+
+    With ``tell`` one more stands behind dweights: squares, f64 [5, D, N], in the order of :class:`Square`.
+    """
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, seed, dcells)
+    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, seed, dcells, tell)
 
 
 def layer_backward_gates(
@@ -238,14 +253,12 @@ def _(
     directions, batch, features = h0.shape  # D, B, R
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    kept = (
-        gates_of(cell, made)
-        if Cell(cell).is_lstm
-        else 4 - made.reset_before
-        if Cell(cell).is_gru
-        else made.zoneout_h > 0
-    )
-    gates = int(kept) + 2 * gates_of(cell, made) * made.layer_norm  # and the products
+    if Cell(cell).is_lstm:
+        gates = gates_of(cell, made)
+    else:
+        gates = (3 if made.reset_before else 4) if Cell(cell).is_gru else int(made.zoneout_h > 0)
+    if made.layer_norm:  # the products, too
+        gates += 2 * gates_of(cell, made)
     values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
@@ -275,11 +288,15 @@ def _(
     variant: Sequence[float] | None = None,
     seed: Tensor | None = None,
     dcells: Tensor | None = None,
+    tell: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     def gradient(bit: int, of: Tensor | None) -> Tensor:
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
 
     dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
+    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
+    if tell:
+        dweights.append(x.new_empty((len(Square), h0.shape[0], rows), dtype=torch.float64))
     return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
 
 

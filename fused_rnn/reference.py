@@ -12,14 +12,14 @@ sum of ``batch_sizes``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kinds import Activation, Cell, Variant, Weights, extra_weights, gates_of, split_weights
 from .regularisation import recurrent_mask, seen, with_clip, with_zoneout
 
 __all__ = [
@@ -37,98 +37,7 @@ __all__ = [
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
-
-
-class Cell(IntEnum):
-    """The step a layer repeats; the numbers are those of the op's ``cell`` argument.
-
-    The linear ones have every activation replaced by the identity: integer data then gives exact results, which is
-    how kernels without an f64 form are tested.
-    """
-
-    LSTM = 0
-    GRU = 1
-    RNN_TANH = 2
-    RNN_RELU = 3
-    LSTM_LINEAR = 4
-    GRU_LINEAR = 5
-    RNN_LINEAR = 6
-
-    @property
-    def is_lstm(self) -> bool:
-        return self in (Cell.LSTM, Cell.LSTM_LINEAR)
-
-    @property
-    def is_gru(self) -> bool:
-        return self in (Cell.GRU, Cell.GRU_LINEAR)
-
-    @property
-    def gates(self) -> int:
-        """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
-        return 4 if self.is_lstm else 3 if self.is_gru else 1
-
-
-class Activation(IntEnum):
-    """Of gates or of states; the numbers are those of the op's ``variant`` argument."""
-
-    OWN = 0  # what torch's cell has there
-    SIGMOID = 1
-    HARD_SIGMOID = 2
-    TANH = 3
-    HARD_TANH = 4
-    RELU = 5
-    SOFTSIGN = 6
-    IDENTITY = 7
-
-
-class Variant(NamedTuple):
-    """What a cell does otherwise than torch's (docs/variants.md, docs/regularisation.md), as numbers: the op's
-    ``variant`` argument.
-
-    A later option is a field at the end, whose default leaves it out.
-    """
-
-    gate: int = Activation.OWN  # of i, f, o; r, z
-    state: int = Activation.OWN  # of g and c; n; an RNN's h
-    peephole: bool = False  # LSTM: i and f look at c, o at the new c
-    coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
-    reset_before: bool = False  # GRU: r multiplies h, not W_hn h + b_hn
-    layer_norm: bool = False  # both products are normalised, row by row, and an LSTM's c for its h
-    recurrent_dropout: float = 0.0  # probability that a unit of h is dropped on its way to W_hh, for all steps
-    zoneout_h: float = 0.0  # probability that a unit of h keeps its old value in a step
-    zoneout_c: float = 0.0  # likewise of an LSTM's c
-    clip_value: float = 0.0  # the most that a step sends to a unit of the state before; 0 for no bound
-    clip_norm: float = 0.0  # the same for the norm over the units of a row
-
-    @property
-    def draws(self) -> bool:
-        """Whether random numbers are drawn in training."""
-        return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
-
-    def without(self, *options: str) -> Variant | None:
-        """The same but for these; None for torch's cell."""
-        nothing: dict[str, Any] = dict.fromkeys(options, 0)
-        left = self._replace(**nothing)
-        return left if any(left) else None
-
-    def of_outputs(self) -> Variant | None:
-        """What is to be seen of it in outputs, where nothing is drawn; None for torch's cell."""
-        return self.without("recurrent_dropout", "clip_value", "clip_norm")
-
-
-class Weights(NamedTuple):
-    """The parameters of one direction."""
-
-    w_ih: Tensor  # [G*H, I]
-    w_hh: Tensor  # [G*H, R]
-    b_ih: Tensor | None  # [G*H]
-    b_hh: Tensor | None  # [G*H]
-    w_hr: Tensor | None  # [P, H], LSTM with projection only
-    w_ch: Tensor | None = None  # [(G-1)*H], LSTM with peepholes only: of i (unless coupled), f, o
-    ln_ih: Tensor | None = None  # [G*H], layer normalisation only, as what follows: gains of x W_ih^T
-    ln_hh: Tensor | None = None  # [G*H], of h W_hh^T
-    ln_ch: Tensor | None = None  # [H], LSTM: of c
-    ln_ch_shift: Tensor | None = None  # [H]
+Watch = Callable[[int, int, State], State]
 
 
 class Taps(NamedTuple):
@@ -146,42 +55,6 @@ class _Inner(NamedTuple):
     sigmoid: Function  # or what a variant has in its place
     tanh: Function
     mask: Tensor | None = None  # [B, R], of recurrent dropout
-
-
-def gates_of(cell: int, variant: Variant | None = None) -> int:
-    """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
-    return 3 if variant is not None and variant.coupled else Cell(cell).gates
-
-
-def extra_weights(cell: int, variant: Variant | None) -> list[str]:
-    """The fields of :class:`Weights` that a variant adds to those of a direction, at their end and in this order."""
-    if variant is None:
-        return []
-    norm = ["ln_ih", "ln_hh", *(["ln_ch", "ln_ch_shift"] if Cell(cell).is_lstm else [])]
-    return ["w_ch"] * variant.peephole + norm * variant.layer_norm
-
-
-def split_weights(
-    weights: Sequence[Tensor], directions: int, cell: int, variant: Variant | None = None
-) -> list[Weights]:
-    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are, but
-    for those that the variant adds."""
-    each = len(weights) // directions
-    names = extra_weights(cell, variant)
-    own = len(names)
-    if each - own not in (2, 3, 4, 5) or each * directions != len(weights):
-        raise ValueError(
-            f"expected {2 + own} to {5 + own} weights for each of {directions} directions, got {len(weights)} in all"
-        )
-    parts = []
-    for d in range(directions):
-        w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        extra = dict(zip(names, rest[len(rest) - own :], strict=True))
-        rest = rest[: len(rest) - own]
-        w_hr = rest.pop() if len(rest) in (1, 3) else None
-        b_ih, b_hh = rest if rest else (None, None)
-        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, **extra))
-    return parts
 
 
 def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
@@ -230,25 +103,25 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     The reset gate multiplies W_hn h + b_hn, after the product: n = tanh(x_n + r (W_hn h + b_hn)), and the update
     gate keeps the old state: h' = (1 - z) n + z h. gx [n, 3*H], h [n, H].
     """
-    (h,) = state
+    h, kept = state[0], state[-1]  # the same; watched, they come apart
     x_r, x_z, x_n = gx.chunk(3, -1)
     h_r, h_z, h_n = _recurrent(inner, h).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * n + z * kept,) * len(state)
 
 
 def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """The same as Cho et al. 2014 have it: n = tanh(x_n + W_hn (r h) + b_hn)."""
-    (h,) = state
+    h, kept = state[0], state[-1]
     w_hh, b_hh, H = inner.weights.w_hh, inner.weights.b_hh, h.shape[-1]
     (w_rz, w_n), (b_rz, b_n) = (w_hh.split([2 * H, H]), (None, None) if b_hh is None else b_hh.split([2 * H, H]))
     x_rz, x_n = gx.split([2 * H, H], -1)
     seen_h = seen(h, inner.mask)
     r, z = inner.sigmoid(x_rz + F.linear(seen_h, w_rz, b_rz)).chunk(2, -1)
     n = inner.tanh(x_n + F.linear(r * seen_h, w_n, b_n))
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * n + z * kept,) * len(state)
 
 
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
@@ -303,12 +176,14 @@ def _walk(
     reverse: bool,
     reset: Sequence[Tensor] | None,
     begin: State,
+    watch: Callable[[int, State], State] | None,
 ) -> tuple[list[State], State]:
     """Runs ``state = step(state, *inputs[t])`` over the steps, at step t on the first ``sizes[t]`` rows only.
 
     Forward in time the sizes fall: a row whose sequence has ended keeps its last state. In reverse they rise: a row
     joins with its initial state at its own last step. Where ``reset[t]`` [n] says that a row's episode begins at step
     t, its state becomes that of ``begin``, forward before the step, in reverse after it (after step 0 none follows).
+    ``watch(t, state)`` gives the state that goes on from step t in place of the one that the step has left.
     Returns the states of every step, in order of t, and the final ones.
     """
 
@@ -336,6 +211,8 @@ def _walk(
         rows = sizes[t]
         state = step(state, *inputs[t])
         outputs.append(state)
+        if watch is not None:
+            state = watch(t, state)
     if ended:  # the last to end are the first rows
         state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
     return outputs[:: -1 if reverse else 1], state
@@ -361,6 +238,7 @@ def layer(
     variant: Variant | None = None,
     seed: Tensor | None = None,
     cells: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One layer, all its directions, over the whole sequence.
 
@@ -371,6 +249,9 @@ def layer(
     seed: int64 [D, B], of what is drawn; without one nothing is, and units keep of their state what they do on average.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
+    ``watch(d, t, state)`` is called after step t of direction d and returns what goes on to the next step in its place,
+    as views of it, say, whose gradients are then those of what comes from there. A watched GRU has its h twice: for the
+    products with W_hh, and for what passes by z. Without zoneout, and clips between steps.
     """
     step_of_cell = _gru_before_step if variant is not None and variant.reset_before else _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
@@ -393,7 +274,9 @@ def layer(
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
-        initial = (h0[d],) if c0 is None else (h0[d], c0[d])
+        initial: State = (h0[d],) if c0 is None else (h0[d], c0[d])
+        if watch is not None and Cell(cell).is_gru:
+            initial *= 2
         seeds = None if seed is None else seed[d]
         mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
         own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
@@ -401,7 +284,7 @@ def layer(
         if options.clip_value or options.clip_norm:
             step = with_clip(step, options.clip_value, options.clip_norm)
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
-        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin)
+        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin, watch and partial(watch, d))
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat
@@ -410,4 +293,4 @@ def layer(
         return torch.cat([join([state[which] for state in walked]) for walked in outputs], -1)
 
     hn, *cn = (torch.stack(parts) for parts in zip(*finals, strict=True))
-    return of_every_step(0), hn, cn[0] if cn else None, of_every_step(1) if cells else None
+    return of_every_step(0), hn, None if c0 is None else cn[0], of_every_step(1) if cells else None

@@ -47,8 +47,10 @@ def with_zoneout(
     Krueger et al. 2017: all of it with the given probabilities (of h, of c), as drawn from ``seeds`` [B]; without
     seeds as much of it as they do on average. ``initial`` tells the sizes of the states, [B, ..].
     """
+    if not any(chances):
+        return lambda state, t, *inputs: step(state, *inputs)
     drawn = None
-    if seeds is not None and any(chances):
+    if seeds is not None:
         drawn = [
             happens(seeds, steps, s.shape[-1], Draw.ZONEOUT, chances)[which].unbind() for which, s in enumerate(initial)
         ]

@@ -74,6 +74,37 @@ def test_python_loop_notices_a_reset_not_made(python_loop, monkeypatch, tmp_path
         python_loop.main([*LOOP, str(tmp_path), "--cells", "GRU"])
 
 
+@pytest.fixture
+def vanishing(python_loop):
+    return importlib.import_module("examples.vanishing_gradients")
+
+
+def test_vanishing_gradients(vanishing, tmp_path, capsys):
+    vanishing.main(["--out", str(tmp_path), "--hidden", "8"])
+    said = capsys.readouterr().out
+    assert "tanh, 1.2 x orthogonal, no input       1.20  1.20" in said
+    assert "exploding: x 1.1 a step" in said
+    assert "in the end x 0.8" in said
+
+
+def test_vanishing_gradients_notices_a_wrong_gradient(vanishing, monkeypatch):
+    flow = vanishing.LayerFlow
+    monkeypatch.setattr(flow, "h", property(lambda self: flow._whole(self, 0).flip(0)))
+    with pytest.raises(AssertionError, match="above the bound"):
+        vanishing.main(["--hidden", "4"])
+
+
+def test_adding_problem(python_loop, tmp_path, capsys):
+    adding = importlib.import_module("examples.adding_problem")
+    options = ["--cells", "GRU", "RNN", "--rate", "0.02", "--iterations", "250", "--out", str(tmp_path)]
+    adding.main(options)
+    record = json.loads((tmp_path / "adding_problem.json").read_text())
+    assert record["command"].startswith("python -m examples.adding_problem --cells GRU RNN")
+    assert record["GRU"]["error"] < 0.02 < 0.1 < record["RNN"]["error"]
+    with pytest.raises(AssertionError, match="the LSTM has not learned"):
+        adding.main(["--cells", "LSTM", "--steps", "20", "--iterations", "2", "--out", str(tmp_path)])
+
+
 class TestRecurrentPPO:
     @pytest.fixture
     def ppo(self, python_loop):

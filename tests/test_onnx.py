@@ -282,7 +282,7 @@ RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
 REFUSALS = {
     "a PackedSequence cannot be exported": (Packed, PACKED),
     "reset cannot be exported": (Reset, RESET),
-    "a hard tanh of gates, or of an LSTM": (lambda: fused_rnn.LSTM(I, H, activation="hard_tanh"), (RESET[0],)),
+    "a hard tanh of gates, of an LSTM": (lambda: fused_rnn.LSTM(I, H, activation="hard_tanh"), (RESET[0],)),
     "cannot be exported to ONNX, whose nodes have none": (
         lambda: fused_rnn.GRU(I, H, gate_activation="hard_tanh"),
         (RESET[0],),

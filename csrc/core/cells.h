@@ -16,7 +16,7 @@ struct LstmStep {
 
 template <class V>
 struct LstmGrad {
-    V i, f, g, o, c_prev;
+    V i, f, g, o, c, c_prev;
 };
 
 // What ties the gates of an LSTM to the cell and to each other: in torch's nothing,
@@ -85,17 +85,17 @@ FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& 
     return s;
 }
 
-// From the activated gates, c, what came to o, and dc, what came to c' past the gate o.
+// From the activated gates, c, what came to o, and dc, what came to c' past the gate o; d.c is the whole gradient of c'.
 template <class Act, class V, class Tie = Untied<V>>
 FUSED_RNN_INLINE LstmGrad<V> lstm_cell_grad(V i, V f, V g, V d_o, V c_prev, V dc, const Act& act = {},
                                             const Tie& ties = {}) {
     LstmGrad<V> d;
     d.o = d_o;
-    const V dct = ties.from_o(dc, d_o);
-    d.i = ties.coupled ? V{} : act.gate_grad(i, dct * g);
-    d.f = act.gate_grad(f, dct * (ties.coupled ? c_prev - g : c_prev));
-    d.g = act.state_grad(g, dct * i);
-    d.c_prev = ties.from_i_and_f(dct * f, d.i, d.f);
+    d.c = ties.from_o(dc, d_o);
+    d.i = ties.coupled ? V{} : act.gate_grad(i, d.c * g);
+    d.f = act.gate_grad(f, d.c * (ties.coupled ? c_prev - g : c_prev));
+    d.g = act.state_grad(g, d.c * i);
+    d.c_prev = ties.from_i_and_f(d.c * f, d.i, d.f);
     return d;
 }
 
@@ -104,8 +104,8 @@ template <class Act, class V, class Tie = Untied<V>>
 FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
                                             const Tie& ties = {}) {
     const V tc = act.state(c);
-    return lstm_cell_grad<Act, V>(i, f, g, act.gate_grad(o, dh * tc), c_prev, dc + act.state_grad(tc, dh * o), act,
-                                  ties);
+    const V d_o = act.gate_grad(o, dh * tc);
+    return lstm_cell_grad<Act, V>(i, f, g, d_o, c_prev, dc + act.state_grad(tc, dh * o), act, ties);
 }
 
 template <class V>

@@ -59,8 +59,14 @@ void rebuild_rows(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* h
 template <class F, class S>
 void backward_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* dh,
                    int64_t row, bool add_dy) {
-#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, dh, row, add_dy)
-    FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, NormedLstmRows)
+#define FUSED_RNN_CALL(C) backward_block<FUSED_RNN_UNWRAP C, false>(a, t, b0, b1, u0, u1, dh, row, add_dy)
+#define FUSED_RNN_TELLING_CALL(C) backward_block<FUSED_RNN_UNWRAP C, true>(a, t, b0, b1, u0, u1, dh, row, add_dy)
+    if (a.squares) {
+        FUSED_RNN_BY_CELL(a, FUSED_RNN_TELLING_CALL, NormedLstmRows)
+    } else {
+        FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, NormedLstmRows)
+    }
+#undef FUSED_RNN_TELLING_CALL
 #undef FUSED_RNN_CALL
     if (a.variant.layer_norm)
         for (int64_t b = b0; b < b1; ++b) normalise_products_grad(a, b, a.seq.row(t) + b);

@@ -6,7 +6,7 @@ template <class Cell, class Args>
 FUSED_RNN_INLINE auto kept_by([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t t, [[maybe_unused]] int64_t b,
                               [[maybe_unused]] int64_t u) {
     using V = typename Cell::V;
-    if constexpr (requires { Cell::kSecond; }) {
+    if constexpr (requires { Cell::kShows; }) {
         return zoneout_h<typename Cell::Scalar>(a, t, b, u);
     } else if constexpr (Cell::kVaries) {
         return zoneout_of<typename Cell::Scalar>(a, t, b, u);
@@ -18,6 +18,10 @@ FUSED_RNN_INLINE auto kept_by([[maybe_unused]] const Args& a, [[maybe_unused]] i
 // A cell that looks at whole rows before it takes them unit by unit; what it found goes to each.
 template <class Cell>
 concept TakesRows = requires { typename Cell::Row; };
+
+// The second half of a step whose first one has told of its squares.
+template <class Cell>
+constexpr bool kTold = requires { Cell::kSecondHalf; };
 
 // Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
 // none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
@@ -61,11 +65,12 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
 
 // Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
 // not yet from y): without a projection these rows of a.dh. Previous state is the one of the step before in walking
-// order, the initial, or the one that an episode begins from.
-template <class Cell, class F, class S>
+// order, the initial, or the one that an episode begins from. `kAsked`: squares are.
+template <class Cell, bool kAsked, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                      int64_t u1, const F* dh, int64_t row, bool add_dy) {
     constexpr int W = Simd<F>::W;
+    constexpr bool kTells = kAsked && !kTold<Cell>;
     const int64_t first = a.seq.row(t);
     const int64_t before = a.reverse ? t + 1 : t - 1;
     const int64_t has_before = a.seq.rows(before);
@@ -77,18 +82,25 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
             if (!a.two_products) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+            if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
         }
-        if (a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
+        [[maybe_unused]] RowSquares<F, S> squares;
+        if (kTells && b + 1 < b1) ask_for_row(a, n + 1, first_before + b + 1, u0, u1);
+        const auto later = [&](int64_t u, int lanes) __attribute__((always_inline)) {
+            return load<F>(dh + (b - b0) * row + (u - u0), lanes);
+        };
         const auto gradient = [&](int64_t u, int lanes) __attribute__((always_inline)) {
-            Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
-            if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            return g;
+            return add_dy ? later(u, lanes) + load<F>(a.dy + n * a.ld_dy + u, lanes) : later(u, lanes);
         };
         const auto units = [&](const auto&... found) __attribute__((always_inline)) {
             for (int64_t u = u0; u < u1; u += W) {
                 const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-                Cell::backward(a, b, n, began, first_before + b, u, lanes, gradient(u, lanes),
-                               kept_by<Cell>(a, t, b, u), found...);
+                if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, later(u, lanes), squares);
+                const Vec<F> g = gradient(u, lanes);
+                [[maybe_unused]] const Vec<F> dc =
+                    Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u), found...);
+                if constexpr (kTells) tell<Cell>(a, b, n, u, u1, lanes, g, dc, squares);
             }
         };
         if constexpr (TakesRows<Cell>) {
@@ -117,6 +129,7 @@ struct LstmRows {
     using V = Vec<F>;
     using Act = ActT<F>;
     using Scalar = F;
+    static constexpr bool kHasCell = true;
     static constexpr bool kVaries = !__is_empty(Act);
 
     template <class S, class Kept>
@@ -150,14 +163,15 @@ struct LstmRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const Act act = act_of<Act>(a);
         const V tc = act.state(cell(a, n, began, n_before, u, lanes, kept)), to_new = kept.to_new_h(dh);
         const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
-        retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, to_new * tc), act.state_grad(tc, to_new * o),
-                kept);
+        const V dc = retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, to_new * tc),
+                             act.state_grad(tc, to_new * o), kept);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+        return dc;
     }
 
     // c as o saw it, which zoneout may have thrown away.
@@ -170,10 +184,10 @@ struct LstmRows {
         return forget * before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
     }
 
-    // From d_o, and what came to c' from h.
+    // From d_o, and what came to c' from h; the whole gradient of c'.
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                         int64_t n_before, int64_t u, int lanes, V d_o, V from_h, const Kept& kept) {
+    static FUSED_RNN_INLINE V retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                      int64_t n_before, int64_t u, int lanes, V d_o, V from_h, const Kept& kept) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V forget = load<F>(s + f, lanes), g = load<F>(s + f + H, lanes);
@@ -188,6 +202,7 @@ struct LstmRows {
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
+        return d.c;
     }
 
     // c that a step began with.
@@ -257,6 +272,7 @@ struct GruRows {
     using Act = ActT<F>;
     using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
+    static constexpr bool kHasCell = false;
 
     template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -279,8 +295,8 @@ struct GruRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -297,6 +313,7 @@ struct GruRows {
         store(hidden, d.r, lanes);
         store(hidden + H, d.z, lanes);
         store(hidden + 2 * H, d.hn, lanes);
+        return V{};
     }
 
   private:
@@ -336,6 +353,7 @@ struct RnnRows {
     using Act = ActT<F>;
     using Scalar = F;
     static constexpr bool kVaries = !__is_empty(Act);
+    static constexpr bool kHasCell = false;
 
     template <class S, class Kept>
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
@@ -356,12 +374,13 @@ struct RnnRows {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t,
-                                          int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F*, int64_t, int64_t u,
+                                       int lanes, V dh, const Kept& kept) {
         const V fresh = load<F>((kept.of_h ? a.saved.gates_of(n) : a.saved.state_of(n)) + u, lanes);
         const V d = rnn_step_grad<Act, V>(fresh, kept.to_new_h(dh), act_of<Act>(a));
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, d, lanes);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+        return V{};
     }
 
   private:

@@ -10,6 +10,7 @@
 #include "../core/philox.h"
 #include "gemm-inl.h"
 #include "regular-inl.h"
+#include "squares-inl.h"
 #include "units-inl.h"
 #include "cell_rows-inl.h"
 #include "norm-inl.h"

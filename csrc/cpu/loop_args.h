@@ -107,6 +107,11 @@ struct ForwardArgs {
     int64_t final_from(int64_t t) const { return reverse ? (t == 0 ? 0 : seq.B) : seq.rows(t + 1); }
 };
 
+// What a backward loop may tell of row n: sums of squares of the whole gradients of h and c, of what came to h from the step
+// after, of what came past the gates (to an LSTM's c; by a GRU's z, to h), and of what came to h through W_hh (by the loop of
+// a GRU alone: of other cells it is all that came to h). Numbers are part of the op contract (docs/design.md).
+enum Square : int64_t { kSquareH, kSquareC, kSquareLater, kSquareKept, kSquareRecurrent, kSquareCount };
+
 // One direction of one layer, backward, same steps walked the other way.
 template <class F, class S>
 struct BackwardArgs {
@@ -145,8 +150,11 @@ struct BackwardArgs {
     Panels<F> w_hh;
     Panels<F> w_hr;  // as forward
     Reset<F> reset;
-    F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
-    F* dc_reset;  // [B, ld_c] likewise
+    F* dh_reset;      // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
+    F* dc_reset;      // [B, ld_c] likewise
+    double* squares;  // [N, ld_squares], kSquareCount sums of each block of units (squares-inl.h); null: not asked for
+    int64_t ld_squares;
+    F* kept;  // [B, ld_dh], what of dh a GRU's z let pass; null: no GRU, or no squares
 
     // Whether a step leaves in dh what of h went past W_hh, to which the rest is added.
     bool passes_h() const { return is_gru(cell) || variant.zoneout_h > 0; }

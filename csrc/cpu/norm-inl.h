@@ -22,19 +22,28 @@ FUSED_RNN_INLINE F row_sum(int64_t count, const Values& values) {
     return sum_lanes<F>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
+template <class F>
+struct Ones {
+    F lanes[Simd<F>::W];
+    constexpr Ones() : lanes() {
+        for (F& one : lanes) one = F(1);
+    }
+};
+template <class F>
+inline constexpr Ones<F> kOnes;
+
+// v with zeros in the lanes that are not there.
+template <class F>
+FUSED_RNN_INLINE Vec<F> cut(Vec<F> v, int lanes) {
+    return lanes == Simd<F>::W ? v : v * load<F>(kOnes<F>.lanes, lanes);
+}
+
 template <class F, class From>
 Moments<F> moments_of(const From* x, int64_t count) {
-    alignas(64) static constexpr auto kOnes = [] {
-        struct {
-            F one[Simd<F>::W];
-        } ones{};
-        for (F& one : ones.one) one = F(1);
-        return ones;
-    }();
     const F mean = row_sum<F>(count, [&](int64_t k, int lanes) { return load<F>(x + k, lanes); }) / F(count);
     const F variance = row_sum<F>(count,
                                   [&](int64_t k, int lanes) {
-                                      const Vec<F> off = (load<F>(x + k, lanes) - mean) * load<F>(kOnes.one, lanes);
+                                      const Vec<F> off = cut<F>(load<F>(x + k, lanes) - mean, lanes);
                                       return off * off;
                                   }) /
                        F(count);
@@ -181,16 +190,16 @@ struct NormedLstmRows : LstmRows<ActT, F> {
     }
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept,
-                                          const Row& row) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept, const Row& row) {
         const int64_t at = (n - a.dg_row) * a.ld_dg + u;
         const V c = load<F>(a.dgh + at + a.H, lanes), normal = row.cells.normal(c);
-        const V through = row.cells.scale * (load<F>(a.dgh + at, lanes) - row.mean - normal * row.slope);
+        const V scaled = load<F>(a.dgh + at, lanes);
+        const V through = cut<F>(row.cells.scale * (scaled - row.mean - normal * row.slope), lanes);
         const V d_o = load<F>(a.dgx + at + of_o(a) * a.H, lanes);
-        Plain::retreat(a, b, n, began, n_before, u, lanes, d_o, through, kept);
+        const V dc = Plain::retreat(a, b, n, began, n_before, u, lanes, d_o, through, kept);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
-        if (!a.w_ch) return;
+        if (!a.w_ch) return dc;
         F* const sums = NormSums<F>(a, b).w_ch + u;
         const auto add = [&](int64_t gate, V seen) __attribute__((always_inline)) {
             F* const to = sums + (gate == of_o(a) ? gate - 1 : gate) * a.H;
@@ -199,6 +208,7 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         const V c_prev = Plain::before(a, began, n_before, u, lanes);
         for (int64_t gate = 0; gate < of_o(a) - 1; ++gate) add(gate, c_prev);  // i, unless coupled, and f
         add(of_o(a), c);
+        return dc;
     }
 
   private:

@@ -7,7 +7,7 @@ struct GruBeforeRows {
     using V = Vec<F>;
     using Act = ActT<F>;
     using Scalar = F;
-    static constexpr bool kVaries = true;
+    static constexpr bool kVaries = true, kHasCell = false, kSecondHalf = true;
 
     // r h
     template <class S, class Kept>
@@ -49,8 +49,8 @@ struct GruBeforeRows {
 
     // The second half of a step backward, from the gradient of r h.
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V drh, const Kept&) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V drh, const Kept&) {
         const int64_t at = b * a.ld_dh + u;
         const V r = load<F>(a.saved.gates_of(n) + u, lanes);
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -59,6 +59,7 @@ struct GruBeforeRows {
         store(a.dh + at, load<F>(a.dh + at, lanes) + masked(a.mask, at, lanes, drh * r), lanes);
         store(a.dgx + (n - a.dg_row) * a.ld_dg + u, act_of<Act>(a).gate_grad(r, drh * seen), lanes);
         if (a.rh) store(a.rh + (n - a.dg_row) * a.H + u, r * seen, lanes);
+        return V{};
     }
 
   private:
@@ -81,11 +82,11 @@ struct GruUpdateRows {
     using V = Vec<F>;
     using Act = ActT<F>;
     using Scalar = F;
-    static constexpr bool kVaries = true, kSecond = true;
+    static constexpr bool kVaries = true, kHasCell = false, kShows = true;
 
     template <class S, class Kept>
-    static FUSED_RNN_INLINE void backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                          int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+    static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
         const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
@@ -95,6 +96,7 @@ struct GruUpdateRows {
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         store(to + H, d.z, lanes);
         store(to + 2 * H, d.n, lanes);
+        return V{};
     }
 };
 
@@ -188,18 +190,25 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
     for (int64_t b = b0; b < b1; ++b)
         if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
     if (a.variant.reset_before) {
-        if (r0 < r1)
-            backward_block<GruUpdateRows<Activations<S>::template Any, F>>(a, t, b0, b1, r0, r1,
-                                                                           a.dh + b0 * a.ld_dh + r0, a.ld_dh, a.dy);
+        using Cell = GruUpdateRows<Activations<S>::template Any, F>;
+        const F* const dh = a.dh + b0 * a.ld_dh + r0;
+        if (r0 < r1 && a.squares) backward_block<Cell, true>(a, t, b0, b1, r0, r1, dh, a.ld_dh, a.dy);
+        if (r0 < r1 && !a.squares) backward_block<Cell, false>(a, t, b0, b1, r0, r1, dh, a.ld_dh, a.dy);
         return;
     }
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = a.seq.row(t) + b;
+        RowSquares<F, S> squares;
         for (int64_t u = r0; u < r1; u += W) {
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             const Zoneout<Vec<F>> kept = zoneout_h<F>(a, t, b, u);
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
+            if (a.squares) squares.add(kSquareLater, g);
             if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
+            if (a.squares) {
+                squares.add(kSquareH, g);
+                squares.template close<kSquareLater, kSquareH>(a, n, u, r1);
+            }
             if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(g), lanes);
             store(a.dr + (n - a.dg_row) * a.ld_dr + u, kept.to_new_h(g), lanes);
         }

@@ -8,20 +8,22 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
     bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed,
-    OptionalTensor dcells) {
+    OptionalTensor dcells, bool tell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward", in);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
     if (!is_lstm(cell)) needs &= ~int64_t(kDc0);
     return cpu_by_dtype("layer_backward", l.type, [&]<class F, class S>() {
-        BackwardPass<F, S> pass(l, in, grads, needs, false, split_f32);
+        BackwardPass<F, S> pass(l, in, grads, needs, false, split_f32, tell);
         if (l.N > 0) {
             pass.run();
         } else {
             pass.zero();
         }
-        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights());
+        std::vector<Tensor> dweights = pass.dweights();
+        if (tell) dweights.push_back(pass.squares());
+        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), std::move(dweights));
     });
 }
 

@@ -16,14 +16,14 @@ namespace fused_rnn {
 template <class F, class S>
 class BackwardPass {
   public:
-    // `gates_only`: keep dg of the whole sequence, skip what would follow from it.
+    // `gates_only`: keep dg of the whole sequence, skip what would follow from it. `tells`: squares() is asked for.
     BackwardPass(const Layer& layer, const LayerArgs& in, const Gradients& grads, int64_t needs, bool gates_only,
-                 bool split_f32)
+                 bool split_f32, bool tells = false)
         : layer_(layer),
           pool_(torch_pool()),
           k_(cpu::kernels<F, S>()),
           x_(k_, layer),
-          plan_(layer, needs, gates_only, split_f32),
+          plan_(layer, needs, gates_only, split_f32, tells),
           loop_(plan_.loop_tiles ? plan_.loop_tiles->backward_loop : k_.backward_loop),
           saved_(laid_out(grads.saved)) {
         if (grads.dy) dy_ = laid_out(*grads.dy);
@@ -84,6 +84,26 @@ class BackwardPass {
             const int64_t of = k % layer_.per_direction;
             if (of == 3 && one_bias_gradient(dweights_ + k - of)) dweights_[k].copy(dweights_[k - 1]);
             out.push_back(dweights_[k].finish(pool_, k_));
+        }
+        return out;
+    }
+
+    // [kSquareCount, D, N], those of the blocks of units added up in order.
+    Tensor squares() {
+        const Tensor out = empty({cpu::kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
+        double* to = mutable_data_of<double>(out);
+        for (int64_t d = 0; d < layer_.D; ++d) {
+            const cpu::BackwardArgs<F, S>& a = dir_[d].args;
+            pool_.split(layer_.N, layer_.N >> 10, [&](int64_t n0, int64_t n1) {
+                for (int64_t n = n0; n < n1; ++n) {
+                    double sums[cpu::kSquareCount] = {};
+                    const double* of = a.squares + n * a.ld_squares;
+                    for (const double* end = of + a.ld_squares; of < end; of += cpu::kSquareCount)
+                        for (int64_t k = 0; k < cpu::kSquareCount; ++k) sums[k] += of[k];
+                    if (!is_gru(layer_.cell)) sums[cpu::kSquareRecurrent] = sums[cpu::kSquareLater];
+                    for (int64_t k = 0; k < cpu::kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
+                }
+            });
         }
         return out;
     }

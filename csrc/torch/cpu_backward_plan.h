@@ -21,9 +21,10 @@ constexpr int64_t kOwnProductColumns = 192;
 // How the products are made, and where time is cut.
 template <class F, class S>
 struct BackwardPlan {
-    BackwardPlan(const Layer& l, int64_t needs, bool gates_only, bool split_f32)
+    BackwardPlan(const Layer& l, int64_t needs, bool gates_only, bool split_f32, bool tells)
         : needs(needs),
           gates_only(gates_only),
+          tells(tells),
           tiles(tiles_for<F, S>(l, split_f32)),
           loop_tiles(loop_tiles_for<F, S>(l, tiles)),
           direct(!loop_tiles && walks_unpacked(l)) {
@@ -38,6 +39,7 @@ struct BackwardPlan {
 
     int64_t needs;
     bool gates_only;  // keep dg of the whole sequence, skip what would follow from it
+    bool tells;       // sums of squares of the gradients of every step's states
     const cpu::TileKernels<F, S>*tiles, *loop_tiles;
     bool direct;  // few steps: on weights as they lie
     By by = By::kBlas;
@@ -48,7 +50,8 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums;
+    Buffer<double> squares;
     Compute<F, S> h0, w_ch;
     NormWeights<F, S> norm;
     Weight<F, S> w_hh, w_hr;
@@ -123,6 +126,15 @@ struct BackwardDirection {
         mask = recurrent_mask(k, l, d);
         a.mask = mask.data();
         a.seeds = seeds_of(l, d);
+        if (plan.tells) {
+            const int64_t units = cpu::kMaxVectors * k.W, blocks = (std::max(l.H, l.R) + units - 1) / units;
+            a.ld_squares = blocks * cpu::kSquareCount;
+            squares = Buffer<double>(l.N * a.ld_squares);
+            squares.zero();
+            a.squares = squares.data();
+            if (is_gru(l.cell)) kept = gradient_buffer(k, l, {}, d, l.R);
+            a.kept = kept.data();
+        }
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
         if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);

@@ -266,10 +266,12 @@ class BackwardCall {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs, bool,
-    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells) {
+    OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells,
+    bool tell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward", in);
     refuse_variants("layer_backward", l);
+    STD_TORCH_CHECK(!tell, "layer_backward: CUDA's kernels tell of no squares");
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
     return by_dtype("layer_backward", l.type, [&]<class S>() {

@@ -20,7 +20,7 @@ using LayerBackward = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, int64_t needs,
     bool split_f32, OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed,
-    OptionalTensor dcells);
+    OptionalTensor dcells, bool tell);
 using LayerBackwardGates = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
     OptionalTensor dy, OptionalTensor dhn, OptionalTensor dcn, Tensor x, Tensor h0, OptionalTensor c0,
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,

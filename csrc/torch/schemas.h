@@ -10,7 +10,7 @@ constexpr const char* kSchemas[] = {
     " -> (Tensor y, Tensor hn, Tensor cn, Tensor saved)",
     "layer_backward(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights,"
     " Tensor y, Tensor saved, Tensor? batch_sizes, int cell, int needs, bool split_f32=False, Tensor? reset=None,"
-    " bool reset_initial=False, float[]? variant=None, Tensor? seed=None, Tensor? dcells=None)"
+    " bool reset_initial=False, float[]? variant=None, Tensor? seed=None, Tensor? dcells=None, bool tell=False)"
     " -> (Tensor dx, Tensor dh0, Tensor dc0, Tensor[] dweights)",
     "layer_backward_gates(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0,"
     " Tensor[] weights, Tensor y, Tensor saved, Tensor? batch_sizes, int cell, bool split_f32=False, Tensor? "

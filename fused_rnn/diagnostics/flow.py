@@ -1,0 +1,195 @@
+"""Numbers about the gradient of each layer, direction and step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..recording import CallRecord, LayerRecord, Square
+
+__all__ = ["CallFlow", "GradientFlow", "LayerFlow", "Saturation"]
+
+LOW, HIGH = 0.1, 0.9  # of gates; of values between -1 and 1, HIGH is of their size
+
+
+class Saturation(NamedTuple):
+    """Which share of a gate's values, over rows and units, is at an end of its range: [T] each."""
+
+    low: Tensor  # below 0.1; of g, n and an RNN's h: below -0.9
+    high: Tensor  # above 0.9
+
+
+class LayerFlow:
+    """One layer and direction of one call.
+
+    Norms are over all units and rows of a step (Frobenius), f64 on the CPU, [T], indexed by the step of the sequence:
+    the reverse direction walks it from the last step on. "The step after" is the one that the direction walks next,
+    from which the gradient comes. A step of which no row goes on has NaN where it says what came from there.
+
+    Attributes:
+        layer, reverse: which. steps: T. rows: int64 [T], how many rows the step has.
+        cell: "LSTM", "GRU" or "RNN".
+    """
+
+    def __init__(self, layer: int, direction: int, record: LayerRecord) -> None:
+        if record.squares is None:
+            raise RuntimeError("no backward came to this layer while gradient_flow looked")
+        self.layer, self.reverse = layer, direction == 1
+        self.cell = "LSTM" if record.cell.is_lstm else "GRU" if record.cell.is_gru else "RNN"
+        self.steps = len(record.sizes)
+        self.rows = torch.tensor(record.sizes, device="cpu")
+        self._squares = record.squares[:, direction].cpu()  # [5, N]
+        self._saved = None if record.saved is None else record.saved[direction]  # [N, S*H]
+        self._hidden = record.hidden
+        self._coupled = record.variant is not None and record.variant.coupled
+
+    @cached_property
+    def _going_on(self) -> list[int]:
+        """How many rows of each step have one after it: they are its first."""
+        sizes = self.rows.tolist()
+        return [0, *sizes[1:]] if self.reverse else [*sizes[1:], 0]
+
+    def _sums(self, which: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """Sums of squares over the first ``rows[t]`` rows of step t: [T]."""
+        by_step = self._squares[list(which)].sum(0).split(self.rows.tolist())
+        return torch.stack([step[:count].sum() for step, count in zip(by_step, rows, strict=True)])
+
+    def _whole(self, which: int) -> Tensor:
+        return self._sums([which], self.rows.tolist()).sqrt()
+
+    def _came(self, which: int) -> Tensor:
+        there = torch.tensor(self._going_on, device="cpu") > 0
+        return torch.where(there, self._sums([which], self._going_on).sqrt(), math.nan)
+
+    @cached_property
+    def h(self) -> Tensor:
+        """The norm of dL/dh_t, everything that comes to h_t."""
+        return self._whole(Square.H)
+
+    @cached_property
+    def c(self) -> Tensor | None:
+        """That of dL/dc_t, by way of h_t too; LSTM, else None."""
+        return self._whole(Square.C) if self.cell == "LSTM" else None
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """The norm of what the step after sent past its gates: LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; RNN 0."""
+        return self._came(Square.KEPT)
+
+    @cached_property
+    def recurrent(self) -> Tensor:
+        """The norm of what the step after sent to h_t through W_hh."""
+        return self._came(Square.RECURRENT)
+
+    @cached_property
+    def share_kept(self) -> Tensor:
+        """kept^2 / (kept^2 + recurrent^2): the share of what came that travelled the path of the state."""
+        kept = self.kept.square()
+        return kept / (kept + self.recurrent.square())
+
+    @property
+    def share_recurrent(self) -> Tensor:
+        """1 - share_kept: the share that came through the recurrent matrix."""
+        return 1 - self.share_kept
+
+    @cached_property
+    def transmission(self) -> Tensor:
+        """How much of the gradient with respect to the state after it arrives at step t, as a factor.
+
+        The state of an LSTM is (h, c), of others h. What a step's own output adds does not count, so this is the same
+        kind of number with a loss at the end and one at every step. (A loss on ``cells`` is not known of: what it sends
+        to c of the step after is missing in the divisor.)
+        """
+        state = [Square.H, Square.KEPT] if self.cell == "LSTM" else [Square.H]
+        came = self._sums([Square.LATER, *state[1:]], self._going_on)
+        rows = self._going_on  # the same rows of the step after
+        if self.reverse:
+            after = self._sums(state, [*rows[1:], 0]).roll(1)
+        else:
+            after = self._sums(state, [0, *rows[:-1]]).roll(-1)
+        return torch.where(torch.tensor(rows, device="cpu") > 0, (came / after).sqrt(), math.nan)
+
+    @cached_property
+    def rate(self) -> float:
+        """The geometric mean of ``transmission``: below 1 the gradient shrinks, above it grows. NaN if nothing came."""
+        factors = self.transmission
+        factors = factors[factors.isfinite() & (factors > 0)]
+        return float(factors.log().mean().exp()) if len(factors) else math.nan
+
+    @property
+    def has_gates(self) -> bool:
+        return self._saved is not None
+
+    @cached_property
+    def _kinds(self) -> dict[str, Tensor]:
+        """Gates by their letters, [N, H] each; of an RNN h."""
+        if self._saved is None:
+            raise RuntimeError("gates were not recorded (gates=False, or complex numbers)")
+        letters = {"LSTM": "fgo" if self._coupled else "ifgo", "GRU": "rzn", "RNN": "h"}[self.cell]
+        blocks = self._saved.detach().split(self._hidden, -1)
+        return {letter: blocks[k].float().cpu() for k, letter in enumerate(letters)}
+
+    @cached_property
+    def gates(self) -> dict[str, Tensor]:
+        """The mean over rows of each gate's values, by its letter: [T, H]. LSTM i, f, g, o; GRU r, z, n; RNN h."""
+        sizes = self.rows.tolist()
+        return {name: torch.stack([s.mean(0) for s in of.split(sizes)]) for name, of in self._kinds.items()}
+
+    @cached_property
+    def saturation(self) -> dict[str, Saturation]:
+        """The share of saturated values of each gate, by the thresholds of Karpathy, Johnson and Fei-Fei 2015,
+        "Visualizing and understanding recurrent networks"."""
+
+        def share(values: Tensor) -> Tensor:
+            return torch.stack([s.double().mean() for s in values.split(self.rows.tolist())])
+
+        low = {name: -HIGH if name in "gnh" else LOW for name in self._kinds}
+        return {name: Saturation(share(v < low[name]), share(v > HIGH)) for name, v in self._kinds.items()}
+
+    @property
+    def name(self) -> str:
+        return f"layer {self.layer}{' reverse' if self.reverse else ''}"
+
+
+class CallFlow:
+    """One call of one module: ``layers``, both directions of each side by side; ``name`` of the module in its model."""
+
+    def __init__(self, name: str, call: CallRecord) -> None:
+        self.name, self._call = name, call
+
+    @cached_property
+    def layers(self) -> list[LayerFlow]:
+        """RuntimeError where no backward has come by.
+
+        Read after it: a later backward through the same call is not looked at again."""
+        records = enumerate(self._call.layers)
+        return [LayerFlow(i, d, record) for i, record in records for d in range(record.directions)]
+
+
+class GradientFlow:
+    """What :func:`gradient_flow` found: ``calls``, one :class:`CallFlow` for each call of a recorded module."""
+
+    def __init__(self) -> None:
+        self._records: list[tuple[str, CallRecord]] = []
+        self._flows: list[CallFlow] = []
+
+    @property
+    def calls(self) -> list[CallFlow]:
+        self._flows += [CallFlow(name, call) for name, call in self._records[len(self._flows) :]]
+        return list(self._flows)
+
+    @property
+    def layers(self) -> list[LayerFlow]:
+        """Those of the only call.
+
+        Raises:
+            RuntimeError: if there were none or several, or no backward came by.
+        """
+        if len(self._records) != 1:
+            raise RuntimeError(f"gradient_flow saw {len(self._records)} calls: read .calls, which has each")
+        return self.calls[0].layers

@@ -1,0 +1,29 @@
+"""Into TensorBoard, by whatever has the interface of ``torch.utils.tensorboard.SummaryWriter``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .flow import GradientFlow
+
+__all__ = ["write_scalars"]
+
+
+def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradient_flow") -> None:
+    """The numbers to follow over training, by ``writer.add_scalar(name, value, step)``.
+
+    For each layer and direction of each call: ``rate``, the factor a step; ``first`` and ``last``, norms of dL/dh at
+    both ends of the sequence; ``share_past_gates``, the mean over steps; ``saturated/<gate>``, if gates were recorded.
+    Names are tag/module/layer/number.
+    """
+    for number, call in enumerate(flow.calls):
+        where = "/".join(filter(None, (tag, call.name, f"call_{number}" if len(flow.calls) > 1 else "")))
+        for layer in call.layers:
+            name = f"{where}/{layer.name.replace(' ', '_')}"
+            scalars: dict[str, Any] = {"rate": layer.rate, "first": layer.h[0], "last": layer.h[-1]}
+            if layer.cell != "RNN":
+                scalars["share_past_gates"] = layer.share_kept.nanmean()
+            if layer.has_gates:
+                scalars |= {f"saturated/{gate}": (low + high).mean() for gate, (low, high) in layer.saturation.items()}
+            for scalar, value in scalars.items():
+                writer.add_scalar(f"{name}/{scalar}", float(value), step)

@@ -1,0 +1,67 @@
+"""The numbers in words: a verdict by stated thresholds, and a table."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from .flow import LayerFlow
+
+__all__ = ["EXPLODED", "VANISHED", "Verdict", "table", "verdict"]
+
+# Of a gradient at the last step, what is left of it at the first.
+VANISHED, EXPLODED = 1e-3, 1e3
+
+
+class Verdict(NamedTuple):
+    kind: str  # "vanishing", "exploding", "healthy", "not finite" or "none"
+    rate: float  # factor a step
+    left: float  # rate^(T-1)
+
+    def __str__(self) -> str:
+        if self.kind == "none":
+            return "no gradient goes from step to step"
+        if self.kind == "not finite":
+            return "the gradient is not finite"
+        return f"{self.kind}: x {self.rate:.4g} a step, x {self.left:.2g} from the last step to the first"
+
+
+def verdict(flow: LayerFlow) -> Verdict:
+    """What becomes of the gradient on its way through time, by ``flow.rate``, the factor that a step passes on.
+
+    "vanishing" if less than ``VANISHED`` = 1e-3 is left over the whole sequence (rate^(T-1)), "exploding" if more than
+    ``EXPLODED`` = 1e3 comes out, "healthy" between; "not finite" where a norm is NaN or infinite, "none" where no
+    gradient goes from step to step.
+    """
+    norms = flow.h if flow.c is None else torch.stack([flow.h, flow.c])
+    if not norms.isfinite().all():
+        return Verdict("not finite", math.nan, math.nan)
+    rate = flow.rate
+    if math.isnan(rate):
+        return Verdict("none", rate, math.nan)
+    log_left = (flow.steps - 1) * math.log(rate)
+    kind = "vanishing" if log_left < math.log(VANISHED) else "exploding" if log_left > math.log(EXPLODED) else "healthy"
+    return Verdict(kind, rate, math.exp(min(log_left, 709.0)))
+
+
+def table(flow: LayerFlow, rows: int = 11) -> str:
+    """Some steps, evenly spaced, first and last among them."""
+    columns = {"dL/dh": flow.h, "dL/dc": flow.c, "past gates": flow.kept, "through W_hh": flow.recurrent}
+    shown = {name: values for name, values in columns.items() if values is not None}
+    if flow.cell != "RNN":
+        shown["share past gates"] = flow.share_kept
+    if flow.has_gates:
+        shown |= {f"{gate} saturated": low + high for gate, (low, high) in flow.saturation.items()}
+    steps = sorted({round(t) for t in torch.linspace(0, flow.steps - 1, min(rows, flow.steps)).tolist()})
+    lines = ["step  " + "  ".join(f"{name:>12}" for name in shown)]
+    for t in steps:
+        cells = []
+        for name, values in shown.items():
+            number = float(values[t])
+            percent = name.startswith("share") or name.endswith("saturated")
+            text = "" if math.isnan(number) else f"{number:.1%}" if percent else f"{number:.3e}"
+            cells.append(f"{text:>{max(12, len(name))}}")
+        lines.append(f"{t:>4}  " + "  ".join(cells))
+    return "\n".join(line.rstrip() for line in lines)

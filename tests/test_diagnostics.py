@@ -1,0 +1,380 @@
+"""What ``fused_rnn.diagnostics`` tells, beside hooks, exact Jacobians and exact spectra."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+from fused_rnn import cli, network
+from fused_rnn.diagnostics import (
+    gradient_flow,
+    jacobian_norms,
+    plots,
+    recurrent_spectra,
+    table,
+    verdict,
+    write_scalars,
+)
+
+pytestmark = pytest.mark.cpu_only("it records the CPU's kernels; others go through the reference, as tested here")
+F64 = torch.float64
+T, B, I, H = 9, 4, 3, 6
+
+MODULES = {
+    "LSTM": lambda **kw: fused_rnn.LSTM(I, H, 2, dropout=0.3, **kw),
+    "projected": lambda **kw: fused_rnn.LSTM(I, H, 2, proj_size=4, **kw),
+    "variant": lambda **kw: fused_rnn.LSTM(I, H, 2, peephole=True, coupled_gates=True, **kw),
+    "GRU": lambda **kw: fused_rnn.GRU(I, H, 2, recompute=True, **kw),
+    "RNN": lambda **kw: fused_rnn.RNN(I, H, 2, nonlinearity="relu", **kw),
+}
+RESET = torch.rand(T, B, generator=torch.Generator().manual_seed(1)) < 0.2
+LENGTHS = [5, 9, 1, 7]
+CALLS = {
+    "padded": {},
+    "reset": {"reset": RESET},
+    "reset to initial": {"reset": RESET, "reset_to": "initial"},
+    "lengths": {"lengths": torch.tensor(LENGTHS)},
+    "packed": {},
+}
+
+
+def state_of(module):
+    slots = module.num_layers * (2 if module.bidirectional else 1)
+    h = torch.randn(slots, B, module.proj_size or H, dtype=F64)
+    return (h, torch.randn(slots, B, H, dtype=F64)) if isinstance(module, fused_rnn.LSTM) else h
+
+
+def look(module, x, hx, form, **options):
+    with gradient_flow(module) as flow:
+        torch.manual_seed(3)  # of the dropout
+        x = pack_padded_sequence(x, LENGTHS, enforce_sorted=False) if form == "packed" else x
+        y, state = module(x, hx, **options)
+        every = y.data if form == "packed" else y
+        states = state if isinstance(state, tuple) else (state,)
+        (sum(s.square().sum() for s in states) + (every * every.detach().cos()).sum()).backward()
+    return flow.layers
+
+
+NUMBERS = ("h", "c", "kept", "recurrent", "share_kept", "transmission")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("form", CALLS)
+@pytest.mark.parametrize("kind", MODULES)
+def test_beside_hooks(kind, form, bidirectional, monkeypatch):
+    """The kernels' numbers and gates are those of hooks on the reference."""
+    module = MODULES[kind](bidirectional=bidirectional).to(F64)
+    x, hx = torch.randn(T, B, I, dtype=F64), state_of(module)
+    ours = look(module, x, hx, form, **CALLS[form])
+    gradients = [p.grad for p in module.parameters()]
+    module.zero_grad()
+    monkeypatch.setattr(network, "has_kernels", lambda *_: False)
+    hooked = look(module, x, hx, form, **CALLS[form])
+    torch.testing.assert_close([p.grad for p in module.parameters()], gradients, rtol=1e-9, atol=1e-11)
+    assert [(f.layer, f.reverse) for f in ours] == [(k, r) for k in (0, 1) for r in (False, True)[: 1 + bidirectional]]
+    for a, b in zip(ours, hooked, strict=True):
+        assert torch.equal(a.rows, b.rows)
+        assert (a.c is None) == (a.cell != "LSTM")
+        for name in NUMBERS:
+            if (want := getattr(b, name)) is not None:
+                torch.testing.assert_close(getattr(a, name), want, rtol=1e-10, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(a.rate, b.rate)
+        torch.testing.assert_close(a.gates, b.gates)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_recording_changes_nothing(kind):
+    module = MODULES[kind](bidirectional=True)
+    x = torch.randn(T, B, I, requires_grad=True)
+
+    def run():
+        torch.manual_seed(0)
+        y, _ = module(x)
+        return y, torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+
+    y, plain = run()
+    for gates in (False, True):
+        with gradient_flow(module, gates=gates) as flow:
+            again, recorded = run()
+        assert torch.equal(again, y)
+        exact = not (gates and module.recompute)
+        torch.testing.assert_close(recorded, plain, **({"rtol": 0, "atol": 0} if exact else {}))
+        assert flow.layers[0].has_gates == gates
+    assert module.recorder is None
+    assert "recorder" not in vars(module)
+
+
+def test_numbers_by_hand():
+    """A linear RNN of one unit: each step multiplies by w."""
+    w = 0.5
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="identity", bias=False).to(F64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.fill_(w)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.randn(6, 2, 1, dtype=F64))[0][-1].sum().backward()
+    (layer,) = flow.layers
+    torch.testing.assert_close(layer.h, 2**0.5 * w ** torch.arange(5, -1, -1, dtype=F64))
+    torch.testing.assert_close(layer.recurrent[:-1], layer.h[:-1])
+    assert layer.recurrent[-1].isnan()
+    assert not layer.kept[:-1].any()
+    assert layer.rate == pytest.approx(w)
+    said = verdict(layer)
+    assert said.kind == "healthy"
+    assert said.left == pytest.approx(w**5)
+    assert layer.steps == 6
+
+
+def test_rate_is_the_same_with_a_loss_at_every_step():
+    """What each output adds does not count."""
+    rnn = fused_rnn.init.orthogonal_(fused_rnn.RNN(1, 8, nonlinearity="identity"), gain=0.9).to(F64)
+    for reverse in (False, True):
+        x = torch.randn(30, 2, 1, dtype=F64)
+        for chosen in (slice(None), slice(-1, None)):
+            with gradient_flow(rnn) as flow:
+                rnn(x)[0][chosen].sum().backward()
+            assert flow.layers[0].rate == pytest.approx(0.9)
+        if not reverse:
+            weights = rnn.state_dict()
+            rnn = fused_rnn.RNN(1, 8, nonlinearity="identity", bidirectional=True).to(F64)
+            rnn.load_state_dict({name + suffix: w for name, w in weights.items() for suffix in ("", "_reverse")})
+            with gradient_flow(rnn) as flow:
+                rnn(x)[0].sum().backward()
+            assert [layer.rate for layer in flow.layers] == pytest.approx([0.9, 0.9])
+
+
+def test_saturation_and_gates():
+    lstm = fused_rnn.LSTM(I, H)
+    with torch.no_grad():
+        for w in lstm.parameters():
+            w.zero_()
+        lstm.bias_ih_l0[:H] = -9.0  # i
+        lstm.bias_ih_l0[H : H + 3] = 9.0  # half of f
+        lstm.bias_ih_l0[2 * H : 3 * H] = -4.0  # g
+    with gradient_flow(lstm) as flow:
+        lstm(torch.randn(T, B, I))[0].sum().backward()
+    (layer,) = flow.layers
+    shares = {name: (float(s.low.mean()), float(s.high.mean())) for name, s in layer.saturation.items()}
+    assert shares == {"i": (1, 0), "f": (0, 0.5), "g": (1, 0), "o": (0, 0)}
+    assert layer.gates["o"].shape == (T, H)
+    torch.testing.assert_close(layer.gates["f"][:, 3:], torch.full((T, 3), 0.5))
+
+
+def test_models_and_several_calls():
+    model = nn.ModuleDict({"encoder": fused_rnn.GRU(I, H), "decoder": fused_rnn.LSTM(H, H), "head": nn.Linear(H, 1)})
+    with gradient_flow(model) as flow:
+        for _ in range(2):
+            y, _ = model["encoder"](torch.randn(T, B, I))
+            y, _ = model["decoder"](y)
+            model["head"](y).sum().backward()
+    assert [call.name for call in flow.calls] == ["encoder", "decoder"] * 2
+    assert [call.layers[0].cell for call in flow.calls] == ["GRU", "LSTM"] * 2
+    with pytest.raises(RuntimeError, match=r"saw 4 calls: read \.calls"):
+        flow.layers
+    seen = {}
+
+    class Writer:
+        def add_scalar(self, name, value, step):
+            assert step == 7
+            seen[name] = value
+
+    write_scalars(Writer(), flow, 7)
+    assert seen["gradient_flow/encoder/call_0/layer_0/rate"] == flow.calls[0].layers[0].rate
+    assert seen["gradient_flow/decoder/call_3/layer_0/last"] == flow.calls[3].layers[0].h[-1]
+    assert 0 <= seen["gradient_flow/decoder/call_1/layer_0/share_past_gates"] <= 1
+    assert "gradient_flow/decoder/call_1/layer_0/saturated/f" in seen
+
+
+def test_double_backward_is_told_too():
+    gru = fused_rnn.GRU(I, H).to(F64)
+    x = torch.randn(T, B, I, dtype=F64, requires_grad=True)
+    with gradient_flow(gru) as flow:
+        (gx,) = torch.autograd.grad(gru(x)[0][-1].square().sum(), x, create_graph=True)
+    gx.square().sum().backward(inputs=[gru.weight_hh_l0])
+    assert gru.weight_hh_l0.grad.any()
+    with gradient_flow(gru) as flow:
+        torch.autograd.grad(gru(x)[0][-1].square().sum(), x, create_graph=True)
+    with gradient_flow(gru) as plain:
+        gru(x)[0][-1].square().sum().backward()
+    torch.testing.assert_close(flow.layers[0].h, plain.layers[0].h)
+
+
+def test_other_dtypes():
+    x = torch.randn(T, B, I)
+    lstm = fused_rnn.LSTM(I, H)
+    with gradient_flow(lstm) as flow, torch.autocast("cpu", torch.bfloat16):
+        lstm(x)[0].sum().backward()
+    with gradient_flow(lstm) as plain:
+        lstm(x)[0].sum().backward()
+    torch.testing.assert_close(flow.layers[0].h, plain.layers[0].h, rtol=0.05, atol=0)
+    gru = fused_rnn.GRU(I, H, dtype=torch.complex128)  # on the reference
+    with gradient_flow(gru) as flow:
+        gru(x.to(torch.complex128))[0].abs().sum().backward()
+    assert flow.layers[0].h.isfinite().all()
+    with pytest.raises(RuntimeError, match="gates were not recorded"):
+        flow.layers[0].gates
+
+
+class TestErrors:
+    def test_nothing_to_record(self):
+        with pytest.raises(ValueError, match="found no fused_rnn"), gradient_flow(nn.LSTM(I, H)):
+            pass
+
+    def test_twice(self):
+        rnn = fused_rnn.RNN(I, H)
+        with gradient_flow(rnn), pytest.raises(RuntimeError, match="already"), gradient_flow(rnn):
+            pass
+        assert rnn.recorder is None
+
+    @pytest.mark.parametrize("option", ["zoneout_h", "recurrent_dropout", "clip_grad_norm"])
+    def test_regularisation(self, option):
+        """It stands between the steps, where nothing is told yet."""
+        rnn = fused_rnn.RNN(I, H, **{option: 0.5})
+        with gradient_flow(rnn), pytest.raises(RuntimeError, match="records no zoneout"):
+            rnn(torch.randn(T, B, I))
+
+    def test_no_backward(self):
+        rnn = fused_rnn.RNN(I, H)
+        with gradient_flow(rnn) as flow:
+            with pytest.raises(RuntimeError, match="saw 0 calls"):
+                flow.layers
+            rnn(torch.randn(T, B, I))
+        with pytest.raises(RuntimeError, match="no backward came"):
+            flow.layers
+
+    def test_transforms(self):
+        rnn = fused_rnn.RNN(I, H)
+        with gradient_flow(rnn), pytest.raises(RuntimeError, match="records ordinary calls"):
+            torch.func.grad(lambda x: rnn(x)[0].sum())(torch.randn(T, B, I))
+
+    def test_batched_gradients(self):
+        rnn = fused_rnn.RNN(I, H)
+        with gradient_flow(rnn):
+            y = rnn(torch.randn(T, B, I))[0]
+            with pytest.raises(RuntimeError, match="one backward at a time"):
+                torch.autograd.grad(y, rnn.weight_hh_l0, torch.ones(2, *y.shape), is_grads_batched=True)
+
+
+# ---- Jacobians and spectra ---------------------------------------------------------------------------
+
+
+def exact(module, x, t, hx, whole):
+    state = module(x[: t + 1], hx)[1]
+    states = state if isinstance(state, tuple) else (state,)
+
+    def run(*moved):
+        given = (*moved, *states[len(moved) :])
+        end = module(x[t + 1 :], given if len(given) == 2 else given[0])[1]
+        return (end if isinstance(end, tuple) else (end,))[: len(moved)]
+
+    moved = tuple(s.detach() for s in states[: 2 if whole else 1])
+    parts = torch.autograd.functional.jacobian(run, moved)
+    rows = [torch.cat([j.flatten(s.dim()).flatten(0, s.dim() - 1) for j in row], 1) for s, row in zip(moved, parts)]
+    return torch.linalg.matrix_norm(torch.cat(rows), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "of"), [("LSTM", "h"), ("LSTM", "state"), ("projected", "state"), ("GRU", "h"), ("RNN", "state")]
+)
+def test_jacobians(kind, of):
+    module = MODULES[kind](batch_first=kind == "GRU").to(F64)
+    x, hx = torch.randn(6, I, dtype=F64), state_of(module)
+    hx = tuple(s[:, 0] for s in hx) if isinstance(hx, tuple) else hx[:, 0]
+    steps = [0, 2, 4]
+    got = jacobian_norms(module, x, steps, hx, of, iterations=60)
+    assert module.training
+    module.eval()
+    want = torch.stack([exact(module, x, t, hx, of == "state") for t in steps])
+    assert (got <= want * (1 + 1e-9)).all()  # from below
+    torch.testing.assert_close(got, want, rtol=0.05, atol=0)
+
+
+def test_jacobians_refuse():
+    rnn, x = fused_rnn.RNN(I, H), torch.randn(T, I)
+    with pytest.raises(ValueError, match="bidirectional"):
+        jacobian_norms(fused_rnn.RNN(I, H, bidirectional=True), x, [0])
+    with pytest.raises(ValueError, match="steps must be from 0 to 7"):
+        jacobian_norms(rnn, x, [8])
+    with pytest.raises(ValueError, match="of must be"):
+        jacobian_norms(rnn, x, [0], of="c")
+    with pytest.raises(ValueError, match="one sequence"):
+        jacobian_norms(rnn, torch.randn(T, B, I), [0])
+    with gradient_flow(rnn), pytest.raises(RuntimeError, match="looks at this module"):
+        jacobian_norms(rnn, x, [0])
+    assert rnn.recorder is None
+
+
+def test_spectra():
+    gru = fused_rnn.init.orthogonal_(fused_rnn.GRU(I, H, 2, bidirectional=True), gain=1.5)
+    spectra = recurrent_spectra(gru)
+    assert [(s.layer, s.reverse, s.gate) for s in spectra[:4]] == [
+        (0, False, "r"), (0, False, "z"), (0, False, "n"), (0, True, "r")
+    ]  # fmt: skip
+    assert len(spectra) == 12
+    assert all(s.norm == pytest.approx(1.5) and s.radius == pytest.approx(1.5) for s in spectra)
+    projected = recurrent_spectra(fused_rnn.LSTM(I, H, proj_size=2, coupled_gates=True))
+    assert [s.gate for s in projected] == ["f", "g", "o"]
+    assert all(0 < s.radius <= s.norm for s in projected)
+
+
+# ---- words, pictures, the command --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (2.0, "exploding")])
+def test_verdicts(gain, kind):
+    rnn = fused_rnn.init.orthogonal_(fused_rnn.RNN(I, H, nonlinearity="identity"), gain)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.randn(40, B, I))[0][-1].sum().backward()
+    said = verdict(flow.layers[0])
+    assert said.kind == kind
+    assert said.rate == pytest.approx(gain, rel=1e-4)
+    assert str(said).startswith(f"{kind}: x {gain:.4g} a step")
+    lines = table(flow.layers[0], rows=5).splitlines()
+    assert [line.split()[0] for line in lines] == ["step", "0", "10", "20", "29", "39"]
+
+
+def test_verdicts_of_nothing():
+    rnn = fused_rnn.RNN(I, H)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.randn(T, B, I))[0][0].sum().backward()  # of the first step alone
+    assert str(verdict(flow.layers[0])) == "no gradient goes from step to step"
+    with gradient_flow(rnn) as flow:
+        (rnn(torch.randn(T, B, I))[0] * math.nan).sum().backward()
+    assert str(verdict(flow.layers[0])) == "the gradient is not finite"
+
+
+def test_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    options = "--steps 10 --hidden 8 --input 3 --batch 2 --jacobian --chrono 20 --out"
+    assert cli.main(["gradflow", "--cell", "LSTM", "IRNN", *options.split(), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for cell in ("LSTM", "IRNN"):
+        assert f"{cell}, layer 0: " in said
+        assert (tmp_path / f"gradflow_gates_{cell}.png").stat().st_size > 5000
+    assert "d h_9 / d h_8" in said
+    assert "gate f: W_hh has spectral radius" in said
+    assert (tmp_path / "gradflow.png").stat().st_size > 5000
+
+
+def test_command_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = "--cell GRU RNN --steps 12 --hidden 8 --gain 1.2 --loss all --bidirectional --layers 2 --out"
+    assert cli.main(["gradflow", *options.split(), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "GRU, layer 1 reverse: " in said
+    assert "no pictures, as matplotlib is missing" in said
+
+
+def test_plots_give_figures():
+    pytest.importorskip("matplotlib")
+    gru = fused_rnn.GRU(I, H)
+    with gradient_flow(gru) as flow:
+        gru(torch.randn(T, B, I))[0].sum().backward()
+    figure = plots.plot_norms({"GRU": flow.layers, "again": flow.layers})
+    assert len(figure.axes) == 2
+    assert figure.axes[0].get_yscale() == "log"
+    heat = plots.plot_gates(flow.layers[0])
+    assert [axis.get_ylabel()[0] for axis in heat.axes[:3]] == ["r", "z", "n"]
