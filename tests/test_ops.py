@@ -171,7 +171,7 @@ def _import_copied(tmp_path: Path, library: bytes | None) -> str:
     """What `import fused_rnn.ops` says in a process where the package lies elsewhere, with this library file."""
     package = tmp_path / "fused_rnn"
     package.mkdir()
-    needed = ("ops", "onnx_nodes", "onnx_forms", "layouts", "checks", "reference", "regularisation", "philox")
+    needed = ("ops", "onnx_nodes", "onnx_forms", "layouts", "checks", "reference", "kinds", "regularisation", "philox")
     for name in needed:
         shutil.copy(Path(ops.__file__).with_name(name + ".py"), package)
     (package / "__init__.py").touch()

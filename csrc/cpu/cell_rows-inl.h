@@ -104,7 +104,8 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
             }
         };
         if constexpr (TakesRows<Cell>) {
-            units(Cell::start(a, t, b, n, began, first_before + b, gradient));
+            units(Cell::start(a, t, b, n, began, first_before + b, dh + (b - b0) * row,
+                              add_dy ? a.dy + n * a.ld_dy : nullptr));
         } else {
             units();
         }
@@ -168,8 +169,13 @@ struct LstmRows {
         const Act act = act_of<Act>(a);
         const V tc = act.state(cell(a, n, began, n_before, u, lanes, kept)), to_new = kept.to_new_h(dh);
         const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
-        const V dc = retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, to_new * tc),
-                             act.state_grad(tc, to_new * o), kept);
+        const V d_o = act.gate_grad(o, to_new * tc), from_h = act.state_grad(tc, to_new * o);
+        V dc;
+        if constexpr (kVaries) {
+            dc = retreat_apart(a, b, n, began, n_before, u, lanes, d_o, from_h, kept);
+        } else {
+            dc = retreat(a, b, n, began, n_before, u, lanes, d_o, from_h, kept);
+        }
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
         return dc;
     }
@@ -203,6 +209,13 @@ struct LstmRows {
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
         return d.c;
+    }
+    // Once for all that vary.
+    template <class S, class Kept>
+    static FUSED_RNN_OUTLINE V retreat_apart(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                             int64_t n_before, int64_t u, int lanes, V d_o, V from_h,
+                                             const Kept& kept) {
+        return retreat(a, b, n, began, n_before, u, lanes, d_o, from_h, kept);
     }
 
     // c that a step began with.

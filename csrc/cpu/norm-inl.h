@@ -124,8 +124,8 @@ struct NormedLstmRows : LstmRows<ActT, F> {
 
     // o waits in the place of its product, c as it sees it in that of the first.
     template <class S>
-    static FUSED_RNN_INLINE Moments<F> start(const ForwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* gx,
-                                             F* hg, int64_t gate_stride) {
+    static FUSED_RNN_OUTLINE Moments<F> start(const ForwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* gx,
+                                              F* hg, int64_t gate_stride) {
         constexpr int W = Simd<F>::W;
         for (int64_t u = 0; u < a.H; u += W) {
             const int lanes = a.H - u < W ? static_cast<int>(a.H - u) : W;
@@ -157,10 +157,10 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         F mean, slope;  // of the gradient of what is normal
     };
 
-    // d_o, left in its place; in dgh the gradients of what is normal, and behind them c as o saw it.
-    template <class S, class Gradient>
-    static FUSED_RNN_INLINE Row start(const BackwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* began,
-                                      int64_t n_before, const Gradient& gradient) {
+    // From the gradients of h that came from later steps and from y: d_o, left in its place; in dgh the gradients of what is normal, and behind them c as o saw it.
+    template <class S>
+    static FUSED_RNN_OUTLINE Row start(const BackwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* began,
+                                       int64_t n_before, const F* later, const S* dy) {
         constexpr int W = Simd<F>::W;
         const int64_t H = a.H, row = (n - a.dg_row) * a.ld_dg;
         const S* const o_row = a.saved.gates_of(n) + of_o(a) * H;
@@ -176,7 +176,8 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
             const V normal = moments.normal(load<F>(cells + u, lanes));
-            const V dh = kept_by<Plain>(a, t, b, u).to_new_h(gradient(u, lanes));
+            const V whole = dy ? load<F>(later + u, lanes) + load<F>(dy + u, lanes) : load<F>(later + u, lanes);
+            const V dh = kept_by<Plain>(a, t, b, u).to_new_h(whole);
             const V tc = shown(a, normal, u, lanes), o = load<F>(o_row + u, lanes), d = act.state_grad(tc, dh * o);
             store(a.dgx + row + of_o(a) * H + u, act.gate_grad(o, dh * tc), lanes);
             store(sums.gain_c + u, load<F>(sums.gain_c + u, lanes) + d * normal, lanes);
@@ -197,7 +198,7 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         const V scaled = load<F>(a.dgh + at, lanes);
         const V through = cut<F>(row.cells.scale * (scaled - row.mean - normal * row.slope), lanes);
         const V d_o = load<F>(a.dgx + at + of_o(a) * a.H, lanes);
-        const V dc = Plain::retreat(a, b, n, began, n_before, u, lanes, d_o, through, kept);
+        const V dc = Plain::retreat_apart(a, b, n, began, n_before, u, lanes, d_o, through, kept);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
         if (!a.w_ch) return dc;
         F* const sums = NormSums<F>(a, b).w_ch + u;
