@@ -19,7 +19,7 @@ from torch.autograd import Function, forward_ad
 from . import checks, ops, reference
 from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
-from .reference import Variant
+from .reference import Variant, extra_weights
 
 __all__ = ["differentiates", "layer", "transformed"]
 
@@ -200,6 +200,13 @@ class _FusedLayerJvp(_FusedLayer):
         return *pushed, *[None] * (5 - len(pushed))
 
 
+def _needs_more_than_gates(variant: Variant, cell: int, each: int) -> bool:
+    """Whether the gradients of gates and what is kept are not enough for those of the weights, ``each`` a direction:
+    statistics stand between the gates' and those of the products; or zoneout has thrown away the c that o saw."""
+    projected = each - len(extra_weights(cell, variant)) in (3, 5)
+    return variant.layer_norm or (variant.zoneout_c > 0 and (projected or variant.peephole))
+
+
 class _FusedLayerGradient(Function):
     """The derivative of that.
 
@@ -223,10 +230,8 @@ class _FusedLayerGradient(Function):
         weights = args[17:]
         inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
         grads: tuple[Maybe, ...]
-        if samples and variant is not None and variant.zoneout_c:
-            projected = len(weights) // h0.shape[0] - variant.extra_weights in (3, 5)
-            if projected or variant.peephole:  # gradients that need a c which is not kept
-                return _by_definition(Constants(*fixed), *args[:7], *weights)
+        if samples and variant is not None and _needs_more_than_gates(variant, cell, len(weights) // h0.shape[0]):
+            return _by_definition(Constants(*fixed), *args[:7], *weights)
         if not samples:
             tell = record is not None
             *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, seed, dcells, tell)

@@ -110,6 +110,10 @@ def not_a_bool(argument: str, given: Any) -> TypeError:
     return TypeError(f"{argument} should be of type bool, got: {type(given).__name__}")
 
 
+def norm_of_reset_before() -> ValueError:
+    return ValueError("layer_norm argument is only supported with reset_after=True")
+
+
 def connection(known: Iterable[str], given: Any) -> ValueError:
     return ValueError(f"connection must be one of {', '.join(map(repr, known))} or None, got {given!r}")
 
@@ -140,7 +144,8 @@ def onnx_variant() -> NotImplementedError:
 
 def onnx_hard_tanh() -> NotImplementedError:
     return NotImplementedError(
-        "a hard tanh of gates, or of an LSTM, cannot be exported to ONNX, whose nodes have none; a GRU's or RNN's can"
+        "a hard tanh of gates, of an LSTM or with reset_after=False cannot be exported to ONNX, whose nodes have none; "
+        "another GRU's or an RNN's can"
     )
 
 
@@ -221,9 +226,10 @@ def no_steps() -> RuntimeError:
     return RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def param_count(given: int, layers: int, directions: int, peephole: bool = False, highway: bool = False) -> ValueError:
-    own = 1 if peephole else 0
-    last = ", then w_ch" if peephole else ""
+def param_count(
+    given: int, layers: int, directions: int, extra: Sequence[str] = (), highway: bool = False
+) -> ValueError:
+    own, last = len(extra), "".join(f", then {name}" for name in extra)
     return ValueError(
         f"params must hold {2 + own} to {5 + own} tensors (w_ih, w_hh, then b_ih and b_hh, then an LSTM's w_hr{last}) "
         f"for each of {layers} layers and {directions} directions"

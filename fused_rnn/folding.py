@@ -107,15 +107,18 @@ def _at_every_step(of_rows: Tensor, rows: int, batch_sizes: Tensor | None) -> Te
     return of_rows[torch.arange(rows, device=steps.device) - steps]
 
 
-def _output_gate(x: Tensor, h: Tensor, c: Tensor, own: Weights, gate: Callable[[Tensor], Tensor]) -> Tensor:
-    """o of an LSTM that kept its states only: x [N, V, I], h of the step before [N, V, R], c [N, V, H] -> [N, V, H]."""
-    last = slice(-c.shape[-1], None)  # of the gates
-    o = x @ own.w_ih[last].T + h @ own.w_hh[last].T
-    if own.b_ih is not None and own.b_hh is not None:
-        o = o + (own.b_ih + own.b_hh)[last]
-    if own.w_ch is not None:
-        o = o + own.w_ch[last] * c
-    return gate(o)
+def _gate(x: Tensor, h: Tensor, own: Weights, rows: slice) -> Tensor:
+    """What a gate is the activation of, where states alone were kept; ``rows`` are its weights' (peepholes apart).
+
+    x [N, V, I], h of the step before [N, V, R] -> [N, V, H].
+    """
+    gate = x @ own.w_ih[rows].T + h @ own.w_hh[rows].T
+    return gate if own.b_ih is None or own.b_hh is None else gate + (own.b_ih + own.b_hh)[rows]
+
+
+def _summed(of: Tensor, by: Tensor | None) -> Tensor:
+    """[N, V, A] -> [V, A], or with ``by`` [N, V, B] the sum of outer products, [V, A, B]."""
+    return of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)
 
 
 def sample_gradients(
@@ -136,16 +139,18 @@ def sample_gradients(
     """
     cell, needs, size = Cell(constants.cell), constants.needs, constants.samples
     batch_sizes = constants.lengths_of_one()
+    gate, state = activations(cell, constants.variant)
+    reset_before = constants.variant is not None and constants.variant.reset_before
     directions = h0.shape[0]
     each = len(weights) // directions
     dx: Tensor | None = None
     dweights: list[Tensor | None] = []
     # [N*V, D*K] -> for each direction [N, V, K]; what the cell does not have is [0] and stays so
     dgx, dgh, dr = (g.unflatten(0, (-1, size)).chunk(directions, -1) if g.dim() == 2 else (g,) for g in gates)
-    for d, own in enumerate(split_weights(weights, directions, constants.variant)):
+    for d, own in enumerate(split_weights(weights, directions, cell, constants.variant)):
         of_x = of_h = dgx[d]
         hidden = of_x.shape[-1] // gates_of(cell, constants.variant)
-        if cell.is_gru:  # W_hn h + b_hn stands inside the reset product
+        if cell.is_gru and not reset_before:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
         inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
         h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
@@ -155,14 +160,16 @@ def sample_gradients(
             if mask is not None:
                 h = seen(h, _at_every_step(mask.unflatten(0, (-1, size)), len(h), batch_sizes))
         rows = x.reshape(-1, size, x.shape[-1])
+        kept = inner.shape[-1] > hidden  # gates too
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}
         c = inner[..., -hidden:]
         if own.w_hr is not None:
-            kept = inner.shape[-1] > hidden
-            gate, state = activations(cell, constants.variant)
-            o = inner[..., -2 * hidden : -hidden] if kept else _output_gate(rows, h, c, own, gate)
+            o = inner[..., -2 * hidden : -hidden]
+            if not kept:
+                o = _gate(rows, h, own, slice(-hidden, None))
+                o = gate(o if own.w_ch is None else o + own.w_ch[-hidden:] * c)
             factors[len(factors)] = (dr[d], o * state(c))
         if own.w_ch is not None and c0 is not None:
             *early, _, d_o = of_x.split(hidden, -1)  # of i, unless it is coupled, and f
@@ -170,7 +177,12 @@ def sample_gradients(
             factors[len(factors)] = (torch.cat([*(d * before for d in early), d_o * c], -1), None)
         for i, (of, by) in factors.items():
             wanted = needs >> 3 + d * each + i & 1
-            dweights.append((of.sum(0) if by is None else torch.einsum("nva,nvb->vab", of, by)) if wanted else None)
+            if wanted and i == 1 and reset_before:  # n's rows of W_hh multiply r h
+                r = inner[..., :hidden] if kept else gate(_gate(rows, h, own, slice(hidden)))
+                parts = of.split([2 * hidden, hidden], -1)
+                dweights.append(torch.cat([_summed(parts[0], h), _summed(parts[1], r * h)], 1))
+            else:
+                dweights.append(_summed(of, by) if wanted else None)
         if needs & 1:
             part = (of_x @ own.w_ih).view(x.shape)
             dx = part if dx is None else dx + part

@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks
 from .connections import check as check_connection
-from .connections import extra_weights
+from .connections import extra_weights as weights_between
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
-from .reference import Variant, gates_of
+from .reference import Variant, extra_weights, gates_of
 from .step import step
 from .variants import of_nonlinearity, regularised, variant
 
@@ -48,6 +48,7 @@ def lstm(
     activation: str = "tanh",
     peephole: bool = False,
     coupled_gates: bool = False,
+    layer_norm: bool = False,
     lengths: Maybe = None,
     cells: bool = False,
     connection: str | None = None,
@@ -62,8 +63,9 @@ def lstm(
         input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence.
         hx: (h0, c0) or None for zeros; h0 [L*D, B, R] and c0 [L*D, B, H], unbatched without B.
         params: for each layer, and in it each direction, w_ih [4*H, I], w_hh [4*H, R], then b_ih and b_hh [4*H]
-            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``; in an upper
-            layer I is D*R, in layer k of a dense stack I + k*D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H
+            (both or none), then w_hr [P, H] if there is a projection, then w_ch [3*H] with ``peephole``, then with
+            ``layer_norm`` gains ln_ih and ln_hh [4*H], gain ln_ch and shift ln_ch_shift [H]; in an upper layer I is
+            D*R, in layer k of a dense stack I + k*D*R. With ``coupled_gates`` 3*H and 2*H in place of 4*H
             and 3*H. After those of all layers, with ``connection="highway"``, w_hw [D*R, D*R] and b_hw [D*R] of each
             layer but the first.
         dropout: the probability with which outputs of all layers but the last are zeroed while ``training``.
@@ -71,7 +73,8 @@ def lstm(
             :class:`fused_rnn.LSTM`).
         reset: bool, where episodes begin and the state is cleared, to zero or, with ``reset_to="initial"``, to hx:
             [T, B], with ``batch_first`` [B, T], unbatched [T], or a PackedSequence (see :class:`fused_rnn.LSTM`).
-        gate_activation, activation, peephole, coupled_gates: variants of the cell (see :class:`fused_rnn.LSTM`).
+        gate_activation, activation, peephole, coupled_gates, layer_norm: variants of the cell (see
+            :class:`fused_rnn.LSTM`).
         lengths: integers [B] on any device, unbatched []: the steps of each row, where the input is no PackedSequence
             (see :class:`fused_rnn.LSTM`).
         cells: return c of every step too.
@@ -93,7 +96,8 @@ def lstm(
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
-    cell = variant(gate_activation, activation, peephole, coupled_gates)
+    own = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
+    cell = variant(gate_activation, activation, **own)
     return _functional(LSTM, input, hx, params, *options, cell, lengths, regularisation, cells)
 
 
@@ -112,18 +116,22 @@ def gru(
     reset_to: str = "zero",
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
+    reset_after: bool = True,
+    layer_norm: bool = False,
     lengths: Maybe = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
     """A stacked, optionally bidirectional GRU, as ``torch.nn.GRU`` computes it: (output, h_n).
 
-    Formula: Cho et al. 2014 with the reset gate after the product, n = tanh(W_in x + b_in + r (W_hn h + b_hn)).
+    Formula: Cho et al. 2014 with the reset gate after the product, n = tanh(W_in x + b_in + r (W_hn h + b_hn)), or with
+    ``reset_after=False`` before it, n = tanh(W_in x + b_in + W_hn (r h) + b_hn).
     Weights are w_ih [3*H, I], w_hh [3*H, H], b_ih and b_hh [3*H]; hx is h0 [L*D, B, H] or None for zeros.
     Arguments, dtypes and errors otherwise as in :func:`lstm`.
     """
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
-    return _functional(GRU, input, hx, params, *options, variant(gate_activation, activation), lengths, regularisation)
+    cell = variant(gate_activation, activation, reset_after=reset_after, layer_norm=layer_norm)
+    return _functional(GRU, input, hx, params, *options, cell, lengths, regularisation)
 
 
 def rnn_tanh(
@@ -188,6 +196,7 @@ def rnn(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
+    layer_norm: bool = False,
     lengths: Maybe = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
@@ -197,7 +206,7 @@ def rnn(
     Raises:
         ValueError: also for a ``nonlinearity`` of another name.
     """
-    cell, variant = of_nonlinearity(nonlinearity)
+    cell, variant = of_nonlinearity(nonlinearity, layer_norm)
     options = (num_layers, bidirectional, batch_first, dropout, training, recompute, reset, reset_to, connection)
     return _functional(cell, input, hx, params, *options, variant, lengths, regularisation)
 
@@ -226,12 +235,12 @@ def _functional(
         variant, drops = regularised(variant, regularisation, cell == LSTM)
     directions = 2 if bidirectional else 1
     check_connection(connection)
-    each, rest = divmod(len(params) - extra_weights(connection, num_layers), num_layers * directions)
-    each -= variant.extra_weights if variant else 0
+    each, rest = divmod(len(params) - weights_between(connection, num_layers), num_layers * directions)
+    own = extra_weights(cell, variant)
+    each -= len(own)
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
-        peephole = variant is not None and variant.peephole
-        raise checks.param_count(len(params), num_layers, directions, peephole, connection == "highway")
+        raise checks.param_count(len(params), num_layers, directions, own, connection == "highway")
     hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0

@@ -28,39 +28,44 @@ from .variants import of_nonlinearity, variant
 __all__ = ["from_keras", "from_onnx", "onnx_attributes", "to_keras", "to_onnx"]
 
 
-def from_keras(*layers: Any, nonlinearity: str = "tanh") -> dict[str, Tensor]:
+def from_keras(*layers: Any, nonlinearity: str = "tanh", reset_after: bool = True) -> dict[str, Tensor]:
     """The ``state_dict`` of a stack of Keras layers, the lowest first.
 
     Args:
         layers: each an LSTM, GRU, SimpleRNN or Bidirectional layer, whose configuration is checked; or the list that
             its ``get_weights()`` gives, all else being taken on trust: kernel [I, G*H], recurrent_kernel [H, G*H] and,
-            if there is one, bias [G*H] (a GRU's [2, 3*H]); for Bidirectional those of both directions.
+            if there is one, bias [G*H] (a GRU's [2, 3*H] if r comes after the product); for Bidirectional those of both
+            directions.
         nonlinearity: of the ``RNN`` the weights are for, "tanh" or "relu".
+        reset_after: of the ``GRU`` the weights are for.
 
     Raises:
         TypeError: for something else than a layer or its weights.
-        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU with ``reset_after=False``,
-            other activations, ``go_backwards``, another ``merge_mode`` than "concat".
+        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU of another
+            ``reset_after``, other activations, ``go_backwards``, another ``merge_mode`` than "concat".
     """
-    return state_dict([_keras_layer(_keras_arrays(layer, nonlinearity)) for layer in layers])
+    return state_dict([_keras_layer(_keras_arrays(layer, nonlinearity, reset_after), reset_after) for layer in layers])
 
 
 def to_keras(module: RNNBase) -> list[list[Any]]:
     """For each layer what ``set_weights`` of its Keras layer takes: kernel [I, G*H], recurrent_kernel [H, G*H] and, if
-    ``module`` has biases, bias [G*H], the sum of b_ih and b_hh (a GRU's [2, 3*H], not summed); of two directions both.
+    ``module`` has biases, bias [G*H], the sum of b_ih and b_hh (a GRU's [2, 3*H], not summed, unless it has
+    ``reset_after=False``); of two directions both.
 
     Raises:
         TypeError: for something else than an LSTM, GRU or RNN module.
-        ValueError: for a projected LSTM, connections between layers, or a variant of a cell.
+        ValueError: for a projected LSTM, connections between layers, or a variant of a cell other than
+            ``reset_after=False``.
     """
-    if _variant(module) is not None:
+    own = _variant(module)
+    if own is not None and own.without("reset_before") is not None:
         raise ValueError("only torch's own cells are written: no peepholes, coupled gates, zoneout, other activations")
 
     def arrays(weights: Weights) -> list[Any]:
         w_ih, w_hh, b_ih, b_hh, *_ = reordered(weights, TORCH, KERAS)
         tensors = [w_ih.t(), w_hh.t()]
         if b_ih is not None and b_hh is not None:
-            tensors.append(torch.stack([b_ih, b_hh]) if gates_of(w_hh) == 3 else b_ih + b_hh)
+            tensors.append(torch.stack([b_ih, b_hh]) if gates_of(w_hh) == 3 and own is None else b_ih + b_hh)
         return [_array(tensor) for tensor in tensors]
 
     return [[array for weights in layer for array in arrays(weights)] for layer in _unprojected(module)]
@@ -71,6 +76,7 @@ def from_onnx(
     nonlinearity: str = "tanh",
     gate_activation: str = "sigmoid",
     activation: str = "tanh",
+    reset_after: bool = True,
     linear_before_reset: int = 0,
     activations: Sequence[str | bytes] | None = None,
     clip: float | None = None,
@@ -86,17 +92,19 @@ def from_onnx(
     Args:
         layers: for each W [D, G*H, I], R [D, G*H, H], and B [D, 2*G*H] and P [D, 3*H] (peepholes of an LSTM), either
             of which may be None or left out.
-        nonlinearity: of the ``RNN`` the weights are for; gate_activation, activation: of the ``LSTM`` or ``GRU``.
-        linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that a GRU's
-            ``linear_before_reset=1`` has to be given. ``hidden_size`` and ``layout`` change nothing here.
+        nonlinearity: of the ``RNN`` the weights are for; gate_activation, activation: of the ``LSTM`` or ``GRU``;
+            reset_after: of the ``GRU``.
+        linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that for a GRU either
+            ``linear_before_reset=1`` or ``reset_after=False`` has to be given. ``hidden_size`` and ``layout`` change
+            nothing here.
 
     With P the state is for ``LSTM(peephole=True)``, with ``input_forget=1`` for ``coupled_gates=True``: f = 1 - i, as
     ONNX Runtime computes it, is their i = 1 - f after the signs of the gate's weights are turned.
 
     Raises:
-        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU with
-            ``linear_before_reset=0``, other activations than those that are named, a hard tanh, ``clip``,
-            ``input_forget`` with gates that are not sigmoids, nodes of the reverse direction alone.
+        ValueError: for arrays of other shapes, layers that do not fit on each other, a GRU whose
+            ``linear_before_reset`` is not ``reset_after``, other activations than those that are named, a hard
+            tanh, ``clip``, ``input_forget`` with gates that are not sigmoids, nodes of the reverse direction alone.
     """
     stack = [_onnx_layer(*layer) for layer in layers]
     state = state_dict(stack)
@@ -108,8 +116,10 @@ def from_onnx(
     _check_activations(
         cell, own, read(list(map(_text, activations or _STANDARD[number])), activation_alpha, activation_beta)
     )
-    if number == 3 and not linear_before_reset:
-        raise ValueError("GRU nodes must have linear_before_reset=1: here r is applied after the product with R")
+    if number == 3 and bool(linear_before_reset) != reset_after:
+        raise ValueError(
+            f"GRU nodes must have linear_before_reset={int(reset_after)}{_BY_RESET_AFTER}, got {linear_before_reset}"
+        )
     if clip is not None:
         raise ValueError(f"nodes must not clip, got clip={clip}")
     if _text(direction) == "reverse":
@@ -159,6 +169,7 @@ def onnx_attributes(module: RNNBase) -> dict[str, Any]:
 
 
 _BY_ARGUMENT = " (by the argument nonlinearity)"
+_BY_RESET_AFTER = " (by the argument reset_after)"
 _STANDARD = {4: ["Sigmoid", "Tanh", "Tanh"], 3: ["Sigmoid", "Tanh"], 1: ["Tanh"]}  # of nodes that tell none
 _NO_HARD_TANH = "nodes have no hard tanh, and weights alone make none of what they have"
 
@@ -178,7 +189,7 @@ def _check_activations(cell: int, own: Variant | None, given: Sequence[Named]) -
         raise ValueError(f"nodes must have activations={wanted} (by the argument {arguments}), got {got}")
 
 
-def _keras_arrays(layer: Any, nonlinearity: str) -> Sequence[Any]:
+def _keras_arrays(layer: Any, nonlinearity: str, reset_after: bool) -> Sequence[Any]:
     """The arrays of a Keras layer, once it is seen to compute what a module here does."""
     if isinstance(layer, Sequence):
         return layer
@@ -186,23 +197,25 @@ def _keras_arrays(layer: Any, nonlinearity: str) -> Sequence[Any]:
         raise TypeError(f"expected Keras layers or lists of their weights, got {type(layer).__name__}")
     kind, config = type(layer).__name__, layer.get_config()
     if kind != "Bidirectional":
-        _check_keras(kind, config, nonlinearity)
+        _check_keras(kind, config, nonlinearity, reset_after)
     elif config["merge_mode"] != "concat":
         raise ValueError(f"Bidirectional must have merge_mode='concat', got {config['merge_mode']!r}")
     else:
         for direction in (config["layer"], config.get("backward_layer")):
             if direction:  # the second one only where it was made apart
                 backwards = direction is not config["layer"]
-                _check_keras(direction["class_name"], direction["config"], nonlinearity, backwards)
+                _check_keras(direction["class_name"], direction["config"], nonlinearity, reset_after, backwards)
     arrays: Sequence[Any] = layer.get_weights()
     return arrays
 
 
-def _check_keras(kind: str, config: Mapping[str, Any], nonlinearity: str, backwards: bool = False) -> None:
+def _check_keras(
+    kind: str, config: Mapping[str, Any], nonlinearity: str, reset_after: bool, backwards: bool = False
+) -> None:
     gated = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     forms: dict[str, dict[str, Any]] = {
         "LSTM": gated,
-        "GRU": {**gated, "reset_after": True},
+        "GRU": {**gated, "reset_after": reset_after},
         "SimpleRNN": {"activation": nonlinearity},
     }
     if kind not in forms:
@@ -212,29 +225,34 @@ def _check_keras(kind: str, config: Mapping[str, Any], nonlinearity: str, backwa
     for name, wanted in {**forms[kind], "go_backwards": backwards}.items():
         if config[name] != wanted:
             by = _BY_ARGUMENT if kind == "SimpleRNN" and name == "activation" else ""
+            by = _BY_RESET_AFTER if name == "reset_after" else by
             raise ValueError(f"{kind} must have {name}={wanted!r}{by}, got {config[name]!r}")
 
 
-def _keras_layer(arrays: Sequence[Any]) -> Layer:
+def _keras_layer(arrays: Sequence[Any], reset_after: bool) -> Layer:
     count = len(arrays)
     if count not in (2, 3, 4, 6):
         raise ValueError(f"expected kernel, recurrent_kernel and perhaps bias, once or twice, got {count} arrays")
     each = count if count < 4 else count // 2
-    return [_keras_direction(*map(_tensor, arrays[i : i + each])) for i in range(0, count, each)]
+    return [_keras_direction(reset_after, *map(_tensor, arrays[i : i + each])) for i in range(0, count, each)]
 
 
-def _keras_direction(kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Weights:
+def _keras_direction(reset_after: bool, kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Weights:
     number = gates_of(recurrent.t()) if recurrent.dim() == 2 else 0
     rows = number * recurrent.shape[0]
-    if number == 3 and bias is not None and bias.shape == (rows,):
-        raise ValueError("GRU must have reset_after=True, with a bias [2, 3*H]: here r is applied after the product")
-    biased = bias is None or bias.shape == ((2, rows) if number == 3 else (rows,))
+    two = number == 3 and reset_after
+    if number == 3 and bias is not None and bias.shape == ((rows,) if two else (2, rows)):
+        raise ValueError(
+            f"GRU must have reset_after={reset_after}{_BY_RESET_AFTER}, with a bias {'[2, 3*H]' if two else '[3*H]'}, "
+            f"got {list(bias.shape)}"
+        )
+    biased = bias is None or bias.shape == ((2, rows) if two else (rows,))
     if not number or kernel.dim() != 2 or kernel.shape[1] != rows or not biased:
         given = [list(array.shape) for array in (kernel, recurrent, bias) if array is not None]
         raise ValueError(f"expected kernel [I, G*H], recurrent_kernel [H, G*H], bias [G*H] (GRU [2, 3*H]), got {given}")
     b_ih = b_hh = None
     if bias is not None:
-        b_ih, b_hh = bias if number == 3 else (bias, torch.zeros_like(bias))
+        b_ih, b_hh = bias if two else (bias, torch.zeros_like(bias))
     return reordered(Weights(kernel.t(), recurrent.t(), b_ih, b_hh, None), KERAS, TORCH)
 
 

@@ -1,31 +1,16 @@
-"""``LSTM``, ``GRU`` and ``RNN``: the ``torch.nn`` modules of these names on fused time loops.
-
-The base class is torch's ``RNNBase`` (arguments, parameters and their names, initial values, repr, pickling), not
-``nn.LSTM``: Dynamo refuses instances of that. Nothing here looks a class of torch's up when it runs, so these may stand
-in torch's place.
-"""
+"""``LSTM``, ``GRU`` and ``RNN``: the ``torch.nn`` modules of these names on fused time loops; their arguments and what
+they document."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Proxy
-from torch.nn.modules.rnn import RNNBase
+from torch import Tensor
 
-from . import connections
-from .dropout import Drops
-from .network import GRU as _GRU
-from .network import LSTM as _LSTM
+from .module_base import SequenceModule
 from .network import RNN_RELU as _RNN_RELU
-from .network import RNN_TANH as _RNN_TANH
-from .network import sequence
-from .parameters import add_weights, leave_first_gate_out
-from .reference import Variant
-from .variants import REGULARISATION, describe, of_nonlinearity, of_ratios, ratios, regularised
+from .variants import describe, of_nonlinearity
 from .variants import variant as _variant
 
 if TYPE_CHECKING:
@@ -35,144 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
-_CELLS = {"LSTM": _LSTM, "GRU": _GRU, "RNN_TANH": _RNN_TANH, "RNN_RELU": _RNN_RELU}
-_is_compiling = torch.compiler.is_compiling
 
-
-class _Sequence(RNNBase):
-    """What the three have in common: everything but their arguments and documentation."""
-
-    _flat_weights: list[Any]
-    _flat_weights_names: list[str]
-    # Instances have these where they are not the default; all their other attributes are torch's.
-    recompute: bool = False
-    variant: Variant | None = None
-    variant_ratios: tuple[tuple[int, int], ...] = ()  # the same for graphs
-    drops: Drops | None = None
-    connection: str | None = None
-    recorder: Any = None  # while `diagnostics` looks at it: what stands for each layer (`recording.Recorder`)
-
-    def __init__(
-        self,
-        mode: str,
-        *args: Any,
-        recompute: bool = False,
-        variant: Variant | None = None,
-        connection: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        connections.check(connection)
-        given = {name: kwargs.pop(name) for name in REGULARISATION.intersection(kwargs)}
-        super().__init__(mode, *args, **kwargs)
-        if given:
-            variant, drops = regularised(variant, given, mode == "LSTM")
-            if drops is not None:
-                self.drops = drops
-        if recompute:
-            self.recompute = True
-        if variant is not None:
-            self.variant, self.variant_ratios = variant, ratios(variant)
-            if variant.coupled:
-                leave_first_gate_out(self)
-            if variant.peephole:
-                add_weights(self, "weight_ch", (2 if variant.coupled else 3) * self.hidden_size)
-        if connection is not None:
-            self.connection = connection
-            connections.add_parameters(self, connection)
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if self.connection == "highway":
-            for bias in connections.highway_biases(self):
-                nn.init.constant_(bias, connections.HIGHWAY_BIAS)
-
-    def flatten_parameters(self) -> None:
-        if self.variant is None and self.connection is None:  # no other goes to cuDNN
-            super().flatten_parameters()
-
-    def extra_repr(self) -> str:
-        own: dict[str, Any] = {"recompute": True} if self.recompute else {}
-        own |= self._variant_arguments()
-        if self.connection is not None:
-            own["connection"] = self.connection
-        return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
-
-    def _variant_arguments(self) -> dict[str, Any]:
-        return describe(self.variant, self.drops)
-
-    def forward(
-        self,
-        input: Any,
-        hx: Any = None,
-        *,
-        reset: Any = None,
-        reset_to: str = "zero",
-        lengths: Any = None,
-        cells: bool = False,
-    ) -> Any:
-        if type(input) is not Tensor and isinstance(input, Proxy):
-            options = {"lengths": lengths, "cells": cells or None}
-            options |= {} if reset is None else {"reset": reset, "reset_to": reset_to}
-            return _as_node(self, input, hx, {name: value for name, value in options.items() if value is not None})
-        return sequence(
-            _CELLS[self.mode],
-            input,
-            hx,
-            self._current_weights(),
-            self.input_size,
-            self.hidden_size,
-            self.proj_size,
-            self.num_layers,
-            2 if self.bidirectional else 1,
-            self.batch_first,
-            self.dropout,
-            self.training,
-            self.recompute,
-            reset,
-            reset_to,
-            of_ratios(self.variant_ratios) if self.variant_ratios and _is_compiling() else self.variant,
-            lengths,
-            cells,
-            self.connection,
-            self.drops,
-            self.recorder,
-        )
-
-    def _current_weights(self) -> Sequence[Any]:
-        """The weights as they are now, in the order of ``_flat_weights``, which is a cache of them.
-
-        A parameter that was deleted lives on in the cache, as in torch.
-        """
-        flat, parameters = self._flat_weights, self._parameters
-        if _is_compiling():  # a cache that changes is a side effect to trace around
-            return [getattr(self, name, old) for name, old in zip(self._flat_weights_names, flat, strict=True)]
-        for name, weight in zip(self._flat_weights_names, flat, strict=True):
-            if parameters.get(name) is not weight:  # replaced, parametrized, pruned, mapped or deleted
-                return self._renewed_weights(flat)
-        return flat
-
-    def _renewed_weights(self, flat: Sequence[Any]) -> Sequence[Any]:
-        """What torch's ``_update_flat_weights`` does, looking at each attribute as often as it does: some advance with
-        every look, as spectral norm's iteration. But other threads may be here too, each with weights of a graph of
-        its own, so the list is not read back from the module."""
-        self._weights_have_changed()
-        names = self._flat_weights_names
-        current = [getattr(self, n) if hasattr(self, n) else old for n, old in zip(names, flat, strict=True)]
-        self._flat_weights = current
-        self._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in current]
-        self.flatten_parameters()
-        return current
-
-
-def _as_node(module: torch.nn.Module, input: Proxy, hx: Any, options: dict[str, Any]) -> Proxy:
-    """One node of a ``torch.fx`` graph, which its tracer makes by itself only of modules that torch defines."""
-    tracer: Any = input.tracer
-    path = tracer.path_of_module(module)
-    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), options)
-
-
-class LSTM(_Sequence):
+class LSTM(SequenceModule):
     r"""A drop-in replacement of ``torch.nn.LSTM``.
 
     i, f, o = sigmoid(.) and g = tanh(.) of W_i* x_t + b_i* + W_h* h_{t-1} + b_h*, then c_t = f c_{t-1} + i g and
@@ -200,6 +49,8 @@ class LSTM(_Sequence):
             keyword.
         coupled_gates: i = 1 - f (Greff et al. 2017), by keyword. Parameters then have 3*H rows, of f, g, o, and
             ``weight_ch_l{k}`` has 2*H.
+        layer_norm: W_i x_t and W_h h_{t-1}, of all gates together, and the c_t of h_t are normalised (Ba et al. 2016),
+            by keyword; see docs/layer_norm.md.
         input_dropout, variational_dropout, recurrent_dropout, weight_dropout, zoneout_h, zoneout_c: regularisation in
             training, by keyword (docs/regularisation.md). Probabilities with which features of the input, units of
             h_{t-1} on their way to W_hh (Gal & Ghahramani 2016) and elements of W_hh (Merity et al. 2018) are zeroed
@@ -230,7 +81,9 @@ class LSTM(_Sequence):
 
     Parameters, for layer k (and ``_reverse``): ``weight_ih_l{k}`` [4*H, I or D*R], ``weight_hh_l{k}`` [4*H, R],
     ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4*H], ``weight_hr_l{k}`` [P, H]; gates in the order i, f, g, o. With
-    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o. With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
+    ``peephole`` ``weight_ch_l{k}`` [3*H], of i, f, o; with ``layer_norm`` the gains ``weight_ln_ih_l{k}``
+    and ``weight_ln_hh_l{k}`` [4*H] and ``weight_ln_ch_l{k}`` [H], 1 at first, and the shift ``bias_ln_ch_l{k}`` [H], 0.
+    With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
     ``bias_hw_l{k}`` [D*R] for k > 0, after all others; with "dense" ``weight_ih_l{k}`` has I + k*D*R columns.
 
     Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
@@ -262,6 +115,7 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        layer_norm: bool = False,
         connection: str | None = None,
         **regularisation: Unpack[Regularisation],
     ) -> None: ...
@@ -276,11 +130,11 @@ class LSTM(_Sequence):
         activation: str = "tanh",
         peephole: bool = False,
         coupled_gates: bool = False,
+        layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            "LSTM", *args, variant=_variant(gate_activation, activation, peephole, coupled_gates), **kwargs
-        )
+        options = {"peephole": peephole, "coupled_gates": coupled_gates, "layer_norm": layer_norm}
+        super().__init__("LSTM", *args, variant=_variant(gate_activation, activation, **options), **kwargs)
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         slots, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
@@ -302,7 +156,7 @@ class LSTM(_Sequence):
         __call__: LSTMCall
 
 
-class _Hidden(_Sequence):
+class _Hidden(SequenceModule):
     """A network whose only state is h."""
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
@@ -322,7 +176,9 @@ class GRU(_Hidden):
 
     Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
     h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
-    ``gate_activation`` is that of r and z, ``activation`` that of n.
+    ``gate_activation`` is that of r and z, ``activation`` that of n. With ``reset_after=False``, by keyword,
+    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself, as Keras calls it. With ``layer_norm``,
+    for which r must come after the product, there are ``weight_ln_ih_l{k}`` and ``weight_ln_hh_l{k}`` [3*H].
     """
 
     @overload
@@ -341,6 +197,8 @@ class GRU(_Hidden):
         recompute: bool = False,
         gate_activation: str = "sigmoid",
         activation: str = "tanh",
+        reset_after: bool = True,
+        layer_norm: bool = False,
         connection: str | None = None,
         **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
@@ -348,8 +206,17 @@ class GRU(_Hidden):
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, gate_activation: str = "sigmoid", activation: str = "tanh", **kwargs: Any) -> None:
-        super().__init__("GRU", *args, variant=_variant(gate_activation, activation), **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        gate_activation: str = "sigmoid",
+        activation: str = "tanh",
+        reset_after: bool = True,
+        layer_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        variant = _variant(gate_activation, activation, reset_after=reset_after, layer_norm=layer_norm)
+        super().__init__("GRU", *args, variant=variant, **kwargs)
 
 
 class RNN(_Hidden):
@@ -376,6 +243,7 @@ class RNN(_Hidden):
         dtype: torch.dtype | None = None,
         *,
         recompute: bool = False,
+        layer_norm: bool = False,
         connection: str | None = None,
         **regularisation: Unpack[HiddenRegularisation],
     ) -> None: ...
@@ -383,12 +251,12 @@ class RNN(_Hidden):
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, layer_norm: bool = False, **kwargs: Any) -> None:
         if len(args) > 3:
             args, self.nonlinearity = args[:3] + args[4:], args[3]
         else:
             self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        cell, variant = of_nonlinearity(self.nonlinearity)
+        cell, variant = of_nonlinearity(self.nonlinearity, layer_norm)
         super().__init__("RNN_RELU" if cell == _RNN_RELU else "RNN_TANH", *args, variant=variant, **kwargs)
 
     def _variant_arguments(self) -> dict[str, Any]:

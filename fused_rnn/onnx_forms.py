@@ -67,9 +67,10 @@ def activations(cell: int, variant: Variant | None) -> list[Named]:
         NotImplementedError: for a variant that no node computes.
     """
     variant = variant or Variant()
-    if any(variant._replace(gate=0, state=0, peephole=False, coupled=False)):
+    if any(variant._replace(gate=0, state=0, peephole=False, coupled=False, reset_before=False)):
         raise checks.onnx_variant()
-    if variant.gate == Activation.HARD_TANH or (cell == Cell.LSTM and variant.state == Activation.HARD_TANH):
+    shifted = variant.state == Activation.HARD_TANH
+    if variant.gate == Activation.HARD_TANH or (shifted and (cell == Cell.LSTM or variant.reset_before)):
         raise checks.onnx_hard_tanh()
     if variant.coupled and not is_symmetric(variant):
         raise checks.onnx_coupled()
@@ -87,7 +88,7 @@ def attributes(cell: int, variant: Variant | None, directions: int, hidden: int)
     named = activations(cell, variant) * directions
     made: dict[str, Any] = {"hidden_size": hidden}
     if cell == Cell.GRU:
-        made["linear_before_reset"] = 1
+        made["linear_before_reset"] = int(variant is None or not variant.reset_before)
     if directions == 2:
         made["direction"] = "bidirectional"
     if cell not in (Cell.LSTM, Cell.GRU) or named != activations(cell, None) * directions:
@@ -110,7 +111,7 @@ def read(names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[f
 
 def shifts(variant: Variant | None) -> bool:
     """Whether a node walks s with h = 2 s - 1 in place of h. A hard tanh of x is 2 s - 1 for the hard sigmoid
-    s = min(max(x / 2 + 1 / 2, 0), 1), and what else happens to h in a GRU or an RNN is linear."""
+    s = min(max(x / 2 + 1 / 2, 0), 1), and what else happens to h in a GRU or an RNN is linear (but r h)."""
     return variant is not None and variant.state == Activation.HARD_TANH
 
 

@@ -63,7 +63,7 @@ def layer(
         raise checks.onnx_cells()
     if x.dtype not in _DTYPES:
         raise checks.onnx_dtype(x.dtype)
-    own = [written(each, variant) for each in split_weights(weights, h0.shape[0], variant)]
+    own = [written(each, variant) for each in split_weights(weights, h0.shape[0], cell, variant)]
     made = attributes(cell, variant, len(own), own[0].w_ih.shape[0] // Cell(cell).gates)
     states: tuple[Maybe, Maybe] = (None, None) if zero_states else (h0, c0)
     if shifts(variant):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import onnx_nodes
-from .reference import Cell, Variant, gates_of
+from .reference import Cell, Variant, extra_weights, gates_of
 
 __all__ = [
     "ONNX_DECOMPOSITIONS",
@@ -205,7 +205,7 @@ def layer_backward_gates(
     seed: Tensor | None = None,
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU) or [0], dr [N, D*P] (projection) or [0]."""
+    """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU, r after the product) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
     return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, seed, dcells)
 
@@ -253,7 +253,12 @@ def _(
     directions, batch, features = h0.shape  # D, B, R
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    gates = gates_of(cell, made) if Cell(cell).is_lstm else 4 if Cell(cell).is_gru else int(made.zoneout_h > 0)
+    if Cell(cell).is_lstm:
+        gates = gates_of(cell, made)
+    else:
+        gates = (3 if made.reset_before else 4) if Cell(cell).is_gru else int(made.zoneout_h > 0)
+    if made.layer_norm:  # the products, too
+        gates += 2 * gates_of(cell, made)
     values = 1 + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
@@ -318,11 +323,11 @@ def _(
     directions = h0.shape[0]
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    projected = len(weights) // directions - made.extra_weights in (3, 5)
+    projected = len(weights) // directions - len(extra_weights(cell, made)) in (3, 5)
     return (
         x.new_empty(h0.shape),
         x.new_empty(0) if c0 is None else x.new_empty(c0.shape),
         x.new_empty(rows, directions * weights[0].shape[0]),
-        x.new_empty(rows, directions * hidden) if Cell(cell).is_gru else x.new_empty(0),
+        x.new_empty(rows, directions * hidden) if Cell(cell).is_gru and not made.reset_before else x.new_empty(0),
         x.new_empty(rows, directions * h0.shape[2]) if projected else x.new_empty(0),
     )

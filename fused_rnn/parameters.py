@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["add_weights", "leave_first_gate_out"]
+__all__ = ["add_norms", "add_weights", "leave_first_gate_out", "reset_norms"]
 
 
 def leave_first_gate_out(module: Any) -> None:
@@ -31,3 +31,21 @@ def add_weights(module: Any, name: str, *shape: int) -> None:
             module._parameters[each] = module._parameters.pop(each)
         module._flat_weights_names += names
     module._init_flat_weights()
+
+
+def add_norms(module: Any) -> None:
+    """Gains of layer normalisation, and an LSTM's shift of c."""
+    rows, hidden = len(module._parameters["weight_ih_l0"]), module.hidden_size
+    add_weights(module, "weight_ln_ih", rows)
+    add_weights(module, "weight_ln_hh", rows)
+    if module.mode == "LSTM":
+        add_weights(module, "weight_ln_ch", hidden)
+        add_weights(module, "bias_ln_ch", hidden)
+    reset_norms(module)
+
+
+def reset_norms(module: Any) -> None:
+    """Gains of 1 and shifts of 0, where there are any."""
+    for name, weight in module._parameters.items():
+        if name.startswith(("weight_ln", "bias_ln")):
+            nn.init.constant_(weight, float(name.startswith("weight")))

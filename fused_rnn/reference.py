@@ -12,124 +12,39 @@ sum of ``batch_sizes``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kinds import Activation, Cell, Variant, Weights, extra_weights, gates_of, split_weights
 from .regularisation import recurrent_mask, seen, with_clip, with_zoneout
 
-__all__ = ["Activation", "Cell", "Taps", "Variant", "Weights", "activations", "gates_of", "layer", "split_weights"]
+__all__ = [
+    "Activation",
+    "Cell",
+    "Taps",
+    "Variant",
+    "Weights",
+    "activations",
+    "extra_weights",
+    "gates_of",
+    "layer",
+    "split_weights",
+]
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
 Watch = Callable[[int, int, State], State]
 
 
-class Cell(IntEnum):
-    """The step a layer repeats; the numbers are those of the op's ``cell`` argument.
-
-    The linear ones have every activation replaced by the identity: integer data then gives exact results, which is
-    how kernels without an f64 form are tested.
-    """
-
-    LSTM = 0
-    GRU = 1
-    RNN_TANH = 2
-    RNN_RELU = 3
-    LSTM_LINEAR = 4
-    GRU_LINEAR = 5
-    RNN_LINEAR = 6
-
-    @property
-    def is_lstm(self) -> bool:
-        return self in (Cell.LSTM, Cell.LSTM_LINEAR)
-
-    @property
-    def is_gru(self) -> bool:
-        return self in (Cell.GRU, Cell.GRU_LINEAR)
-
-    @property
-    def gates(self) -> int:
-        """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
-        return 4 if self.is_lstm else 3 if self.is_gru else 1
-
-
-class Activation(IntEnum):
-    """Of gates or of states; the numbers are those of the op's ``variant`` argument."""
-
-    OWN = 0  # what torch's cell has there
-    SIGMOID = 1
-    HARD_SIGMOID = 2
-    TANH = 3
-    HARD_TANH = 4
-    RELU = 5
-    SOFTSIGN = 6
-    IDENTITY = 7
-
-
-class Variant(NamedTuple):
-    """What a cell does otherwise than torch's (docs/variants.md, docs/regularisation.md), as numbers: the op's
-    ``variant`` argument.
-
-    A later option is a field at the end, whose default leaves it out.
-    """
-
-    gate: int = Activation.OWN  # of i, f, o; r, z
-    state: int = Activation.OWN  # of g and c; n; an RNN's h
-    peephole: bool = False  # LSTM: i and f look at c, o at the new c
-    coupled: bool = False  # LSTM: i = 1 - f, without weights of its own
-    recurrent_dropout: float = 0.0  # probability that a unit of h is dropped on its way to W_hh, for all steps
-    zoneout_h: float = 0.0  # probability that a unit of h keeps its old value in a step
-    zoneout_c: float = 0.0  # likewise of an LSTM's c
-    clip_value: float = 0.0  # the most that a step sends to a unit of the state before; 0 for no bound
-    clip_norm: float = 0.0  # the same for the norm over the units of a row
-
-    @property
-    def extra_weights(self) -> int:
-        """How many tensors it adds to those of a direction, at their end."""
-        return int(self.peephole)
-
-    @property
-    def draws(self) -> bool:
-        """Whether random numbers are drawn in training."""
-        return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
-
-    @property
-    def between_steps(self) -> bool:
-        """Whether something happens to a state, or to its gradient, between two steps."""
-        return self.draws or self.clip_value > 0 or self.clip_norm > 0
-
-    def without(self, *options: str) -> Variant | None:
-        """The same but for these; None for torch's cell."""
-        nothing: dict[str, Any] = dict.fromkeys(options, 0)
-        left = self._replace(**nothing)
-        return left if any(left) else None
-
-    def of_outputs(self) -> Variant | None:
-        """What is to be seen of it in outputs, where nothing is drawn; None for torch's cell."""
-        return self.without("recurrent_dropout", "clip_value", "clip_norm")
-
-
-class Weights(NamedTuple):
-    """The parameters of one direction."""
-
-    w_ih: Tensor  # [G*H, I]
-    w_hh: Tensor  # [G*H, R]
-    b_ih: Tensor | None  # [G*H]
-    b_hh: Tensor | None  # [G*H]
-    w_hr: Tensor | None  # [P, H], LSTM with projection only
-    w_ch: Tensor | None = None  # [(G-1)*H], LSTM with peepholes only: of i (unless coupled), f, o
-
-
 class Taps(NamedTuple):
     """Terms added to inner values, per row of x; their gradients are those of the values (``layer_backward_gates``)."""
 
     gx: Tensor  # [N, D*G*H], added to x W_ih^T + b_ih
-    gh: Tensor | None  # [N, D*H], added to W_hn h + b_hn; GRU only
+    gh: Tensor | None  # [N, D*H], added to W_hn h + b_hn; GRU only, and not where r comes before the product
     r: Tensor | None  # [N, D*P], added to the projected h_t; projection only
 
 
@@ -142,28 +57,18 @@ class _Inner(NamedTuple):
     mask: Tensor | None = None  # [B, R], of recurrent dropout
 
 
-def gates_of(cell: int, variant: Variant | None = None) -> int:
-    """G: how many blocks of H rows ``w_ih`` and ``w_hh`` have."""
-    return 3 if variant is not None and variant.coupled else Cell(cell).gates
+def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
+    """x w^T + bias, or with a gain layer normalisation between the two: over all gates of a row together, as Ba et al.
+    2016 have it, with torch's epsilon. x [n, K], w [G*H, K] -> [n, G*H]."""
+    if gain is None:
+        return F.linear(x, w, bias)
+    normal = F.layer_norm(F.linear(x, w), gain.shape, gain)
+    return normal if bias is None else normal + bias
 
 
-def split_weights(weights: Sequence[Tensor], directions: int, variant: Variant | None = None) -> list[Weights]:
-    """The flat list of a layer's weights, direction after direction, taken apart: its length says which there are, but
-    for those that the variant adds."""
-    each = len(weights) // directions
-    own = variant.extra_weights if variant else 0
-    if each - own not in (2, 3, 4, 5) or each * directions != len(weights):
-        raise ValueError(
-            f"expected {2 + own} to {5 + own} weights for each of {directions} directions, got {len(weights)} in all"
-        )
-    parts = []
-    for d in range(directions):
-        w_ih, w_hh, *rest = weights[d * each : (d + 1) * each]
-        w_ch = rest.pop() if own else None
-        w_hr = rest.pop() if len(rest) in (1, 3) else None
-        b_ih, b_hh = rest if rest else (None, None)
-        parts.append(Weights(w_ih, w_hh, b_ih, b_hh, w_hr, w_ch))
-    return parts
+def _recurrent(inner: _Inner, h: Tensor) -> Tensor:
+    """What a step makes of h [n, R] by W_hh and b_hh -> [n, G*H]."""
+    return _product(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh, inner.weights.ln_hh)
 
 
 def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
@@ -171,11 +76,12 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
     (Sak et al. 2014). With ``w_ch`` i and f have p_i c and p_f c added inside, and o p_o c' (peepholes, Gers &
-    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). gx [n, G*H], h [n, R], c [n, H].
+    Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). With ``ln_*`` both products and the c' of h' are
+    normalised (Ba et al. 2016). gx [n, G*H], h [n, R], c [n, H].
     """
     h, c = state
     weights, H = inner.weights, c.shape[-1]
-    *i, f, g, o = (gx + F.linear(seen(h, inner.mask), weights.w_hh, weights.b_hh)).split(H, -1)  # coupled: no i
+    *i, f, g, o = (gx + _recurrent(inner, h)).split(H, -1)  # coupled: no i
     if weights.w_ch is not None:
         *p_i, p_f, p_o = weights.w_ch.split(H)
         i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
@@ -183,7 +89,8 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     c = forget * c + (inner.sigmoid(i[0]) if i else 1 - forget) * inner.tanh(g)
     if weights.w_ch is not None:
         o = o + p_o * c
-    h = inner.sigmoid(o) * inner.tanh(c)
+    shown = c if weights.ln_ch is None else F.layer_norm(c, weights.ln_ch.shape, weights.ln_ch, weights.ln_ch_shift)
+    h = inner.sigmoid(o) * inner.tanh(shown)
     if inner.weights.w_hr is not None:
         h = F.linear(h, inner.weights.w_hr)
         h = h if tap_r is None else h + tap_r
@@ -198,17 +105,29 @@ def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, ta
     """
     h, kept = state[0], state[-1]  # the same; watched, they come apart
     x_r, x_z, x_n = gx.chunk(3, -1)
-    h_r, h_z, h_n = F.linear(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh).chunk(3, -1)
+    h_r, h_z, h_n = _recurrent(inner, h).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
     return ((1 - z) * n + z * kept,) * len(state)
 
 
+def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+    """The same as Cho et al. 2014 have it: n = tanh(x_n + W_hn (r h) + b_hn)."""
+    h, kept = state[0], state[-1]
+    w_hh, b_hh, H = inner.weights.w_hh, inner.weights.b_hh, h.shape[-1]
+    (w_rz, w_n), (b_rz, b_n) = (w_hh.split([2 * H, H]), (None, None) if b_hh is None else b_hh.split([2 * H, H]))
+    x_rz, x_n = gx.split([2 * H, H], -1)
+    seen_h = seen(h, inner.mask)
+    r, z = inner.sigmoid(x_rz + F.linear(seen_h, w_rz, b_rz)).chunk(2, -1)
+    n = inner.tanh(x_n + F.linear(r * seen_h, w_n, b_n))
+    return ((1 - z) * n + z * kept,) * len(state)
+
+
 def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
     """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
     (h,) = state
-    return (inner.tanh(gx + F.linear(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh)),)
+    return (inner.tanh(gx + _recurrent(inner, h)),)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -334,7 +253,7 @@ def layer(
     as views of it, say, whose gradients are then those of what comes from there. A watched GRU has its h twice: for the
     products with W_hh, and for what passes by z. Without zoneout, and clips between steps.
     """
-    step_of_cell = _STEPS[Cell(cell)][0]
+    step_of_cell = _gru_before_step if variant is not None and variant.reset_before else _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
     options = variant or Variant()
     directions = h0.shape[0]
@@ -350,8 +269,8 @@ def layer(
 
     begins = None if reset is None else by_step(reset)
     outputs, finals = [], []
-    for d, each in enumerate(split_weights(weights, directions, variant)):
-        gx = by_step(F.linear(x, each.w_ih, each.b_ih))
+    for d, each in enumerate(split_weights(weights, directions, cell, variant)):
+        gx = by_step(_product(x, each.w_ih, each.b_ih, each.ln_ih))
         if taps is not None:
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNBase
 
 from . import _C, checks
-from .reference import Cell
+from .reference import Cell, split_weights
 
 __all__ = ["Stream"]
 
@@ -61,12 +61,9 @@ class Stream:
         each = len(kept) // self._layers
         layers = []
         for first in range(0, len(kept), each):
-            w_ih, w_hh, *others = kept[first : first + each]
-            w_ch = others.pop() if variant and variant.peephole else None
-            w_hr = others.pop() if module.proj_size else None
-            biases = others or [None, None]
-            sizes = w_ih.shape[1], module.hidden_size, self._features
-            layers.append([*sizes, *(_address(tensor) for tensor in (w_ih, w_hh, *biases, w_hr, w_ch))])
+            parts = split_weights(kept[first : first + each], 1, cell, variant)[0]
+            sizes = parts.w_ih.shape[1], module.hidden_size, self._features
+            layers.append([*sizes, *map(_address, parts)])
         self._stream = _C.Stream(str(dtype).removeprefix("torch."), int(cell), variant or (), batch_size, layers)
 
     def _set(

@@ -25,17 +25,25 @@ def _activation(argument: str, given: str, own: Activation) -> Activation:
 
 
 def variant(
-    gate_activation: str = "sigmoid", activation: str = "tanh", peephole: bool = False, coupled_gates: bool = False
+    gate_activation: str = "sigmoid",
+    activation: str = "tanh",
+    *,
+    peephole: bool = False,
+    coupled_gates: bool = False,
+    reset_after: bool = True,
+    layer_norm: bool = False,
 ) -> Variant | None:
-    """Of an LSTM or, with the first two, a GRU; None for torch's own.
+    """Of an LSTM or, with the first and the last two, a GRU; None for torch's own.
 
     Raises:
-        ValueError: for a name that no activation has.
+        ValueError: for a name that no activation has; for options that are not there together.
         TypeError: for an option that is no bool.
     """
-    if gate_activation == "sigmoid" and activation == "tanh" and peephole is False and coupled_gates is False:
+    own = peephole is False and coupled_gates is False and reset_after is True and layer_norm is False
+    if own and gate_activation == "sigmoid" and activation == "tanh":
         return None  # what functions are called with, mostly
-    for name, flag in (("peephole", peephole), ("coupled_gates", coupled_gates)):
+    flags = {"peephole": peephole, "coupled_gates": coupled_gates, "reset_after": reset_after, "layer_norm": layer_norm}
+    for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise checks.not_a_bool(name, flag)
     made = Variant(
@@ -43,21 +51,28 @@ def variant(
         _activation("activation", activation, Activation.TANH),
         peephole,
         coupled_gates,
+        not reset_after,
+        layer_norm,
     )
+    if layer_norm and not reset_after:
+        raise checks.norm_of_reset_before()
     return made if any(made) else None
 
 
-def of_nonlinearity(name: str) -> tuple[int, Variant | None]:
+def of_nonlinearity(name: str, layer_norm: bool = False) -> tuple[int, Variant | None]:
     """The cell of an RNN with this activation, and its variant where torch has none of the kind.
 
     Raises:
         ValueError: for a name that no activation has.
+        TypeError: for a ``layer_norm`` that is no bool.
     """
+    if not isinstance(layer_norm, bool):
+        raise checks.not_a_bool("layer_norm", layer_norm)
     if name not in _ACTIVATIONS:
         raise checks.nonlinearity(_ACTIVATIONS, name)
-    if name == "relu":
-        return RNN_RELU, None
-    return RNN_TANH, None if name == "tanh" else Variant(state=_ACTIVATIONS[name])
+    kind = Activation.OWN if name in ("tanh", "relu") else _ACTIVATIONS[name]
+    made = Variant(state=kind, layer_norm=layer_norm)
+    return RNN_RELU if name == "relu" else RNN_TANH, made if any(made) else None
 
 
 # Arguments of modules and functions, and the fields that hold them.
@@ -115,8 +130,9 @@ def describe(variant: Variant | None, drops: Drops | None = None) -> dict[str, A
     variant, drops = variant or Variant(), drops or Drops()
     every = {"gate_activation": variant.gate, "activation": variant.state}
     named: dict[str, Any] = {name: _NAMES[kind] for name, kind in every.items() if kind}
-    flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled}
+    flags = {"peephole": variant.peephole, "coupled_gates": variant.coupled, "layer_norm": variant.layer_norm}
     named |= {name: True for name, flag in flags.items() if flag}
+    named |= {"reset_after": False} if variant.reset_before else {}
     held = {name: getattr(drops, field) for name, field in _OF_CALLS.items()}
     held |= {name: getattr(variant, field) for name, field in (_OF_LOOPS | _BOUNDS).items()}
     return named | {name: value for name, value in held.items() if value}

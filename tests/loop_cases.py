@@ -112,6 +112,9 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, values=r
             weights += [values(generator, case.P, case.H, scale=scale)]
         if case.variant and case.variant.peephole:
             weights += [values(generator, (G - 1) * case.H)]
+        if case.variant and case.variant.layer_norm:
+            sizes_of_norm = [G * case.H] * 2 + [case.H] * (2 if case.cell.is_lstm else 0)
+            weights += [values(generator, size) for size in sizes_of_norm]
     problem = Problem(
         cell=case.cell,
         x=values(generator, *rows, case.I),

@@ -31,6 +31,8 @@ KINDS = {
     "lstm-more": {"cell": Cell.LSTM, "P": 4, "variant": MORE._replace(zoneout_c=0.3, peephole=True), "seeded": True},
     "gru-norm": {"cell": Cell.GRU, "variant": NORM},
     "gru-more": {"cell": Cell.GRU, "variant": MORE, "seeded": True},
+    "gru-before": {"cell": Cell.GRU, "variant": MORE._replace(reset_before=True), "seeded": True},
+    "lstm-normed": {"cell": Cell.LSTM, "variant": BOTH._replace(layer_norm=True)},
     "tanh-both": {"cell": Cell.RNN_TANH, "variant": BOTH},
     "relu-norm": {"cell": Cell.RNN_RELU, "variant": NORM},
 }

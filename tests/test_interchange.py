@@ -24,6 +24,7 @@ I, H, T, B = 3, 4, 6, 2
 FORMS = {  # name: (module, Keras layer, ONNX node, attributes of that)
     "lstm": (fused_rnn.LSTM, {}, "LSTM", "LSTM", {}),
     "gru": (fused_rnn.GRU, {}, "GRU", "GRU", {"linear_before_reset": 1}),
+    "gru before": (fused_rnn.GRU, {"reset_after": False}, "GRU", "GRU", {"linear_before_reset": 0}),
     "tanh": (fused_rnn.RNN, {}, "SimpleRNN", "RNN", {}),
     "relu": (fused_rnn.RNN, {"nonlinearity": "relu"}, "SimpleRNN", "RNN", {"activations": ["Relu"]}),
 }
@@ -39,10 +40,10 @@ def keras():
 def keras_layers(keras, name, layers, bidirectional, bias):
     """Built, with random weights."""
     _, options, kind, _, _ = FORMS[name]
-    activation = {"activation": "relu"} if options else {}
+    form = {{"nonlinearity": "activation"}.get(name, name): value for name, value in options.items()}
     stack, features = [], I
     for _ in range(layers):
-        layer = getattr(keras.layers, kind)(H, use_bias=bias, return_sequences=True, **activation)
+        layer = getattr(keras.layers, kind)(H, use_bias=bias, return_sequences=True, **form)
         stack.append(keras.layers.Bidirectional(layer) if bidirectional else layer)
         stack[-1].build((None, None, features))
         stack[-1].set_weights([torch.randn(w.shape).numpy() * 0.5 for w in stack[-1].get_weights()])
@@ -100,7 +101,7 @@ def test_keras_layers_of_another_form(keras):
     layers = keras.layers
     other = layers.LSTM(H, activation="relu", go_backwards=True)
     refused = [
-        (layers.GRU(H, reset_after=False), "GRU must have reset_after=True, got False"),
+        (layers.GRU(H, reset_after=False), r"must have reset_after=True \(by the argument reset_after\), got Fal"),
         (layers.LSTM(H, activation="relu"), "LSTM must have activation='tanh', got 'relu'"),
         (layers.GRU(H, recurrent_activation="hard_sigmoid"), "must have recurrent_activation='sigmoid', got"),
         (layers.SimpleRNN(H, activation="relu"), r"must have activation='tanh' \(by the argument nonlinearity\)"),
@@ -113,8 +114,13 @@ def test_keras_layers_of_another_form(keras):
         layer.build((None, None, I))
         with pytest.raises(ValueError, match=text):
             from_keras(layer)
-    with pytest.raises(ValueError, match="bias"):
-        from_keras(refused[0][0].get_weights())
+    before, after = refused[0][0], layers.GRU(H)
+    after.build((None, None, I))
+    with pytest.raises(ValueError, match=r"GRU must have reset_after=True .* bias \[2, 3\*H\], got \[12\]"):
+        from_keras(before.get_weights())
+    for given in (after, after.get_weights()):
+        with pytest.raises(ValueError, match=r"GRU must have reset_after=False \(by the argument reset_after\)"):
+            from_keras(given, reset_after=False)
     with pytest.raises(TypeError, match="Bidirectional of one, or the list of its weights, got Dense"):
         from_keras(layers.Dense(H))
 
@@ -206,7 +212,8 @@ def arrays_of(gates, directions=1, layers=1, biased=True, features=I):
 LSTM, GRU, RNN = 4, 3, 1
 REFUSED_NODES = [
     (arrays_of(GRU), {}, "must have linear_before_reset=1"),
-    (arrays_of(GRU), {"linear_before_reset": 0}, "must have linear_before_reset=1"),
+    (arrays_of(GRU), {"linear_before_reset": 0}, r"must have linear_before_reset=1 \(by the argument reset_after\)"),
+    (arrays_of(GRU), {"linear_before_reset": 1, "reset_after": False}, "must have linear_before_reset=0 .*, got 1"),
     (
         arrays_of(LSTM),
         {"activations": ["HardSigmoid", "Tanh", "Tanh"]},

@@ -11,6 +11,7 @@ from loop_cases import (
     CELLS,
     Case,
     assert_identical,
+    backward,
     backward_gates,
     forward,
     make,
@@ -141,6 +142,16 @@ SPLITS = {
     "units, coupled": Case(Cell.LSTM, T=20, B=1, I=0, H=430, variant=Variant(peephole=True, coupled=True)),
     "rows, variant": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, variant=Variant(peephole=True)),
     "directions, variant": Case(Cell.GRU, T=40, B=2, I=0, H=90, D=2, variant=Variant(state=Activation.SOFTSIGN)),
+    "rows, reset before": Case(
+        Cell.GRU, T=24, B=13, I=0, H=72, packed=True, reset="initial", variant=Variant(reset_before=True)
+    ),
+    "units, reset before": Case(Cell.GRU, T=20, B=3, I=0, H=310, variant=Variant(reset_before=True)),
+    "rows, layer norm": Case(
+        Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, reset="initial", variant=Variant(peephole=True, layer_norm=True)
+    ),
+    "units, layer norm": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, variant=Variant(layer_norm=True)),
+    "units, layer norm, GRU": Case(Cell.GRU, T=20, B=3, I=0, H=310, reset="zero", variant=Variant(layer_norm=True)),
+    "directions, layer norm": Case(Cell.RNN_TANH, T=40, B=2, I=0, H=190, D=2, variant=Variant(layer_norm=True)),
     "rows, cells": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True, cells=True),
     "units, cells": Case(Cell.LSTM, T=20, B=3, I=0, H=330, reset="zero", cells=True),
     "units, cells, projection": Case(Cell.LSTM, T=20, B=2, I=0, H=400, P=150, cells=True),
@@ -181,8 +192,13 @@ def test_bits_do_not_depend_on_threads(isa, name, dtype, threads):
     for n in (1, 2, 3, 4, 2):
         threads(n)
         y, hn, cn, saved = forward(problem)
-        # not the weights' gradients: they are BLAS's
-        gates = backward_gates(problem, y, saved)
-        results.append({"y": y, "hn": hn, "cn": cn, "saved": saved} | gates)
+        # not the gradients of matrices: they are BLAS's
+        if case.variant and case.variant.layer_norm:
+            each = len(problem.weights) // case.D
+            vectors = sum(8 << i for i in range(len(problem.weights)) if i % each >= (3 if case.P else 2))
+            gradients = backward(problem, y, saved, 0b110 | vectors)
+        else:
+            gradients = backward_gates(problem, y, saved)
+        results.append({"y": y, "hn": hn, "cn": cn, "saved": saved} | gradients)
     for other in results[1:]:
         assert_identical(other, results[0])

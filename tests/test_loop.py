@@ -247,7 +247,7 @@ def test_backward_gates(kind, T, save):
     assert gates["dgx"].shape == (N, D * GH)
     assert gates["dgh"].shape == ((N, D * H) if problem.cell.is_gru else (0,))
     assert gates["dr"].shape == ((N, D * problem.h0.shape[2]) if kind.P else (0,))
-    each = split_weights(problem.weights, D)
+    each = split_weights(problem.weights, D, problem.cell)
     per = len(problem.weights) // D
     x = problem.x.reshape(N, -1)
     dx = torch.zeros_like(x)

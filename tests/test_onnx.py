@@ -29,6 +29,7 @@ I, H, P = 3, 4, 2
 NETWORKS = {
     "lstm": lambda: fused_rnn.LSTM(I, H, 2, bidirectional=True),
     "gru": lambda: fused_rnn.GRU(I, H, 2, bidirectional=True, recompute=True),
+    "gru_before": lambda: fused_rnn.GRU(I, H, 1, bidirectional=True, reset_after=False),
     "tanh": lambda: fused_rnn.RNN(I, H, 2, bias=False),
     "relu": lambda: fused_rnn.RNN(I, H, 1, "relu", bidirectional=True),
     "projected": lambda: fused_rnn.LSTM(I, H, 2, bidirectional=True, proj_size=P),
@@ -122,7 +123,8 @@ def test_networks(dtype, given):
             if given:
                 assert rest[0] is None
                 assert (rest[1] is None) == bool(network.proj_size)  # a projected h0 is no state of the node
-            assert ("linear_before_reset" in node.attributes) == (name == "gru")
+            form = node.attributes.get("linear_before_reset")
+            assert (form and form.value) == {"gru": 1, "gru_before": 0}.get(name)
     assert next(nodes, None) is None
     assert {node.op_type for node in program.model.graph} <= {
         *("LSTM", "GRU", "RNN", "Transpose", "Reshape", "Squeeze", "Concat", "Shape", "MatMul"),
@@ -280,7 +282,7 @@ RESET = (torch.randn(5, 2, I), torch.tensor([[False, True]] * 5))
 REFUSALS = {
     "a PackedSequence cannot be exported": (Packed, PACKED),
     "reset cannot be exported": (Reset, RESET),
-    "a hard tanh of gates, or of an LSTM": (lambda: fused_rnn.LSTM(I, H, activation="hard_tanh"), (RESET[0],)),
+    "a hard tanh of gates, of an LSTM": (lambda: fused_rnn.LSTM(I, H, activation="hard_tanh"), (RESET[0],)),
     "cannot be exported to ONNX, whose nodes have none": (
         lambda: fused_rnn.GRU(I, H, gate_activation="hard_tanh"),
         (RESET[0],),

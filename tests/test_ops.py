@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,16 +86,26 @@ def test_opcheck_with_gradients_of_cells(packed):
 
 @pytest.mark.cpu_only("variants have no CUDA kernels")
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("coupled", [False, True])
-def test_opcheck_with_a_variant(coupled, packed):
-    variant = Variant(Activation.SOFTSIGN, peephole=True, coupled=coupled)
-    problem = make(Case(Cell.LSTM, P=4, D=2, packed=packed, variant=variant))
-    option = {"variant": list(map(float, variant))}
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(Cell.LSTM, P=4, D=2, variant=Variant(Activation.SOFTSIGN, peephole=True)),
+        Case(Cell.LSTM, P=4, D=2, variant=Variant(Activation.SOFTSIGN, peephole=True, coupled=True)),
+        Case(Cell.GRU, D=2, variant=Variant(reset_before=True)),
+        Case(Cell.LSTM, D=2, P=4, variant=Variant(peephole=True, layer_norm=True)),
+        Case(Cell.GRU, variant=Variant(layer_norm=True)),
+    ],
+    ids=str,
+)
+def test_opcheck_with_a_variant(case, packed):
+    problem = make(replace(case, packed=packed))
+    option = {"variant": list(map(float, case.variant))}
     needs = (1 << (3 + len(problem.weights))) - 1
     opcheck(torch.ops.fused_rnn.layer_forward.default, _forward_args(problem), option, test_utils=UTILS)
     for args in (_backward_args(problem), _backward_args(problem, Save.STATES)):
         opcheck(torch.ops.fused_rnn.layer_backward.default, (*args, needs), option, test_utils=UTILS)
-        opcheck(torch.ops.fused_rnn.layer_backward_gates.default, args, option, test_utils=UTILS)
+        if not case.variant.layer_norm:
+            opcheck(torch.ops.fused_rnn.layer_backward_gates.default, args, option, test_utils=UTILS)
 
 
 @pytest.mark.skipif(not cuda_kernels(), reason="the CPU's kernels know variants")

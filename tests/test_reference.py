@@ -150,7 +150,7 @@ def test_no_rows(kind):
 @pytest.mark.parametrize(("count", "directions"), [(1, 1), (6, 1), (5, 2), (0, 1)])
 def test_a_wrong_number_of_weights(count, directions):
     with pytest.raises(ValueError, match=f"2 to 5 weights for each of {directions} directions, got {count} in all"):
-        reference.split_weights([torch.zeros(1)] * count, directions)
+        reference.split_weights([torch.zeros(1)] * count, directions, Cell.LSTM)
 
 
 def test_the_numbers_of_the_cells_are_those_of_the_contract():

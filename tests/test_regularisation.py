@@ -37,6 +37,10 @@ KINDS = {
     "gru-all": {"cell": Cell.GRU, "variant": OF_H._replace(state=Activation.SOFTSIGN)},
     "tanh-zones": {"cell": Cell.RNN_TANH, "variant": Variant(zoneout_h=0.3)},
     "relu-all": {"cell": Cell.RNN_RELU, "variant": OF_H},
+    "gru-before": {"cell": Cell.GRU, "variant": OF_H._replace(reset_before=True)},
+    "lstm-normed": {"cell": Cell.LSTM, "variant": TIED._replace(layer_norm=True)},
+    "lstm-normed-proj": {"cell": Cell.LSTM, "P": 2, "variant": ALL._replace(layer_norm=True)},
+    "tanh-normed": {"cell": Cell.RNN_TANH, "variant": OF_H._replace(layer_norm=True)},
 }
 SEEDED = [False, True]  # expectations, or what is drawn
 
@@ -124,7 +128,8 @@ def test_every_instruction_set(isa, kind, dtype):
     )
     if dtype.itemsize == 2 and problem.cell == Cell.RNN_RELU:
         return  # its kink is at zero
-    eps = torch.finfo(dtype).eps
+    # Rows that are normalised pass on larger roundings where they vary little.
+    eps = torch.finfo(dtype).eps * (8 if KINDS[kind]["variant"].layer_norm else 1)
     want = expected(problem.to(torch.float64))
     for save in (Save.ALL, Save.STATES):
         got = run_ops(problem, save)
@@ -187,7 +192,7 @@ def test_a_row_and_its_seed():
         assert_close(some[name], every[name][:, order])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not KINDS[kind]["variant"].layer_norm])
 def test_gates(kind):
     problem = make(Case(**KINDS[kind], T=12, D=2, seeded=True))
     y, _, _, saved = forward(problem)

@@ -37,6 +37,9 @@ KINDS += [
     Case(Cell.LSTM, reset="zero", cells=True, variant=Variant(peephole=True, coupled=True)),
     Case(Cell.GRU, D=2, reset="initial", variant=Variant(Activation.TANH, Activation.RELU)),
     Case(Cell.RNN_TANH, variant=Variant(0, Activation.SOFTSIGN)),
+    Case(Cell.GRU, D=2, packed=True, reset="initial", variant=Variant(reset_before=True)),
+    Case(Cell.LSTM, D=2, P=4, reset="zero", cells=True, variant=Variant(peephole=True, layer_norm=True)),
+    Case(Cell.GRU, packed=True, variant=Variant(layer_norm=True)),
 ]
 # Few steps on weights as they lie, pieces of time, more than a block of units.
 SIZES = [{"T": 1, "B": 2}, {"T": 9}, {"T": 3, "H": 190}, {"T": 40, "B": 40}, {"T": 7, "B": 9, "H": 70}]

@@ -20,7 +20,7 @@ from torch.fx import symbolic_trace
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import network, variants
+from fused_rnn import network
 
 pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
 
@@ -74,6 +74,10 @@ def networks(draw):
         options["connection"] = draw(st.sampled_from([None, "residual", "dense", "highway"]))
     if kind == "LSTM" and hidden > 1:
         options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
+    # A row of one value has no gradient to compare; rows that are nearly constant make much of a rounding.
+    options["layer_norm"] = draw(st.booleans()) and hidden > 1 and dtype == torch.float64
+    if kind == "GRU" and not options["layer_norm"]:
+        options["reset_after"] = draw(st.booleans())
     if kind == "LSTM":
         options |= {"peephole": draw(st.booleans()), "coupled_gates": draw(st.booleans())}
     torch.manual_seed(draw(st.integers(0, 99)))
@@ -111,6 +115,10 @@ MODULES = {
     "peephole LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, bidirectional=False, **o),
     "coupled LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, peephole=True, coupled_gates=True, activation="relu", **o),
     "softsign GRU": lambda **o: fused_rnn.GRU(I, H, 2, activation="softsign", **o),
+    "normed LSTM": lambda **o: fused_rnn.LSTM(I, H, 2, layer_norm=True, proj_size=2, **o),
+    "normed GRU": lambda **o: fused_rnn.GRU(I, H, 2, layer_norm=True, **o),
+    "normed RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="hard_tanh", layer_norm=True, **o),
+    "GRU of the paper": lambda **o: fused_rnn.GRU(I, H, 2, reset_after=False, **o),
     "hard RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="hard_tanh", **o),
 }
 
@@ -156,7 +164,7 @@ class TestModules:
     def test_functions(self, name):
         module = MODULES[name]()
         x = torch.randn(T, B, I)
-        options = variants.describe(module.variant) if module.mode in ("LSTM", "GRU") else {"nonlinearity": "hard_tanh"}
+        options = module._variant_arguments()
         function = getattr(fused_rnn.functional, type(module).__name__.lower())
         hx = state_of(module, 2, B)
         got = function(x, hx, list(module.parameters()), num_layers=2, **options)
@@ -184,8 +192,8 @@ class TestModules:
     @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
     def test_traces(self, name):
         """A trace that may be trained records the reference; a symbolic one, the module."""
-        module = MODULES[name]()
-        x = torch.randn(T, B, I)
+        module = MODULES[name](dtype=torch.float64)
+        x = torch.randn(T, B, I, dtype=torch.float64)
         traced = torch.jit.trace(module, x, check_trace=False)
         weights = list(module.parameters())
         got, want = (torch.autograd.grad(f(x)[0].sum(), weights) for f in (traced, module))
@@ -255,6 +263,43 @@ def test_parameters(bias, proj_size):
         assert all(a is b for a, b in zip(net.parameters(), net._flat_weights, strict=True))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_parameters_of_normalisation(kind, bias):
+    """Names, order, shapes and values, also of peepholes and projections before them, and drawn anew."""
+    options = {"peephole": True, "proj_size": 2} if kind == "LSTM" else {}
+    net = getattr(fused_rnn, kind)(I, H, 2, bias=bias, bidirectional=True, layer_norm=True, **options)
+    sizes = {"weight_ln_ih": len(net.weight_ih_l0), "weight_ln_hh": len(net.weight_ih_l0)}
+    sizes |= {"weight_ln_ch": H, "bias_ln_ch": H} if kind == "LSTM" else {}
+    names = list(net.state_dict())
+    assert names == net._flat_weights_names
+    for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
+        own = [name for name in names if name.endswith(f"_{suffix}")]
+        assert own[-len(sizes) :] == [f"{name}_{suffix}" for name in sizes]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(7)
+    net.reset_parameters()
+    for name, parameter in net.named_parameters():
+        if "_ln_" in name:
+            assert parameter.shape == (sizes[name.split("_l0")[0].split("_l1")[0]],)
+            assert (parameter == float(name.startswith("weight"))).all()
+        else:
+            assert parameter.abs().max() <= H**-0.5
+
+
+def test_rows_without_variance():
+    """No input, no state: what is normalised is zero, and gradients are finite."""
+    for kind in ("LSTM", "GRU", "RNN"):
+        net = getattr(fused_rnn, kind)(I, H, layer_norm=True, bias=False)
+        x = torch.zeros(T, B, I, requires_grad=True)
+        y, _ = net(x)
+        assert (y == 0).all()
+        y.sum().backward()
+        assert x.grad.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 def test_initialisation():
     """Gates keep their letters where there are three of them."""
     net = fused_rnn.init.forget_bias_(fused_rnn.LSTM(I, H, coupled_gates=True), 2.0)
@@ -299,12 +344,26 @@ def test_options_that_mean_nothing():
     with pytest.raises(TypeError, match="gate_activation"):
         fused_rnn.RNN(I, H, gate_activation="sigmoid")
     for cell in (fused_rnn.GRU, fused_rnn.RNN):
-        for option in ("peephole", "coupled_gates"):
+        for option in ("peephole", "coupled_gates"):  # of the LSTM
             with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
                 cell(I, H, **{option: True})
             with pytest.raises(TypeError, match=f"{option} should be of type bool, got: int"):
                 fused_rnn.LSTM(I, H, **{option: 1})
+    with pytest.raises(TypeError, match="reset_after should be of type bool, got: int"):
+        fused_rnn.GRU(I, H, reset_after=0)
+    for cell in (fused_rnn.LSTM, fused_rnn.RNN):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'reset_after'"):
+            cell(I, H, reset_after=False)
+    for cell in (fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN):
+        with pytest.raises(TypeError, match="layer_norm should be of type bool, got: float"):
+            cell(I, H, layer_norm=1.0)
+    with pytest.raises(ValueError, match="layer_norm argument is only supported with reset_after=True"):
+        fused_rnn.GRU(I, H, layer_norm=True, reset_after=False)
     x, w = torch.zeros(1, 1, 2), [torch.zeros(8, 2)] * 2
+    with pytest.raises(
+        ValueError, match=r"params must hold 4 to 7 tensors \(.*w_hr, then ln_ih, then ln_hh\) for each"
+    ):
+        fused_rnn.functional.gru(x, None, w, layer_norm=True)
     with pytest.raises(ValueError, match=r"params must hold 3 to 6 tensors \(.*w_hr, then w_ch\) for each of 1 layers"):
         fused_rnn.functional.lstm(x, None, w, peephole=True)
 

@@ -6,8 +6,8 @@
 // Act supplies gate(V) and state(V); gate_grad(s, ds) and state_grad(t, dt) are ds and dt times their derivatives, taken
 // from the outputs s and t, where a ReLU chooses instead.
 // Derivations: Gers et al. 2000 (LSTM with forget gate), Gers and Schmidhuber 2000 (peepholes), Greff et al. 2017
-// (coupled gates), Cho et al. 2014 with the reset gate after the product as torch and cuDNN have it (GRU), Elman 1990
-// (RNN), Sak et al. 2014 (projection).
+// (coupled gates), Cho et al. 2014, and the same with the reset gate after the product, as torch and cuDNN have it (GRU),
+// Elman 1990 (RNN), Sak et al. 2014 (projection).
 
 template <class V>
 struct LstmStep {
@@ -85,19 +85,27 @@ FUSED_RNN_INLINE LstmStep<V> lstm_step(V i, V f, V g, V o, V c_prev, const Act& 
     return s;
 }
 
-// From the activated gates, c' and c; dc is the gradient of c' that comes from later steps, d.c the whole one.
+// From the activated gates, c, what came to o, and dc, what came to c' past the gate o; d.c is the whole gradient of c'.
 template <class Act, class V, class Tie = Untied<V>>
-FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
+FUSED_RNN_INLINE LstmGrad<V> lstm_cell_grad(V i, V f, V g, V d_o, V c_prev, V dc, const Act& act = {},
                                             const Tie& ties = {}) {
-    const V tc = act.state(c);
     LstmGrad<V> d;
-    d.o = act.gate_grad(o, dh * tc);
-    d.c = ties.from_o(dc + act.state_grad(tc, dh * o), d.o);
+    d.o = d_o;
+    d.c = ties.from_o(dc, d_o);
     d.i = ties.coupled ? V{} : act.gate_grad(i, d.c * g);
     d.f = act.gate_grad(f, d.c * (ties.coupled ? c_prev - g : c_prev));
     d.g = act.state_grad(g, d.c * i);
     d.c_prev = ties.from_i_and_f(d.c * f, d.i, d.f);
     return d;
+}
+
+// From c' too; dc is the gradient of c' that comes from later steps.
+template <class Act, class V, class Tie = Untied<V>>
+FUSED_RNN_INLINE LstmGrad<V> lstm_step_grad(V i, V f, V g, V o, V c, V c_prev, V dh, V dc, const Act& act = {},
+                                            const Tie& ties = {}) {
+    const V tc = act.state(c);
+    const V d_o = act.gate_grad(o, dh * tc);
+    return lstm_cell_grad<Act, V>(i, f, g, d_o, c_prev, dc + act.state_grad(tc, dh * o), act, ties);
 }
 
 template <class V>
@@ -110,24 +118,37 @@ struct GruGrad {
     V r, z, n, hn, h_prev;
 };
 
-// n = tanh(xn + r hn),  h' = (1 - z) n + z h, with hn = W_hn h + b_hn
+// h' = (1 - z) n + z h
+template <class V>
+FUSED_RNN_INLINE V gru_update(V z, V n, V h_prev) {
+    return n + z * (h_prev - n);
+}
+
+// The gradients of that; d.h_prev is only the part that passes by the gate z.
+template <class Act, class V>
+FUSED_RNN_INLINE GruGrad<V> gru_update_grad(V z, V n, V h_prev, V dh, const Act& act = {}) {
+    GruGrad<V> d;
+    d.h_prev = dh * z;
+    d.n = act.state_grad(n, dh * act.complement(z));
+    d.z = act.gate_grad(z, dh * (h_prev - n));
+    return d;
+}
+
+// n = tanh(xn + r hn), with hn = W_hn h + b_hn
 template <class Act, class V>
 FUSED_RNN_INLINE GruStep<V> gru_step(V r, V z, V xn, V hn, V h_prev, const Act& act = {}) {
     GruStep<V> s;
     s.r = act.gate(r);
     s.z = act.gate(z);
     s.n = act.state(xn + s.r * hn);
-    s.h = s.n + s.z * (h_prev - s.n);
+    s.h = gru_update(s.z, s.n, h_prev);
     return s;
 }
 
-// hn is what multiplied r; d.hn its gradient; d.h_prev only the part that passes by the gate z.
+// hn is what multiplied r; d.hn its gradient.
 template <class Act, class V>
 FUSED_RNN_INLINE GruGrad<V> gru_step_grad(V r, V z, V n, V hn, V h_prev, V dh, const Act& act = {}) {
-    GruGrad<V> d;
-    d.h_prev = dh * z;
-    d.n = act.state_grad(n, dh * act.complement(z));
-    d.z = act.gate_grad(z, dh * (h_prev - n));
+    GruGrad<V> d = gru_update_grad<Act, V>(z, n, h_prev, dh, act);
     d.r = act.gate_grad(r, d.n * hn);
     d.hn = d.n * r;
     return d;

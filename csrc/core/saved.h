@@ -12,10 +12,13 @@ enum Save : int64_t {
     kSaveCount = 3,
 };
 
-// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn); RNN none, but with zoneout the h
-// that a step would leave without.
+// Vectors of H before the state: LSTM i f g o, or f g o; GRU r z n (W_hn h + b_hn), or r z n; RNN none, but with zoneout the h
+// that a step would leave without. Then, to be normalised, both products as they were.
+constexpr int64_t saved_activations_of(int64_t cell, Variant v = {}) {
+    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? (v.reset_before ? 3 : 4) : v.zoneout_h > 0;
+}
 constexpr int64_t saved_gates_of(int64_t cell, Variant v = {}) {
-    return is_lstm(cell) ? gates_of(cell, v) : is_gru(cell) ? 4 : v.zoneout_h > 0;
+    return saved_activations_of(cell, v) + (v.layer_norm ? 2 * gates_of(cell, v) : 0);
 }
 // Vectors of H a row; the state, an LSTM's c or else h, is the last.
 constexpr int64_t saved_of(int64_t cell, int64_t save, Variant v = {}) {

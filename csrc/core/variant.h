@@ -25,6 +25,8 @@ enum VariantPlace : size_t {
     kStatePlace,
     kPeepholePlace,
     kCoupledPlace,
+    kResetBeforePlace,
+    kLayerNormPlace,
     kRecurrentDropoutPlace,
     kZoneoutHPlace,
     kZoneoutCPlace,
@@ -38,6 +40,8 @@ struct Variant {
     Activation state;          // of g and c; n; an RNN's h
     bool peephole;             // LSTM: i and f look at c, o at the new c
     bool coupled;              // LSTM: i = 1 - f, and nothing else is of i
+    bool reset_before;         // GRU: r multiplies h, not W_hn h + b_hn
+    bool layer_norm;           // both products are normalised, row by row, and an LSTM's c for its h
     double recurrent_dropout;  // probability that a unit of h is dropped on its way to W_hh, for all steps
     double zoneout_h;          // probability that a unit of h keeps its old value in a step
     double zoneout_c;          // likewise of an LSTM's c
@@ -47,13 +51,22 @@ struct Variant {
     // Whether a step is that of torch's cell, which has kernels of its own. What happens to h between two steps is
     // not theirs.
     constexpr bool plain() const {
-        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !zones();
+        return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before &&
+               !layer_norm && !zones();
     }
     constexpr bool zones() const { return zoneout_h > 0 || zoneout_c > 0; }
     constexpr bool clips() const { return clip_value > 0 || clip_norm > 0; }
 };
 
 constexpr int64_t gates_of(int64_t cell, Variant v) { return v.coupled ? 3 : gates_of(cell); }
+// Those that a product with h itself is of: all, or r and z, n having one with r h afterwards.
+constexpr int64_t gates_of_h(int64_t cell, Variant v) { return v.reset_before ? 2 : gates_of(cell, v); }
+// Those that lie side by side, unit by unit, where a step multiplies: none where it looks at whole rows.
+constexpr int64_t panel_gates(int64_t cell, Variant v) { return v.layer_norm ? 1 : gates_of_h(cell, v); }
+// Whether b_ih and b_hh have gradients of their own, as r multiplies W_hn h + b_hn; else the biases may be added.
+constexpr bool biases_apart(int64_t cell, Variant v) { return is_gru(cell) && !v.reset_before; }
+// Whether the products with x and with h have.
+constexpr bool hidden_apart(int64_t cell, Variant v) { return biases_apart(cell, v) || v.layer_norm; }
 
 // The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
 constexpr Variant resolved(int64_t cell, Variant v) {
@@ -65,5 +78,7 @@ constexpr Variant resolved(int64_t cell, Variant v) {
     }
     return v;
 }
+
+constexpr double kNormEpsilon = 1e-5;  // torch.nn.LayerNorm's
 
 }  // namespace fused_rnn

@@ -6,12 +6,22 @@ template <class Cell, class Args>
 FUSED_RNN_INLINE auto kept_by([[maybe_unused]] const Args& a, [[maybe_unused]] int64_t t, [[maybe_unused]] int64_t b,
                               [[maybe_unused]] int64_t u) {
     using V = typename Cell::V;
-    if constexpr (Cell::kVaries) {
+    if constexpr (requires { Cell::kShows; }) {
+        return zoneout_h<typename Cell::Scalar>(a, t, b, u);
+    } else if constexpr (Cell::kVaries) {
         return zoneout_of<typename Cell::Scalar>(a, t, b, u);
     } else {
         return AllNew<V>{};
     }
 }
+
+// A cell that looks at whole rows before it takes them unit by unit; what it found goes to each.
+template <class Cell>
+concept TakesRows = requires { typename Cell::Row; };
+
+// The second half of a step whose first one has told of its squares.
+template <class Cell>
+constexpr bool kTold = requires { Cell::kSecondHalf; };
 
 // Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
 // none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
@@ -25,34 +35,42 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
     const F* gx = a.gx_at(t);
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
-        for (int64_t u = u0; u < u1; u += W) {
-            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-            const F* products = hg + (b - b0) * row + (u - u0);
-            const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
-                                           a.h[1 - next], kept_by<Cell>(a, t, b, u));
-            if (a.projected) {
-                store(a.h_full + b * a.ld_c + u, h, lanes);
-                continue;
+        const auto units = [&](const auto&... found) __attribute__((always_inline)) {
+            for (int64_t u = u0; u < u1; u += W) {
+                const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+                const F* products = hg + (b - b0) * row + (u - u0);
+                const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
+                                               a.h[1 - next], kept_by<Cell>(a, t, b, u), found...);
+                if (a.two_products) {
+                    store(a.h_full + b * a.ld_c + u, h, lanes);
+                    continue;
+                }
+                store(a.h[next] + b * a.ld_h + u, h, lanes);
+                store(a.y + n * a.ld_y + u, h, lanes);
+                if (b >= final_from) store(a.hn + b * H + u, h, lanes);
             }
-            store(a.h[next] + b * a.ld_h + u, h, lanes);
-            store(a.y + n * a.ld_y + u, h, lanes);
-            if (b >= final_from) store(a.hn + b * H + u, h, lanes);
+        };
+        if constexpr (TakesRows<Cell>) {
+            units(Cell::start(a, t, b, n, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row, gate_stride));
+        } else {
+            units();
         }
         if (reset[b]) {
             if (is_lstm(a.cell)) copy_units(a.reset.c + b * a.reset.ld_c, u0, u1, a.c + b * a.ld_c);
-            if (!a.projected) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
+            if (!a.two_products) copy_units(a.reset.h + b * a.reset.ld_h, u0, u1, a.h[next] + b * a.ld_h);
         }
-        if (a.mask && !a.projected) mask_state(a, b, u0, u1, next);
+        if (a.mask && !a.two_products) mask_state(a, b, u0, u1, next);
     }
 }
 
 // Backward. `dh` is the gradient that reaches h of step t from later steps (and, where `add_dy`,
 // not yet from y): without a projection these rows of a.dh. Previous state is the one of the step before in walking
-// order, the initial, or the one that an episode begins from. `kTells`: squares are asked for.
-template <class Cell, bool kTells, class F, class S>
+// order, the initial, or the one that an episode begins from. `kAsked`: squares are.
+template <class Cell, bool kAsked, class F, class S>
 FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
                                      int64_t u1, const F* dh, int64_t row, bool add_dy) {
     constexpr int W = Simd<F>::W;
+    constexpr bool kTells = kAsked && !kTold<Cell>;
     const int64_t first = a.seq.row(t);
     const int64_t before = a.reverse ? t + 1 : t - 1;
     const int64_t has_before = a.seq.rows(before);
@@ -63,30 +81,42 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
-            if (!a.projected) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+            if (!a.two_products) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
             if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
         }
         if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         [[maybe_unused]] RowSquares<F, S> squares;
         if (kTells && b + 1 < b1) ask_for_row(a, n + 1, first_before + b + 1, u0, u1);
-        for (int64_t u = u0; u < u1; u += W) {
-            const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-            Vec<F> g = load<F>(dh + (b - b0) * row + (u - u0), lanes);
-            if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, g, squares);
-            if (add_dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            [[maybe_unused]] const Vec<F> dc =
-                Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u));
-            if constexpr (kTells) tell<Cell>(a, b, n, u, u1, lanes, g, dc, squares);
+        const auto later = [&](int64_t u, int lanes) __attribute__((always_inline)) {
+            return load<F>(dh + (b - b0) * row + (u - u0), lanes);
+        };
+        const auto gradient = [&](int64_t u, int lanes) __attribute__((always_inline)) {
+            return add_dy ? later(u, lanes) + load<F>(a.dy + n * a.ld_dy + u, lanes) : later(u, lanes);
+        };
+        const auto units = [&](const auto&... found) __attribute__((always_inline)) {
+            for (int64_t u = u0; u < u1; u += W) {
+                const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+                if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, later(u, lanes), squares);
+                const Vec<F> g = gradient(u, lanes);
+                [[maybe_unused]] const Vec<F> dc =
+                    Cell::backward(a, b, n, began, first_before + b, u, lanes, g, kept_by<Cell>(a, t, b, u), found...);
+                if constexpr (kTells) tell<Cell>(a, b, n, u, u1, lanes, g, dc, squares);
+            }
+        };
+        if constexpr (TakesRows<Cell>) {
+            units(Cell::start(a, t, b, n, began, first_before + b, gradient));
+        } else {
+            units();
         }
     }
 }
 
 // The gates of rows [n0, n1) of the sequence again, where only states were kept. The recurrent products of row n lie at
-// hg + (n - n0) * G*H.
+// hg + (n - n0) * G*H (without n, where that has a product of its own).
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void rebuild_block(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* hg) {
     constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, row = gates_of(a.cell, a.variant) * H;
+    const int64_t H = a.H, row = gates_of_h(a.cell, a.variant) * H;
     for (int64_t n = n0; n < n1; ++n) {
         for (int64_t u = 0; u < H; u += W)
             Cell::rebuild(a, n, u, H - u < W ? static_cast<int>(H - u) : W, a.gx + (n - a.gx_row) * a.ld_gx + u,
@@ -106,6 +136,14 @@ struct LstmRows {
     static FUSED_RNN_INLINE V forward(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
                                       const F* gx, const F* hg, int64_t gate_stride, const F* h_prev,
                                       const Kept& kept) {
+        const LstmStep<V> s = advance(a, b, n, u, lanes, gx, hg, gate_stride, kept);
+        return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), s.h) : s.h;
+    }
+
+    // All but showing h.
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE LstmStep<V> advance(const ForwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes,
+                                                const F* gx, const F* hg, int64_t gate_stride, const Kept& kept) {
         F* to = a.c + b * a.ld_c + u;
         const V c_prev = load<F>(to, lanes);
         const LstmStep<V> s = step(a, u, lanes, gx, hg, gate_stride, c_prev);
@@ -113,7 +151,7 @@ struct LstmRows {
         store(to, c, lanes);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s);
         if (a.saved.states) store(a.saved.state_of(n) + u, c, lanes);
-        return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), s.h) : s.h;
+        return s;
     }
 
     // Without peepholes the gates do not look at c, and what follows from it is not computed.
@@ -127,18 +165,38 @@ struct LstmRows {
     template <class S, class Kept>
     static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
                                        int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
+        const Act act = act_of<Act>(a);
+        const V tc = act.state(cell(a, n, began, n_before, u, lanes, kept)), to_new = kept.to_new_h(dh);
+        const V o = load<F>(a.saved.gates_of(n) + of_f(a) + 2 * a.H + u, lanes);
+        const V dc = retreat(a, b, n, began, n_before, u, lanes, act.gate_grad(o, to_new * tc),
+                             act.state_grad(tc, to_new * o), kept);
+        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
+        return dc;
+    }
+
+    // c as o saw it, which zoneout may have thrown away.
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE V cell(const BackwardArgs<F, S>& a, int64_t n, const F* began, int64_t n_before, int64_t u,
+                                   int lanes, const Kept& kept) {
+        if (!kept.of_c) return load<F>(a.saved.state_of(n) + u, lanes);
+        const S* s = a.saved.gates_of(n) + u;
+        const V forget = load<F>(s + of_f(a), lanes), g = load<F>(s + of_f(a) + a.H, lanes);
+        return forget * before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
+    }
+
+    // From d_o, and what came to c' from h; the whole gradient of c'.
+    template <class S, class Kept>
+    static FUSED_RNN_INLINE V retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
+                                      int64_t n_before, int64_t u, int lanes, V d_o, V from_h, const Kept& kept) {
         const int64_t f = of_f(a), H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V c_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
-        const V forget = load<F>(s + f, lanes), input = coupled(a) ? Act::complement(forget) : load<F>(s, lanes);
-        const V g = load<F>(s + f + H, lanes), o = load<F>(s + f + 2 * H, lanes);
-        const V c = kept.of_c ? forget * c_prev + input * g : load<F>(a.saved.state_of(n) + u, lanes);
+        const V forget = load<F>(s + f, lanes), g = load<F>(s + f + H, lanes);
         F* carried = a.dc + b * a.ld_c + u;
         const V dc = load<F>(carried, lanes);
-        const LstmGrad<V> d = lstm_step_grad<Act, V>(input, forget, g, o, c, c_prev, kept.to_new_h(dh),
-                                                     kept.to_new_c(dc), act_of<Act>(a), ties(a, u, lanes));
+        const LstmGrad<V> d =
+            lstm_cell_grad<Act, V>(input(a, s, forget, lanes), forget, g, d_o, before(a, began, n_before, u, lanes),
+                                   kept.to_new_c(dc) + from_h, act_of<Act>(a), ties(a, u, lanes));
         store(carried, kept.of_c ? d.c_prev + kept.to_old_c(dc) : d.c_prev, lanes);
-        if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         if (!coupled(a)) store(to, d.i, lanes);
         store(to + f, d.f, lanes);
@@ -147,11 +205,22 @@ struct LstmRows {
         return d.c;
     }
 
+    // c that a step began with.
+    template <class S>
+    static FUSED_RNN_INLINE V before(const BackwardArgs<F, S>& a, const F* began, int64_t n_before, int64_t u,
+                                     int lanes) {
+        return began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+    }
+
   private:
     // Without gates of i, those of f, g, o come first.
     template <class Args>
     static FUSED_RNN_INLINE bool coupled(const Args& a) {
         return kVaries && a.variant.coupled;
+    }
+    template <class S>
+    static FUSED_RNN_INLINE V input(const BackwardArgs<F, S>& a, const S* gates, V forget, int lanes) {
+        return coupled(a) ? Act::complement(forget) : load<F>(gates, lanes);
     }
     // Where the block of f begins.
     template <class Args>
@@ -296,11 +365,12 @@ struct RnnRows {
         return h;
     }
 
-    // Asked for with zoneout only: else the slope is taken from h.
+    // With zoneout only: else the slope is taken from h.
     template <class S>
     static FUSED_RNN_INLINE void rebuild(const ForwardArgs<F, S>& a, int64_t n, int64_t u, int lanes, const F* gx,
                                          const F* hg, int64_t) {
-        if constexpr (kVaries) store(a.saved.gates_of(n) + u, step(a, u, lanes, gx, hg), lanes);
+        if constexpr (kVaries)
+            if (a.variant.zoneout_h > 0) store(a.saved.gates_of(n) + u, step(a, u, lanes, gx, hg), lanes);
     }
 
     template <class S, class Kept>

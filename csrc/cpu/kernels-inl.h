@@ -11,8 +11,10 @@
 #include "gemm-inl.h"
 #include "regular-inl.h"
 #include "squares-inl.h"
-#include "projection-inl.h"
+#include "units-inl.h"
 #include "cell_rows-inl.h"
+#include "norm-inl.h"
+#include "two_products-inl.h"
 #include "cell_choice-inl.h"
 #include "loops-inl.h"
 #include "rows-inl.h"
@@ -24,10 +26,11 @@ constexpr Kernels<F, S> make_kernels() {
             forward_loop<Rows<F>, F, S>,
             backward_loop<Rows<F>, F, S>,
             forward_rows<F, S>,
-            project_rows<F, S>,
+            second_rows<F, S>,
             backward_rows<F, S>,
             output_gradient_rows<F, S>,
             rebuild_rows<F, S>,
+            rebuild_candidates<F, S>,
             unprojected_rows<F, S>,
             candidate_rows<F, S>,
             draw_mask<F>,

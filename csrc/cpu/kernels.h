@@ -51,12 +51,13 @@ struct Kernels {
     void (*backward_loop)(const BackwardArgs<F, S>&, int64_t t0, int64_t t1, const Slice&);
     void (*forward_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
                          const F* hg, int64_t row, int64_t gate_stride, int next);
-    void (*project_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
-                         const F* r, int64_t row, int next, int64_t final_from);
+    void (*second_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
+                        const F* r, int64_t row, int next, int64_t final_from);
     void (*backward_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
                           const F* dh, int64_t row, bool add_dy);
     void (*output_gradient_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1);
     void (*rebuild_rows)(const ForwardArgs<F, S>&, int64_t n0, int64_t n1, const F* hg);
+    void (*rebuild_candidates)(const ForwardArgs<F, S>&, int64_t n0, int64_t n1, const F* products);
     void (*unprojected_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, const F* cells, F* to);
     void (*candidate_rows)(const BackwardArgs<F, S>&, int64_t n0, int64_t n1, const F* c_before, int64_t ld_c, F* to);
     void (*draw_mask)(const int64_t* seeds, double p, int64_t rows, int64_t columns, F* mask, int64_t ld);

@@ -50,6 +50,13 @@ Marks reset_before(const Args& a, int64_t t) {
     return a.reset.at(a.seq, a.reverse ? t + 1 : t);
 }
 
+// What scales and shifts the rows that are normalised; null where nothing is.
+template <class F>
+struct Norm {
+    const F *x, *h;        // [G*H], of the products with x and with h
+    const F *c, *c_shift;  // [H], of an LSTM's c
+};
+
 // One direction of one layer, forward, steps [t0, t1) (walked from t1-1 down when `reverse`).
 // F computes, S stores. Row strides are `ld_*`; the last dimension is contiguous everywhere.
 template <class F, class S>
@@ -60,15 +67,17 @@ struct ForwardArgs {
     int64_t H;        // units
     int64_t R;        // size of h: P with a projection, H without
     bool reverse;
-    bool projected;
-    const F* gx;  // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
+    bool two_products;  // in a step: with a projection, or in a GRU whose reset gate comes before the product
+    const F* gx;        // [rows, ld_gx], x W_ih^T of the sequence's rows from `gx_row` on; or, with `gx_first`,
     int64_t gx_row;
     const int64_t* gx_first;  // of the batch's rows from `gx_b0` on, those of step `gx_t0` + k from row gx_first[k] on
     int64_t gx_t0, gx_b0;
     int64_t ld_gx;
-    const F* bias;         // [G*H], what is added outside any product
-    const F* bias_hn;      // [H], GRU: inside the reset product
-    const F* w_ch;         // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
+    const F* bias;     // [G*H], what is added outside any product
+    const F* bias_hn;  // [H], GRU: inside the reset product, where that comes after
+    const F* w_ch;     // [(G-1)*H], peepholes of i (unless coupled), f, o; null: none
+    Norm<F> norm;
+    F* hg;                 // [B, ld_gx], where a step's product waits to be normalised
     const int64_t* seeds;  // [B], of what zoneout draws; null: it keeps what it does on average
     F* h[2];               // [B, ld_h], double buffer; the step's parity chooses
     int64_t ld_h;
@@ -76,13 +85,14 @@ struct ForwardArgs {
     F* h_masked[2];  // [B, ld_h], what W_hh sees of h then
     F* c;  // [B, ld_c], LSTM cell state, updated in place; to rebuild gates, that of the step before of row gx_row and on
     int64_t ld_c;
-    F* h_full;  // [B, ld_c], projection only: o * tanh(c) before W_hr
+    F* h_full;  // [B, ld_c], what the second product takes: o tanh(c), or a GRU's r h; to rebuild gates as c
+    F* z;       // [B, ld_c], such a GRU's z, from a step's first half to its second
     S* y;       // [N, ld_y], this direction's columns
     int64_t ld_y;
     Saved<S> saved;
     S* hn;  // [B, R]
     Panels<F> w_hh;
-    Panels<F> w_hr;
+    Panels<F> w_hr;  // of the second product: of a projection, or a GRU's W_hn, which w_hh then lacks
     Reset<F> reset;
 
     // What W_hh multiplies.
@@ -111,7 +121,7 @@ struct BackwardArgs {
     int64_t H;
     int64_t R;
     bool reverse;
-    bool projected;
+    bool two_products;
     const S* dy;  // [N, ld_dy], this direction's columns, or null
     int64_t ld_dy;
     const S* dcells;  // [N, ld_dcells], an LSTM's gradients of c of every step, likewise, or null
@@ -124,17 +134,21 @@ struct BackwardArgs {
     int64_t ld_dh;
     F* dc;  // [B, ld_c], same for c
     int64_t ld_c;
-    const F* w_ch;  // as forward, all three
+    const F* w_ch;  // as forward, all four
+    Norm<F> norm;
     const int64_t* seeds;
     const F* mask;  // [B, ld_dh]
+    F* norm_sums;   // [B, norm_sums_of()], what NormSums tells of each row of the batch, over its steps
+    F* dh_full;     // [B, ld_c], with a projection, to be normalised: the gradient of o tanh(c)
     F* dgx;         // [rows of the chunk, ld_dg], row 0 is sequence row `dg_row`
-    F* dgh;         // GRU: gradient of the hidden side's pre-activations; others: equal to dgx
+    F* dgh;         // gradient of the hidden side's pre-activations, where it is another (hidden_apart); else dgx
     int64_t ld_dg;
-    F* dr;  // [rows of the chunk, ld_dr], projection only: the whole gradient of projected h
+    F* dr;  // [rows of the chunk, ld_dr], of what the second product gave: projected h, or W_hn (r h) (in dgx)
     int64_t ld_dr;
+    F* rh;  // [rows of the chunk, H], to which such a GRU writes r h; null: it is not asked for
     int64_t dg_row;
     Panels<F> w_hh;
-    Panels<F> w_hr;
+    Panels<F> w_hr;  // as forward
     Reset<F> reset;
     F* dh_reset;      // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
     F* dc_reset;      // [B, ld_c] likewise
@@ -148,6 +162,31 @@ struct BackwardArgs {
     const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
     // And before the first step of a later episode.
     const F* anew(int64_t b) const { return is_lstm(cell) ? reset.c + b * reset.ld_c : reset.h + b * reset.ld_h; }
+};
+
+// Sums over the steps of a row of the batch: the gradients of gains and shifts. No two threads have a row in common, so these
+// do not depend on how many there are.
+constexpr int64_t norm_sums_of(int64_t cell, Variant v, int64_t H) {
+    const int64_t G = gates_of(cell, v), of_lstm = v.peephole ? G + 1 : 2;
+    return (3 * G + (is_lstm(cell) ? of_lstm : is_gru(cell) ? G : 0)) * H;
+}
+template <class F>
+struct NormSums {
+    F *shift_x, *gain_x, *gain_h;  // [G*H]; a shift is a bias
+    F* shift_h;                    // [G*H], GRU
+    F *gain_c, *shift_c;           // [H], LSTM
+    F* w_ch;                       // [(G-1)*H], LSTM with peepholes
+
+    template <class Args>
+    NormSums(const Args& a, int64_t b) {
+        const int64_t GH = gates_of(a.cell, a.variant) * a.H;
+        shift_x = a.norm_sums + b * norm_sums_of(a.cell, a.variant, a.H);
+        gain_x = shift_x + GH;
+        gain_h = gain_x + GH;
+        shift_h = gain_c = gain_h + GH;
+        shift_c = gain_c + a.H;
+        w_ch = shift_c + a.H;
+    }
 };
 
 // The part of a loop one thread works on: rows [b0, b1) of the batch and panels [p0, p1).

@@ -1,8 +1,9 @@
 // The time loops over packed recurrent weights, one slice of the work each (kernels.h: Slice).
 // Included inside an ISA namespace.
 //
-// Threads that share rows split the units and meet at one barrier a step (two with a projection):
-// forward, after every h of the step is written; backward, after every gate gradient is (and around a clip).
+// Threads that share rows split the units and meet at one barrier a step (two where it has two products): forward, after
+// every h of the step is written; backward, after every gate gradient is (and around a clip). Where rows are taken whole they
+// meet once more, on either side of that.
 
 struct Range {
     int64_t begin, end;
@@ -10,6 +11,12 @@ struct Range {
 
 FUSED_RNN_INLINE Range share(int64_t count, int64_t part, int64_t parts) {
     return {count * part / parts, count * (part + 1) / parts};
+}
+
+// Of rows up to b1, those that a member of a slice takes whole.
+FUSED_RNN_INLINE Range share_rows(const Slice& slice, int64_t b1) {
+    const Range own = share(b1 > slice.b0 ? b1 - slice.b0 : 0, slice.part, slice.parts);
+    return {slice.b0 + own.begin, slice.b0 + own.end};
 }
 
 template <class F>
@@ -123,10 +130,11 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int gates = static_cast<int>(gates_of(a.cell, a.variant));
+    const int gates = static_cast<int>(panel_gates(a.cell, a.variant));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
+    const bool by_rows = a.variant.layer_norm;
     const Range panels = share(shape.count(), slice.part, slice.parts);
-    const Range r_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const Range r_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
@@ -137,20 +145,29 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         for_each_block(operand, panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
+            if (by_rows) {
+                F* to = a.hg + b * a.ld_gx + u0;
+                return operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, to, a.ld_gx, false);
+            }
             const int64_t units = (gates > 1 ? 1 : vectors) * W;
             const int64_t u1 = u0 + units < a.H ? u0 + units : a.H;
             operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, products, vectors * W, false);
             forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
-        if (!a.projected) continue;
+        if (by_rows) {
+            const Range own = share_rows(slice, b1);
+            forward_rows(a, t, own.begin, own.end, 0, a.H, a.hg + own.begin * a.ld_gx, a.ld_gx, a.H, next);
+            if (slice.barrier) barrier_wait(slice.barrier);
+        }
+        if (!a.two_products) continue;
 
         const int64_t final_from = a.final_from(t);
         operand.set(a.h_full, a.ld_c, a.H);
         for_each_block(operand, r_panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = r_shape.vectors(p);
             operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
-            project_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
+            second_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
     }
@@ -165,10 +182,10 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
         return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
     };
-    const int64_t K = gates_of(a.cell, a.variant) * a.H;
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
+    const bool by_rows = a.variant.layer_norm;
     const Range panels = share(shape.count(), slice.part, slice.parts);
-    const Range h_panels = a.projected ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const Range h_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
     // The columns of dh that this slice owns, the same in both halves of a step: no second barrier.
     const int64_t r0 = shape.first_column(panels.begin);
     const int64_t r1 = panels.end == shape.count() ? a.R : shape.first_column(panels.end);
@@ -180,7 +197,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
         const int64_t chunk_row = a.seq.row(t) - a.dg_row;
 
-        if (a.projected) {
+        if (a.two_products) {
             output_gradient_rows(a, t, b0, b1, r0, r1);
             if (slice.barrier) barrier_wait(slice.barrier);
             operand.set(a.dr + chunk_row * a.ld_dr, a.ld_dr, a.R);
@@ -188,16 +205,28 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
                 const int vectors = r_shape.vectors(p);
                 const int64_t u0 = r_shape.first_column(p);
                 const int64_t u1 = u0 + vectors * W < a.H ? u0 + vectors * W : a.H;
+                if (by_rows) {
+                    F* to = a.dh_full + b * a.ld_c + u0;
+                    return operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, to, a.ld_c, false);
+                }
                 operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
                 backward_rows(a, t, b, end, u0, u1, products, vectors * W, false);
             });
-        } else if (r0 < r1 && b0 < b1) {
+        } else if (!by_rows && r0 < r1 && b0 < b1) {
             backward_rows(a, t, b0, b1, r0, r1, a.dh + b0 * a.ld_dh + r0, a.ld_dh, a.dy != nullptr);
         }
-        if (slice.barrier) barrier_wait(slice.barrier);
+        if (slice.barrier && (a.two_products || !by_rows)) barrier_wait(slice.barrier);
+        if (by_rows) {
+            const Range own = share_rows(slice, b1);
+            const F* dh = a.two_products ? a.dh_full + own.begin * a.ld_c : a.dh + own.begin * a.ld_dh;
+            if (own.begin < own.end)
+                backward_rows(a, t, own.begin, own.end, 0, a.H, dh, a.two_products ? a.ld_c : a.ld_dh,
+                              !a.two_products && a.dy);
+            if (slice.barrier) barrier_wait(slice.barrier);
+        }
 
-        const F* dg = (is_gru(a.cell) ? a.dgh : a.dgx) + chunk_row * a.ld_dg;
-        operand.set(dg, a.ld_dg, K);
+        const F* dg = a.dgh + chunk_row * a.ld_dg;
+        operand.set(dg, a.ld_dg, a.w_hh.K);
         for_each_block(operand, panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;
@@ -208,10 +237,10 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
                 mask_rows(products, width, a.mask + at, a.ld_dh, end - b, width, a.dh + at, a.ld_dh, passes_h);
             }
         });
+        if (slice.barrier && (by_rows || a.variant.clips())) barrier_wait(slice.barrier);  // for the whole of a row
         if (!a.variant.clips()) continue;
-        if (slice.barrier) barrier_wait(slice.barrier);  // a norm needs the whole of a row
-        const Range own = share(b1 > b0 ? b1 - b0 : 0, slice.part, slice.parts);
-        clip_rows(a, b0 + own.begin, b0 + own.end);
+        const Range own = share_rows(slice, b1);
+        clip_rows(a, own.begin, own.end);
         if (slice.barrier) barrier_wait(slice.barrier);
     }
 }

@@ -35,15 +35,16 @@ FUSED_RNN_OUTLINE Zoneout<Vec<F>> drawn_zoneout(const int64_t* seeds, int64_t t,
     }
     return {of_h > 0, of_c > 0, h, F(1) - h, c, F(1) - c};
 }
-// Of a cell. An LSTM's h before a projection is all new: what is kept is the projected one's.
+// Of a cell. What the first of two products gives is all new: what is kept is what the second one leads to.
 template <class F, class Args>
 FUSED_RNN_INLINE Zoneout<Vec<F>> zoneout_of(const Args& a, int64_t t, int64_t b, int64_t u) {
     if (!a.variant.zones()) return Zoneout<Vec<F>>{};
-    return drawn_zoneout<F>(a.seeds, t, b, u, a.projected ? 0 : a.variant.zoneout_h, a.variant.zoneout_c);
+    return drawn_zoneout<F>(a.seeds, t, b, u, a.two_products ? 0 : a.variant.zoneout_h, a.variant.zoneout_c);
 }
-// Of the projected h.
+// Of h after the second of two products.
 template <class F, class Args>
 FUSED_RNN_INLINE Zoneout<Vec<F>> zoneout_h(const Args& a, int64_t t, int64_t b, int64_t u) {
+    if (a.variant.zoneout_h == 0) return Zoneout<Vec<F>>{};
     return drawn_zoneout<F>(a.seeds, t, b, u, a.variant.zoneout_h, 0);
 }
 
@@ -76,6 +77,14 @@ void mask_rows(const F* from, int64_t ld_from, const F* mask, int64_t ld_mask, i
             store(to + r * ld_to + u, v, lanes);
         }
     }
+}
+
+// The same for a vector, or nothing without a mask.
+template <class F>
+FUSED_RNN_INLINE Vec<F> masked(const F* mask, int64_t at, int lanes, Vec<F> x) {
+    if (!mask) return x;
+    const Vec<F> m = load<F>(mask + at, lanes);
+    return m == F(0) ? Vec<F>{} : x * m;
 }
 
 // What W_hh sees of units [u0, u1) of h of row b.

@@ -71,7 +71,7 @@ FUSED_RNN_INLINE void ask_for_row(const BackwardArgs<F, S>& a, int64_t n, int64_
     for (int64_t u = u0; u < u1; u += kLine) {
         for (int64_t k = 0; k < gates; ++k) __builtin_prefetch(a.saved.gates_of(n) + k * a.H + u);
         __builtin_prefetch(a.saved.state_of(n_before) + u);
-        if (a.dy && !a.projected) __builtin_prefetch(a.dy + n * a.ld_dy + u);
+        if (a.dy && !a.two_products) __builtin_prefetch(a.dy + n * a.ld_dy + u);
     }
 }
 
@@ -84,7 +84,7 @@ FUSED_RNN_INLINE void tell_later(const BackwardArgs<F, S>& a, int64_t b, int64_t
         const Vec<F> kept = load<F>(dc, lanes);
         squares.add(kSquareKept, kept);
         if (a.dcells) store(dc, kept + load<F>(a.dcells + n * a.ld_dcells + u, lanes), lanes);
-        if (a.projected) return;
+        if (a.two_products) return;
     } else if (a.kept) {
         const Vec<F> kept = load<F>(a.kept + b * a.ld_dh + u, lanes);
         squares.add(kSquareKept, kept);
@@ -98,7 +98,7 @@ FUSED_RNN_INLINE void tell(const BackwardArgs<F, S>& a, int64_t b, int64_t n, in
                            Vec<F> dh, Vec<F> dc, RowSquares<F, S>& squares) {
     if constexpr (Cell::kHasCell) {
         squares.add(kSquareC, dc);
-        if (a.projected) return squares.template close<kSquareC, kSquareKept>(a, n, u, u1);
+        if (a.two_products) return squares.template close<kSquareC, kSquareKept>(a, n, u, u1);
         squares.add(kSquareH, dh);
         squares.template close<kSquareH, kSquareC, kSquareLater, kSquareKept>(a, n, u, u1);
     } else {

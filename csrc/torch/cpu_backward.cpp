@@ -35,16 +35,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
+    STD_TORCH_CHECK(!l.variant.layer_norm, "layer_backward_gates: of normalised products it knows no gradients");
     const int64_t needs = kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0);
     return cpu_by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {
         using Direction = BackwardDirection<F, S>;
         BackwardPass<F, S> pass(l, in, grads, needs, true, split_f32);
         if (l.N > 0) pass.run();
         const int64_t GH = l.G * l.H;
-        const Tensor none = empty({0}, l.type);
+        const auto none = [&] { return empty({0}, l.type); };  // a new one each, as outputs share no memory
         return std::tuple(pass.dh0(), pass.dc0(), pass.all_rows(&Direction::dgx, GH, 0, GH),
-                          is_gru(cell) ? pass.all_rows(&Direction::dgh, GH, 2 * l.H, l.H) : empty({0}, l.type),
-                          l.projected ? pass.all_rows(&Direction::dr, l.R, 0, l.R) : none);
+                          hidden_apart(cell, l.variant) ? pass.all_rows(&Direction::dgh, GH, 2 * l.H, l.H) : none(),
+                          l.projected ? pass.all_rows(&Direction::dr, l.R, 0, l.R) : none());
     });
 }
 

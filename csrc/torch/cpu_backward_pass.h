@@ -9,7 +9,7 @@
 #include <array>
 
 #include "cpu_backward_plan.h"
-#include "cpu_sums.h"
+#include "cpu_norm.h"
 
 namespace fused_rnn {
 
@@ -34,7 +34,7 @@ class BackwardPass {
         if (!gates_only || dir_[0].rebuild) x_.reserve(plan_.most_rows);
         if (gates_only) return;
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
-                                    std::max({layer.I, layer.R, layer.projected ? layer.H : 0}));
+                                    std::max({layer.I, layer.R, layer.two_products ? layer.H : 0}));
         if (needs & kDx)
             dx_ = layer.packed ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I)
                                : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I);
@@ -198,7 +198,7 @@ class BackwardPass {
             const int64_t rows = l.seq.rows(t), first = l.seq.row(t) - piece.row;
             const F* dh = a.dh;
             int64_t ld_dh = a.ld_dh;
-            if (l.projected) {
+            if (l.two_products) {
                 if (!products_) products_ = Buffer<F>(l.B * std::max(l.R, l.H));
                 k_.output_gradient_rows(a, t, 0, rows, 0, l.R);
                 of.w_hr.sum(a.dr + first * a.ld_dr, a.ld_dr, rows, products_.data(), l.H, false);
@@ -206,7 +206,7 @@ class BackwardPass {
                 ld_dh = l.H;
             }
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
-                k_.backward_rows(a, t, b0, b1, 0, l.H, dh + b0 * ld_dh, ld_dh, !l.projected && a.dy);
+                k_.backward_rows(a, t, b0, b1, 0, l.H, dh + b0 * ld_dh, ld_dh, !l.two_products && a.dy);
             });
             // What leaves the first step is dh0; at T = 1 it is a third of the work.
             if (t != (a.reverse ? l.T - 1 : 0) || plan_.needs & kDh0) send_back(of, a, a.dgh + first * a.ld_dg, rows);
@@ -242,27 +242,38 @@ class BackwardPass {
     void weight_gradients(int64_t d, Piece& piece, bool more, const cpu::Crew& crew) {
         const Layer& l = layer_;
         const cpu::BackwardArgs<F, S>& a = piece.args;
-        const bool gru = is_gru(l.cell);
+        const bool apart = hidden_apart(l.cell, l.variant), before = l.variant.reset_before;
         Result<F, S>* result = dweights_ + d * l.per_direction;
         const int64_t GH = l.G * l.H;
         const Matrix<const F> dgx{a.dgx, piece.rows, GH, a.ld_dg, 1}, dgh{a.dgh, piece.rows, GH, a.ld_dg, 1};
-        if (result[0] || (result[1] && !gru)) outer_.prepare(crew, dgx);
+        if (result[0] || (result[1] && !apart && !before)) outer_.prepare(crew, dgx);
         if (result[0]) outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].data(), more);
-        if (result[1]) {
-            if (gru) outer_.prepare(crew, dgh);
+        if (result[1] && before) {  // that of r and z, and of n with r h
+            const int64_t HH = l.H * l.H;
+            const Matrix<const F> parts[2] = {{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1},
+                                              {a.dr, piece.rows, l.H, a.ld_dr, 1}};
+            outer_.prepare(crew, parts[0]);
+            outer_.add(crew, parts[0], h_before(d, piece, crew), result[1].data(), more);
+            outer_.prepare(crew, parts[1]);
+            outer_.add(crew, parts[1], {a.rh, piece.rows, l.H, l.H, 1}, result[1].data() + 2 * HH, more);
+        } else if (result[1]) {
+            if (apart) outer_.prepare(crew, dgh);
             outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
         }
-        if (l.biased) {
+        if (l.variant.layer_norm) {
+            norm_gradients(crew, k_, l, a, result, more);
+        } else if (l.biased) {
             if (result[2]) bias_gradient(crew, k_, dgx, result[2], more);
             if (result[3] && !one_bias_gradient(result)) bias_gradient(crew, k_, dgh, result[3], more);
         }
-        const bool of_w_ch = l.variant.peephole && result[l.at_w_ch], of_w_hr = l.projected && result[l.at_w_hr];
+        const bool of_w_ch = l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch];
+        const bool of_w_hr = l.projected && result[l.at_w_hr];
         const F* const cells = of_w_ch || (of_w_hr && needs_candidates(l)) ? shown_cells(d, piece, crew) : nullptr;
         if (of_w_ch)
             peephole_gradient(crew, k_, dgx, c_before(d, piece, crew), {cells, piece.rows, l.H, l.H, 1},
                               result[l.at_w_ch], more);
         if (of_w_hr) {
-            F* const shown = dir_[d].unprojected.data();
+            F* const shown = dir_[d].multiplied.data();
             crew.split(piece.rows, piece.rows * l.H >> 13, [&](int64_t n0, int64_t n1) {
                 k_.unprojected_rows(a, piece.row + n0, piece.row + n1, cells ? cells + n0 * l.H : nullptr,
                                     shown + n0 * l.H);
@@ -292,7 +303,7 @@ class BackwardPass {
 
     // Whether those of b_ih and b_hh are asked for and are the same; `result`: a direction's.
     bool one_bias_gradient(const Result<F, S>* result) const {
-        return layer_.biased && !is_gru(layer_.cell) && result[2] && result[3];
+        return layer_.biased && !biases_apart(layer_.cell, layer_.variant) && result[2] && result[3];
     }
 
     // h and c of the step before (in walking order), for every row of the piece; gathered once.

@@ -50,9 +50,10 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, unprojected, cells, mask;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums;
     Buffer<double> squares;
     Compute<F, S> h0, w_ch;
+    NormWeights<F, S> norm;
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     Product<F, S> w_ih;
@@ -70,10 +71,10 @@ struct BackwardDirection {
         if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
         if (plan.direct) {
             w_hh = Weight<F, S>(pool, k, *w.w_hh);
-            if (l.projected) w_hr = Weight<F, S>(pool, k, *w.w_hr);
+            if (l.two_products) w_hr = Weight<F, S>(pool, k, *w.w_hr);
         } else {
             packed_hh = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hh, 1, false);
-            if (l.projected) packed_hr = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hr, 1, false);
+            if (l.two_products) packed_hr = Packed<F, S>(pool, k, plan.loop_tiles, *w.w_hr, 1, false);
         }
         const bool sums_resets = l.begins && l.reset_initial;
         dh = gradient_buffer(k, l, grads.dhn, d, l.R);
@@ -91,7 +92,7 @@ struct BackwardDirection {
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
-        a.projected = l.projected;
+        a.two_products = l.two_products;
         a.dy = dy ? data_of<S>(*dy) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
         a.dcells = dcells ? data_of<S>(*dcells) + d * l.H : nullptr;
@@ -105,7 +106,7 @@ struct BackwardDirection {
         a.ld_dh = cpu::padded(l.R);
         a.dc = dc.data();
         a.ld_dg = l.G * l.H;
-        a.ld_dr = l.R;
+        a.ld_dr = l.variant.reset_before ? a.ld_dg : l.R;
         a.w_hh = packed_hh.panels();
         a.w_hr = packed_hr.panels();
         a.reset = reset.args();
@@ -113,6 +114,15 @@ struct BackwardDirection {
         a.dc_reset = dc_reset.data();
         w_ch = peepholes(k, w);
         a.w_ch = w_ch.data();
+        if (l.variant.layer_norm) {
+            norm = NormWeights<F, S>(k, l, w);
+            norm_sums = Buffer<F>(l.B * cpu::norm_sums_of(l.cell, l.variant, l.H));
+            norm_sums.zero();
+            if (l.projected && !plan.direct) dh_full = Buffer<F>(l.B * a.ld_c);
+        }
+        a.norm = norm.args();
+        a.norm_sums = norm_sums.data();
+        a.dh_full = dh_full.data();
         mask = recurrent_mask(k, l, d);
         a.mask = mask.data();
         a.seeds = seeds_of(l, d);
@@ -127,14 +137,15 @@ struct BackwardDirection {
         }
 
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
-        if (is_gru(l.cell)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
+        if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
         if (l.projected) dr = Buffer<F>(plan.most_rows * a.ld_dr);
         a.dgx = dgx.data();
-        a.dgh = is_gru(l.cell) ? dgh.data() : dgx.data();
-        a.dr = dr.data();
+        a.dgh = dgh ? dgh.data() : dgx.data();
+        a.dr = l.variant.reset_before ? a.dgx + 2 * l.H : dr.data();
         const bool rebuilds = l.N > 0 && saved_gates_of(l.cell, l.variant) && !a.saved.gates;
         if (rebuilds) rebuild.emplace(plan.by, pool, k, plan.tiles, l, w, plan.most_rows);
-        if (!plan.gates_only && l.projected) unprojected = Buffer<F>(plan.most_rows * l.H);
+        if (!plan.gates_only && l.two_products) multiplied = Buffer<F>(plan.most_rows * l.H);
+        if (l.variant.reset_before) a.rh = multiplied.data();
         if (plan.gates_only && !rebuilds) return;
         const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
         const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;

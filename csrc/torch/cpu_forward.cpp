@@ -1,6 +1,7 @@
 // The forward op: for each piece of time, gx = x W_ih^T, then the time loop over it; few steps walk on unpacked weights.
 #include <algorithm>
 
+#include "cpu_norm.h"
 #include "cpu_regular.h"
 #include "cpu_reset.h"
 #include "cpu_walk.h"
@@ -16,9 +17,10 @@ constexpr int64_t kPieceRows = 96;
 
 template <class F, class S>
 struct ForwardDirection {
-    Buffer<F> h[2], c, h_full, bias, gx, mask, h_masked[2];
+    Buffer<F> h[2], c, h_full, z, bias, gx, hg, mask, h_masked[2];
     Compute<F, S> h0;
     Compute<F, S> w_ch;
+    NormWeights<F, S> norm;
     Weight<F, S> w_ih, w_hh, w_hr;
     Packed<F, S> packed_ih, packed_hh, packed_hr;
     Buffer<F> x_rows;
@@ -93,10 +95,10 @@ class ForwardPass {
         if (direct_) {
             to.w_ih = Weight<F, S>(pool_, k_, *w.w_ih);
             to.w_hh = Weight<F, S>(pool_, k_, *w.w_hh);
-            if (l.projected) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
+            if (l.two_products) to.w_hr = Weight<F, S>(pool_, k_, *w.w_hr);
         } else {
-            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, l.G, true);
-            if (l.projected) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, true);
+            to.packed_hh = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hh, panel_gates(l.cell, l.variant), true);
+            if (l.two_products) to.packed_hr = Packed<F, S>(pool_, k_, loop_tiles_, *w.w_hr, 1, true);
             to.packed_ih = Packed<F, S>(pool_, k_, tiles_, *w.w_ih, 1, true);
         }
         to.bias = bias_buffer(k_, l, w);
@@ -114,7 +116,8 @@ class ForwardPass {
             to.h[1] = l.packed ? state_buffer(k_, in.h0, d, l.B, l.R) : Buffer<F>(to.h[0].count());
         }
         if (is_lstm(l.cell)) to.c = state_buffer(k_, *in.c0, d, l.B, l.H);
-        if (l.projected) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
+        if (l.two_products) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
+        if (l.variant.reset_before) to.z = Buffer<F>(to.h_full.count());
 
         a.seq = l.seq;
         a.cell = l.cell;
@@ -122,18 +125,23 @@ class ForwardPass {
         a.H = l.H;
         a.R = l.R;
         a.reverse = d == 1;
-        a.projected = l.projected;
+        a.two_products = l.two_products;
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);
         to.w_ch = peepholes(k_, w);
         a.w_ch = to.w_ch.data();
+        to.norm = NormWeights<F, S>(k_, l, w);
+        a.norm = to.norm.args();
+        if (l.variant.layer_norm && !direct_) to.hg = Buffer<F>(l.B * a.ld_gx);
+        a.hg = to.hg.data();
         a.h[1] = to.h[1].data();
         a.seeds = seeds_of(l, d);
         a.mask = to.mask.data();
         a.c = to.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = to.h_full.data();
+        a.z = to.z.data();
         a.y = mutable_data_of<S>(out.y) + d * l.R;
         a.ld_y = l.D * l.R;
         a.saved = saved_direction<S>(l, out.saved, d);
@@ -175,7 +183,7 @@ class ForwardPass {
         const Layer& l = layer_;
         ForwardDirection<F, S>& to = dir_[d];
         cpu::ForwardArgs<F, S>& a = to.args;
-        const int64_t GH = l.G * l.H, count = l.rows_between(t0, t1);
+        const int64_t GH = l.G * l.H, of_h = gates_of_h(l.cell, l.variant) * l.H, count = l.rows_between(t0, t1);
         grow(to.gx, count * GH);
         a.gx = to.gx.data();
         a.gx_row = l.seq.row(t0);
@@ -187,14 +195,14 @@ class ForwardPass {
             const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
             const int next = a.next(t);
             const int64_t rows = l.seq.rows(t);
-            to.w_hh.dot(a.left(1 - next), a.ld_h, rows, hg, GH, false);
+            to.w_hh.dot(a.left(1 - next), a.ld_h, rows, hg, of_h, false);
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
-                k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * GH, GH, l.H, next);
+                k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * of_h, of_h, l.H, next);
             });
-            if (!l.projected) continue;
+            if (!l.two_products) continue;
             to.w_hr.dot(a.h_full, a.ld_c, rows, hg, l.R, false);
             const int64_t final_from = a.final_from(t);
-            k_.project_rows(a, t, 0, rows, 0, l.R, hg, l.R, next, final_from);
+            k_.second_rows(a, t, 0, rows, 0, l.R, hg, l.R, next, final_from);
         }
     }
 

@@ -244,10 +244,12 @@ Buffer<F> state_buffer(const cpu::Kernels<F, S>& k, const Tensor& state, int64_t
     return buffer;
 }
 
-// What is added outside any product: b_ih + b_hh, but for the GRU's n only b_ih; then b_hn. Null biases are zero.
+// What is added outside any product: b_ih + b_hh, but only b_ih for the n of a GRU whose r multiplies b_hn; then b_hh. Null
+// biases are zero.
 template <class F, class S>
-Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, int64_t G, int64_t H, const S* b_ih, const S* b_hh) {
-    const int64_t GH = G * H, summed = is_gru(cell) ? 2 * H : GH;
+Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, Variant variant, int64_t H, const S* b_ih,
+                      const S* b_hh) {
+    const int64_t GH = gates_of(cell, variant) * H, summed = biases_apart(cell, variant) ? 2 * H : GH;
     Buffer<F> bias(2 * GH);
     if (!b_ih) {
         bias.zero();
@@ -262,9 +264,9 @@ Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, int64_t cell, int64_t G, int6
 
 template <class F, class S>
 Buffer<F> bias_buffer(const cpu::Kernels<F, S>& k, const Layer& layer, const DirectionWeights& w) {
-    if (!w.b_ih) return bias_buffer<F, S>(k, layer.cell, layer.G, layer.H, nullptr, nullptr);
+    if (!w.b_ih) return bias_buffer<F, S>(k, layer.cell, layer.variant, layer.H, nullptr, nullptr);
     const Tensor b_ih = laid_out(*w.b_ih), b_hh = laid_out(*w.b_hh);
-    return bias_buffer(k, layer.cell, layer.G, layer.H, data_of<S>(b_ih), data_of<S>(b_hh));
+    return bias_buffer(k, layer.cell, layer.variant, layer.H, data_of<S>(b_ih), data_of<S>(b_hh));
 }
 // b_hn in it; read by the GRU only.
 template <class F>

@@ -1,6 +1,7 @@
 // The gates of a piece of time again, where the forward pass kept states only: its own products and step functions, all
 // rows of the piece at once, as the states are known.
 #pragma once
+#include "cpu_norm.h"
 #include "cpu_products.h"
 
 namespace fused_rnn {
@@ -15,8 +16,9 @@ class GateRebuild {
           of_x_(by, pool, k, tiles, *w.w_ih, true),
           of_h_(by, pool, k, tiles, *w.w_hh, true),
           bias_(bias_buffer(k, l, w)),
-          hidden_(most * l.G * l.H),
+          hidden_(most * gates_of_h(l.cell, l.variant) * l.H),
           w_ch_(peepholes(k, w)),
+          norm_(k, l, w),
           gates_(most * saved_gates_of(l.cell, l.variant) * l.H) {
         args_.cell = l.cell;
         args_.variant = resolved(l.cell, l.variant);
@@ -25,8 +27,14 @@ class GateRebuild {
         args_.bias = bias_.data();
         args_.bias_hn = bias_hn(l.cell, l.H, bias_);
         args_.w_ch = w_ch_.data();
+        args_.norm = norm_.args();
         args_.saved.ld_gates = saved_gates_of(l.cell, l.variant) * l.H;
         args_.saved.gates = gates_.data();
+        if (!l.variant.reset_before) return;
+        of_rh_ = Product<F, S>(by, pool, k, tiles, *w.w_hr, true);
+        rh_ = Buffer<F>(most * l.H);
+        args_.h_full = rh_.data();
+        args_.ld_c = l.H;
     }
 
     // Of as many rows of the sequence from `first` on as x and h_before (h of the step before) have; with peepholes c_before
@@ -35,16 +43,26 @@ class GateRebuild {
                     Matrix<const F> c_before, F* gx, Saved<const S>& saved) {
         const int64_t rows = x.rows;
         of_x_(crew, x.data, x.row, rows, gx, args_.ld_gx, false);
-        of_h_(crew, h_before.data, h_before.row, rows, hidden_.data(), args_.ld_gx, false);
+        const int64_t of_h = gates_of_h(args_.cell, args_.variant) * args_.H;
+        of_h_(crew, h_before.data, h_before.row, rows, hidden_.data(), of_h, false);
         crew.wait();
         cpu::ForwardArgs<F, S> args = args_;
         args.gx = gx;
         args.gx_row = args.saved.first = first;
-        args.c = const_cast<F*>(c_before.data);  // only read
-        args.ld_c = c_before.row;
+        args.h[0] = const_cast<F*>(h_before.data);  // only read, as is c
+        args.ld_h = h_before.row;
+        args.c = const_cast<F*>(c_before.data);
+        if (args.c) args.ld_c = c_before.row;
         crew.split(rows, rows * args.H >> 13, [&](int64_t n0, int64_t n1) {
-            k_.rebuild_rows(args, first + n0, first + n1, hidden_.data() + n0 * args.ld_gx);
+            k_.rebuild_rows(args, first + n0, first + n1, hidden_.data() + n0 * of_h);
         });
+        if (args.h_full) {
+            of_rh_(crew, args.h_full, args.ld_c, rows, hidden_.data(), args.H, false);
+            crew.wait();
+            crew.split(rows, rows * args.H >> 13, [&](int64_t n0, int64_t n1) {
+                k_.rebuild_candidates(args, first + n0, first + n1, hidden_.data() + n0 * args.H);
+            });
+        }
         saved.gates = gates_.data();
         saved.first = first;
         saved.ld_gates = args.saved.ld_gates;
@@ -52,9 +70,10 @@ class GateRebuild {
 
   private:
     const cpu::Kernels<F, S>& k_;
-    Product<F, S> of_x_, of_h_;
-    Buffer<F> bias_, hidden_;
+    Product<F, S> of_x_, of_h_, of_rh_;
+    Buffer<F> bias_, hidden_, rh_;
     Compute<F, S> w_ch_;
+    NormWeights<F, S> norm_;
     Buffer<S> gates_;
     cpu::ForwardArgs<F, S> args_{};
 };

@@ -46,12 +46,17 @@ Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbe
     v.state = activation(op, at(kStatePlace));
     v.peephole = flag(op, at(kPeepholePlace));
     v.coupled = flag(op, at(kCoupledPlace));
+    v.reset_before = flag(op, at(kResetBeforePlace));
+    v.layer_norm = flag(op, at(kLayerNormPlace));
     v.recurrent_dropout = probability(op, at(kRecurrentDropoutPlace));
     v.zoneout_h = probability(op, at(kZoneoutHPlace));
     v.zoneout_c = probability(op, at(kZoneoutCPlace));
     v.clip_value = bound(op, at(kClipValuePlace));
     v.clip_norm = bound(op, at(kClipNormPlace));
     STD_TORCH_CHECK(!(v.peephole || v.coupled) || is_lstm(cell), op, ": only the LSTM has peepholes and coupled gates");
+    STD_TORCH_CHECK(!v.reset_before || is_gru(cell), op, ": only the GRU has a reset gate");
+    STD_TORCH_CHECK(!(v.reset_before && v.layer_norm), op,
+                    ": with the reset gate before the product nothing is normalised");
     STD_TORCH_CHECK(v.zoneout_c == 0 || is_lstm(cell), op, ": only the LSTM has a c to zone out");
     STD_TORCH_CHECK(v.gate == Activation::kOwn || is_lstm(cell) || is_gru(cell), op, ": an RNN has no gates");
     return v;
@@ -76,7 +81,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     STD_TORCH_CHECK(D == 1 || D == 2, op, ": h0 must have 1 or 2 directions, got ", D);
     const int64_t count = static_cast<int64_t>(a.weights.size());
     per_direction = count / D;
-    const int64_t own = variant.peephole;
+    const int64_t own = variant.peephole + (!variant.layer_norm ? 0 : is_lstm(cell) ? 4 : 2);
     const int64_t base = per_direction - own;
     STD_TORCH_CHECK(per_direction * D == count && base >= 2 && base <= 5, op, ": weights must hold ", 2 + own, " to ",
                     5 + own, " tensors for each direction, got ", count, " for ", D);
@@ -84,6 +89,8 @@ Layer::Layer(const char* op, const LayerArgs& a)
     projected = base % 2 == 1;
     at_w_hr = base - 1;
     at_w_ch = base;
+    at_norm = base + variant.peephole;
+    two_products = projected || variant.reset_before;
     STD_TORCH_CHECK(!projected || is_lstm(cell), op, ": only the LSTM has projections");
 
     I = x.size(packed ? 1 : 2);
@@ -100,7 +107,21 @@ Layer::Layer(const char* op, const LayerArgs& a)
             to.b_hh = checked(op, "b_hh", w[3], x, {G * H});
         }
         if (projected) to.w_hr = checked(op, "w_hr", w[at_w_hr], x, {R, H});
+        if (variant.reset_before) {
+            auto& [of_r_and_z, of_n] = parts_[d];
+            Tensor w_hh = w[1];
+            of_r_and_z = torch::stable::narrow(w_hh, 0, 0, 2 * H);
+            of_n = torch::stable::narrow(w_hh, 0, 2 * H, H);
+            to.w_hh = &*of_r_and_z;
+            to.w_hr = &*of_n;
+        }
         if (variant.peephole) to.w_ch = checked(op, "w_ch", w[at_w_ch], x, {(G - 1) * H});
+        if (!variant.layer_norm) continue;
+        to.ln_x = checked(op, "ln_ih", w[at_norm], x, {G * H});
+        to.ln_h = checked(op, "ln_hh", w[at_norm + 1], x, {G * H});
+        if (!is_lstm(cell)) continue;
+        to.ln_c = checked(op, "ln_ch", w[at_norm + 2], x, {H});
+        to.ln_c_shift = checked(op, "the shift of ln_ch", w[at_norm + 3], x, {H});
     }
     if (is_lstm(cell)) {
         STD_TORCH_CHECK(a.c0.has_value(), op, ": an LSTM needs c0");

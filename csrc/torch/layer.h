@@ -6,7 +6,7 @@
 
 namespace fused_rnn {
 
-constexpr int64_t kMaxWeights = 6;  // of one direction
+constexpr int64_t kMaxWeights = 10;  // of one direction
 
 struct LayerArgs {
     const Tensor& x;
@@ -24,9 +24,11 @@ struct LayerArgs {
 // What the numbers of the op's `variant` say (docs/design.md).
 Variant parse_variant(const char* op, int64_t cell, const OptionalNumbers& numbers);
 
-// Weights of one direction; null where the layer has none.
+// Weights of one direction; null where the layer has none. Of a GRU whose reset gate comes before the product w_hh is r's and
+// z's part of W_hh, and w_hr n's: each step multiplies by the one and then by the other, as with a projection.
 struct DirectionWeights {
     const Tensor *w_ih, *w_hh, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr, *w_ch = nullptr;
+    const Tensor *ln_x = nullptr, *ln_h = nullptr, *ln_c = nullptr, *ln_c_shift = nullptr;
 };
 
 struct Layer {
@@ -35,9 +37,10 @@ struct Layer {
     int64_t cell, G, T, B, I, H, R, D, N;
     Variant variant;
     bool projected, packed;
+    bool two_products;      // in a step: W_hh h, and one with what that led to
     int64_t per_direction;  // tensors in `weights` for each direction
     bool biased;
-    int64_t at_w_hr, at_w_ch;  // among them
+    int64_t at_w_hr, at_w_ch, at_norm;  // among them; of layer normalisation the first
     ScalarType type;
     Sequence seq;
     Tensor x;  // last dimension contiguous
@@ -66,7 +69,7 @@ struct Layer {
 
   private:
     std::vector<int64_t> offsets_;
-    std::optional<Tensor> batch_sizes_, reset_, seed_;
+    std::optional<Tensor> batch_sizes_, reset_, seed_, parts_[kMaxDirections][2];
 };
 
 // What the backward ops are given beside the layer, and which gradients they are asked for.

@@ -71,9 +71,9 @@ py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D,
 const void* readable(intptr_t address) { return reinterpret_cast<const void*>(address); }
 void* writable(intptr_t address) { return reinterpret_cast<void*>(address); }
 
-// A layer is I, H, R and the addresses of w_ih, w_hh, b_ih, b_hh, w_hr, w_ch.
+// A layer is I, H, R and the addresses of the weights of a StreamLayer.
 std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, const std::vector<double>& variant,
-                               int64_t batch_size, const std::vector<std::array<int64_t, 9>>& layers) {
+                               int64_t batch_size, const std::vector<std::array<int64_t, 13>>& layers) {
     using torch::headeronly::ScalarType;
     const ScalarType type = dtype == "float32"    ? ScalarType::Float
                             : dtype == "float64"  ? ScalarType::Double
@@ -82,7 +82,8 @@ std::unique_ptr<Stream> stream(const std::string& dtype, int64_t cell, const std
     std::vector<StreamLayer> list;
     for (const auto& l : layers)
         list.push_back({l[0], l[1], l[2], readable(l[3]), readable(l[4]), readable(l[5]), readable(l[6]),
-                        readable(l[7]), readable(l[8])});
+                        readable(l[7]), readable(l[8]), readable(l[9]), readable(l[10]), readable(l[11]),
+                        readable(l[12])});
     return make_stream(type, cell, variant, batch_size, list);
 }
 

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cpu_norm.h"
 #include "cpu_walk.h"
 
 namespace fused_rnn {
@@ -14,8 +15,9 @@ constexpr int64_t kPieceRows = 256;
 template <class F, class S>
 struct PackedLayer {
     int64_t I, H, R;
-    bool projected;
+    bool projected, two_products;
     Buffer<F> bias, w_ch;
+    NormWeights<F, S> norm;
     Packed<F, S> ih, hh, hr;
 };
 
@@ -32,17 +34,24 @@ struct Stack {
             return Packed<F, S>(pool, k, tiles, matrix.tensor(), gates, true);
         };
         for (const StreamLayer& l : from) {
-            PackedLayer<F, S>& to =
-                layers.emplace_back(PackedLayer<F, S>{l.I, l.H, l.R, l.w_hr != nullptr, {}, {}, {}, {}, {}});
-            to.bias = bias_buffer(k, cell, G, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
+            PackedLayer<F, S>& to = layers.emplace_back(PackedLayer<F, S>{
+                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, {}, {}, {}, {}, {}, {}});
+            to.bias = bias_buffer(k, cell, variant, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
             if (l.w_ch) {
                 const int64_t count = (G - 1) * l.H;
                 to.w_ch = Buffer<F>(count);
                 k.copy_in(static_cast<const S*>(l.w_ch), count, 1, count, to.w_ch.data(), count);
             }
             to.ih = packed(l.w_ih, G * l.H, l.I, 1);
-            to.hh = packed(l.w_hh, G * l.H, l.R, G);
+            if (variant.layer_norm) {
+                const auto given = [](const void* weight) { return static_cast<const S*>(weight); };
+                to.norm = NormWeights<F, S>(k, G * l.H, l.H, given(l.ln_x), given(l.ln_h), given(l.ln_c),
+                                            given(l.ln_c_shift));
+            }
+            const int64_t of_h = gates_of_h(cell, variant);
+            to.hh = packed(l.w_hh, of_h * l.H, l.R, panel_gates(cell, variant));
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
+            if (variant.reset_before) to.hr = packed(static_cast<const S*>(l.w_hh) + of_h * l.H * l.H, l.H, l.H, 1);
         }
     }
 
@@ -111,7 +120,7 @@ class StreamOf final : public Stream {
   private:
     // Of one layer, from call to call; args.h[0] is h.
     struct Carried {
-        Buffer<F> h[2], c, h_full, hn, gx;
+        Buffer<F> h[2], c, h_full, z, hn, gx, hg;
         cpu::ForwardArgs<F, S> args{};
     };
     // As loop_size asks for them.
@@ -132,21 +141,26 @@ class StreamOf final : public Stream {
             a.h[i] = s.h[i].data();
         }
         if (is_lstm(stack_->cell)) s.c = zeros(l.H);
-        if (l.projected) s.h_full = zeros(l.H);
+        if (l.two_products) s.h_full = zeros(l.H);
+        if (stack_->variant.reset_before) s.z = zeros(l.H);
         s.hn = Buffer<F>(B_ * l.R);  // written by the loop; h is read from the state itself
         a.cell = stack_->cell;
         a.variant = resolved(stack_->cell, stack_->variant);
         a.H = l.H;
         a.R = l.R;
-        a.projected = l.projected;
+        a.two_products = l.two_products;
         a.ld_gx = cpu::padded(gates_of(stack_->cell, stack_->variant) * l.H);
         a.bias = l.bias.data();
         a.bias_hn = bias_hn(stack_->cell, l.H, l.bias);
         a.w_ch = l.w_ch.data();
+        a.norm = l.norm.args();
+        if (stack_->variant.layer_norm) s.hg = Buffer<F>(B_ * a.ld_gx);
+        a.hg = s.hg.data();
         a.ld_h = cpu::padded(l.R);
         a.c = s.c.data();
         a.ld_c = cpu::padded(l.H);
         a.h_full = s.h_full.data();
+        a.z = s.z.data();
         a.ld_y = l.R;
         a.hn = reinterpret_cast<S*>(s.hn.data());
         a.w_hh = l.hh.panels();

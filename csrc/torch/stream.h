@@ -11,11 +11,11 @@
 
 namespace fused_rnn {
 
-// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [(G-1)*H] or null;
-// contiguous, storage type.
+// One layer: w_ih [G*H, I], w_hh [G*H, R], b_ih and b_hh [G*H] or null, w_hr [R, H] or null, w_ch [(G-1)*H] or null,
+// and what layer normalisation has, or null: ln_x and ln_h [G*H], ln_c and ln_c_shift [H]; contiguous, storage type.
 struct StreamLayer {
     int64_t I, H, R;
-    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch;
+    const void *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *w_ch, *ln_x, *ln_h, *ln_c, *ln_c_shift;
 };
 
 class Stream {

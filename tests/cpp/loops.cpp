@@ -179,7 +179,7 @@ struct Run {
             const int gates = int(G);
             auto& f = to.forward;
             f.seq = l.seq, f.cell = l.cell, f.variant = resolved(l.cell, {}), f.H = l.H, f.R = l.R, f.reverse = d == 1,
-            f.projected = l.projected();
+            f.two_products = l.projected();
             f.gx = to.gx.data(), f.ld_gx = G * l.H, f.bias = to.bias.data(), f.bias_hn = to.bias.data() + G * l.H;
             f.h[0] = to.h[0].data(), f.h[1] = to.h[1].data(), f.ld_h = ld_r;
             f.c = to.c.data(), f.ld_c = ld_h, f.h_full = to.h_full.data();
@@ -189,7 +189,7 @@ struct Run {
             f.w_hh = to.pack(to.packed_hh, in.w_hh, G * l.H, l.R, gates, true);
             auto& b = to.backward;
             b.seq = l.seq, b.cell = l.cell, b.variant = f.variant, b.H = l.H, b.R = l.R, b.reverse = d == 1,
-            b.projected = l.projected();
+            b.two_products = l.projected();
             b.saved = saved_rows<const S>(saved.data() + d * N * vectors * l.H, vectors, l.H);
             b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.h0 = to.h0.data(), b.ld_h0 = ld_r;
             b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r, b.dc = to.dc.data();

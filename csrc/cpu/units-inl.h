@@ -1,0 +1,23 @@
+// What is done to units of whole rows beside the cells. Included inside an ISA namespace.
+
+// Units [u0, u1) of one row.
+template <class F>
+void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {
+    for (int64_t u = u0; u < u1; ++u) to[u] = from[u];
+}
+// Takes them out of a gradient, in the row that begins at `row`, and adds them to `sums` where these are kept.
+template <class F>
+void move_units(F* gradient, int64_t row, int64_t u0, int64_t u1, F* sums) {
+    for (int64_t k = row + u0; k < row + u1; ++k) {
+        if (sums) sums[k] += gradient[k];
+        gradient[k] = F(0);
+    }
+}
+template <class F, class S>
+void add_units(const S* from, int64_t u0, int64_t u1, F* to) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t u = u0; u < u1; u += W) {
+        const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+        store(to + u, load<F>(to + u, lanes) + load<F>(from + u, lanes), lanes);
+    }
+}
