@@ -16,7 +16,7 @@ PIP       := $(PY) -m pip install --disable-pip-version-check --no-input $(PIP_F
 
 BENCH ?= --quick --out out
 TESTS ?= tests
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
 
 CPP := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -88,13 +88,13 @@ SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py t
     tests/test_differential.py tests/test_transforms.py tests/test_recompute.py tests/test_reset.py tests/test_cells.py
 simt: build
 	bash tests/simt/run.sh
-	$(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_TESTS)
-	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
-	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(PY) -m pytest -n 2 --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
+	$(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_TESTS)
+	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
+	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
 
 compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
-	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest hypothesis numpy expecttest \
+	.venv-compat/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$(COMPAT)" pytest pytest-xdist hypothesis numpy expecttest \
 	    onnx onnxruntime onnxscript
 	.venv-compat/bin/python -m pytest $(PYTEST_FLAGS) $(COMPAT_TESTS)
 
