@@ -12,6 +12,7 @@
 #include "regular-inl.h"
 #include "squares-inl.h"
 #include "units-inl.h"
+#include "row_blocks-inl.h"
 #include "cell_rows-inl.h"
 #include "norm-inl.h"
 #include "two_products-inl.h"
