@@ -13,7 +13,7 @@ constexpr int64_t kJudgedNs = 20'000'000;      // of teams' work; a scheduler's 
 constexpr int64_t kJudgedAgainNs = 5'000'000;  // where it was crowded the last time
 constexpr int64_t kPause = 64;                 // times the time judged: a look at the whole team costs 2%
 constexpr int64_t kLeastPauseNs = 1'000'000'000, kMostPauseNs = 10'000'000'000;
-constexpr double kTaken = 0.05;   // of the team's time; a quiet machine takes a hundredth
+constexpr double kTaken = 0.15;   // of the team's time; a quiet machine takes a few hundredths at most
 constexpr double kWorked = 0.65;  // half of the threads, left alone, would do as much
 
 thread_local int64_t slept = 0;
