@@ -18,6 +18,9 @@ from .reference import Cell, Variant
 __all__ = ["Net", "OneLayer", "by_reference", "stack"]
 
 Maybe = Tensor | None
+# A plain int and a bound function: every look-up saved is 50 ns of each call.
+_LSTM = int(Cell.LSTM)
+_is_compiling = torch.compiler.is_compiling
 OneLayer = Callable[..., tuple[Tensor, Tensor, Maybe, Maybe]]
 # cell, B, H, P or 0, layers, directions, dropout, training, recompute, reset_initial, variant, connection, drops
 Net = tuple[int, int, int, int, int, int, float, bool, bool, bool, Variant | None, str | None, Drops | None]
@@ -65,22 +68,23 @@ def stack(
     own = h0 is not None
     if h0 is None:  # one layer's, which all share
         h0 = x.new_zeros((directions, batch, projection or hidden))
-        if cell == Cell.LSTM:
+        if cell == _LSTM:
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         h0, c0, *weights = _distinct((h0, c0, *weights))
         if not own and onnx_nodes.exporting() and one not in (fallback.layer, by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
-    each = (len(weights) - connections.extra_weights(connection, layers)) // layers
     seeds: Sequence[Maybe] = (None,) * layers
     if training and variant is not None and variant.draws:
         seeds = draw_seeds(rows, layers, directions, x.device)
     if drops is not None:
         x = dropped_for_all_steps(x, drops.input, rows) if drops.input else x
+        each = _weights_of_each(weights, connection, layers)
         weights = dropped_weights(weights, drops.weight, each // directions, layers * directions)
     if layers == 1:
         return one(x, h0, c0, weights, *options, seeds[0], cells)
+    each = _weights_of_each(weights, connection, layers)
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
     hn: list[Any] = []
@@ -97,6 +101,11 @@ def stack(
                 y = torch.dropout(y, dropout, True)  # as torch's own loop calls it: the same masks from the same seed
         x = y if connection is None else connections.join(connection, i, layers, x, y, weights[layers * each :])
     return x, torch.cat(hn), None if c0 is None else torch.cat(cn), every_c
+
+
+def _weights_of_each(weights: Sequence[Tensor], connection: str | None, layers: int) -> int:
+    """How many tensors a layer has, all its directions."""
+    return (len(weights) - connections.extra_weights(connection, layers)) // layers
 
 
 def _distinct(tensors: Sequence[Any]) -> list[Any]:
