@@ -7,6 +7,8 @@ import devices
 import pytest
 import torch
 
+from fused_rnn import _C
+
 os.environ.setdefault("FUSED_RNN_FIXED_THREADS", "1")  # what a test asks for, however busy the machine is
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -44,6 +46,19 @@ def _on_the_gpu(request):
     """Where a test is marked so, whatever the suite runs on."""
     with torch.device("cuda") if request.node.get_closest_marker("cuda") else nullcontext():
         yield
+
+
+def pytest_generate_tests(metafunc):
+    if "isa" in metafunc.fixturenames:
+        metafunc.parametrize("isa", devices.isas(), indirect=True)
+
+
+@pytest.fixture
+def isa(request):
+    """Each instruction set in force; elsewhere than on the CPU none."""
+    _C.force_isa(request.param)
+    yield request.param
+    _C.force_isa("")
 
 
 @pytest.fixture(autouse=True)

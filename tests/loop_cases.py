@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from devices import device
+from pairs import distance, largest_of
 from torch import Tensor
 
 from fused_rnn import ops, reference
@@ -196,6 +197,16 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 1
         torch.testing.assert_close(
             got[name], want[name], rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}"
         )
+
+
+def assert_near(problem: Problem, roundings: float) -> None:
+    """By the ops, whatever is saved: within so many roundings of the truth, of the size of the values."""
+    eps = torch.finfo(problem.x.dtype).eps
+    want = expected(problem.to(torch.float64))
+    for save in (Save.ALL, Save.STATES):
+        got = run(problem, save)
+        for name, value in want.items():
+            assert distance(got[name], value) <= roundings * eps * largest_of([value]), name
 
 
 def assert_identical(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:

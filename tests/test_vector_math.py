@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from devices import device, isas
+from devices import device
 
 from fused_rnn import _C, ops
 from fused_rnn.reference import Cell
@@ -13,15 +13,8 @@ MAX_ULP = 3.0
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 TINY = {np.float32: np.float32(2.0**-126), np.float64: np.float64(2.0**-1022)}
 
-
+pytestmark = pytest.mark.usefixtures("isa")
 VECTOR = pytest.mark.cpu_only("vectors are the CPU's")
-
-
-@pytest.fixture(params=isas(), autouse=True)
-def isa(request):
-    _C.force_isa(request.param)
-    yield request.param
-    _C.force_isa("")
 
 
 def exact(name, x):

@@ -59,10 +59,14 @@ struct LstmRows {
     template <class S, class Kept>
     static FUSED_RNN_INLINE V cell(const BackwardArgs<F, S>& a, int64_t n, const F* began, int64_t n_before, int64_t u,
                                    int lanes, const Kept& kept) {
-        if (!kept.of_c) return load<F>(a.saved.state_of(n) + u, lanes);
+        return kept.of_c ? candidate(a, n, began, n_before, u, lanes) : load<F>(a.saved.state_of(n) + u, lanes);
+    }
+    template <class S>
+    static FUSED_RNN_INLINE V candidate(const BackwardArgs<F, S>& a, int64_t n, const F* began, int64_t n_before,
+                                        int64_t u, int lanes) {
         const S* s = a.saved.gates_of(n) + u;
         const V forget = load<F>(s + of_f(a), lanes), g = load<F>(s + of_f(a) + a.H, lanes);
-        return forget * before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
+        return forget * state_before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
     }
 
     // From d_o, and what came to c' from h; the whole gradient of c'.
@@ -74,9 +78,9 @@ struct LstmRows {
         const V forget = load<F>(s + f, lanes), g = load<F>(s + f + H, lanes);
         F* carried = a.dc + b * a.ld_c + u;
         const V dc = load<F>(carried, lanes);
-        const LstmGrad<V> d =
-            lstm_cell_grad<Act, V>(input(a, s, forget, lanes), forget, g, d_o, before(a, began, n_before, u, lanes),
-                                   kept.to_new_c(dc) + from_h, act_of<Act>(a), ties(a, u, lanes));
+        const LstmGrad<V> d = lstm_cell_grad<Act, V>(input(a, s, forget, lanes), forget, g, d_o,
+                                                     state_before(a, began, n_before, u, lanes),
+                                                     kept.to_new_c(dc) + from_h, act_of<Act>(a), ties(a, u, lanes));
         store(carried, kept.of_c ? d.c_prev + kept.to_old_c(dc) : d.c_prev, lanes);
         F* to = a.dgx + (n - a.dg_row) * a.ld_dg + u;
         if (!coupled(a)) store(to, d.i, lanes);
@@ -91,13 +95,6 @@ struct LstmRows {
                                              int64_t n_before, int64_t u, int lanes, V d_o, V from_h,
                                              const Kept& kept) {
         return retreat(a, b, n, began, n_before, u, lanes, d_o, from_h, kept);
-    }
-
-    // c that a step began with.
-    template <class S>
-    static FUSED_RNN_INLINE V before(const BackwardArgs<F, S>& a, const F* began, int64_t n_before, int64_t u,
-                                     int lanes) {
-        return began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
     }
 
   private:
@@ -187,7 +184,7 @@ struct GruRows {
                                        int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V h_prev = state_before(a, began, n_before, u, lanes);
         const GruGrad<V> d =
             gru_step_grad<Act, V>(load<F>(s, lanes), load<F>(s + H, lanes), load<F>(s + 2 * H, lanes),
                                   load<F>(s + 3 * H, lanes), h_prev, kept.to_new_h(dh), act_of<Act>(a));

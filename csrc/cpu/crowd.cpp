@@ -53,7 +53,7 @@ Spent Stopwatch::spent() const {
 }
 
 int Crowd::threads(int wanted, int64_t now) {
-    if (wanted < 2 || halvings_.load(std::memory_order_relaxed) == 0) return wanted;
+    if (wanted < 2 || !crowded()) return wanted;
     const std::lock_guard<std::mutex> lock(mutex_);
     if (now >= until_) {
         halvings_.fetch_sub(halvings_.load() > 0);
@@ -78,7 +78,9 @@ void Crowd::account(int wanted, int64_t duration_ns, const Spent& members, int64
     duration_ns_ = wall_ns_ = worked_ns_ = taken_ns_ = 0;
 }
 
-int threads_in_crowd(int wanted) { return fixed() ? wanted : crowd().threads(wanted, now_ns()); }
+int threads_in_crowd(int wanted) {
+    return crowd().crowded() ? crowd().threads(wanted, now_ns()) : wanted;  // a fixed one never is
+}
 void account_in_crowd(int wanted, int64_t duration_ns, const Spent& members) {
     if (!fixed()) crowd().account(wanted, duration_ns, members, now_ns());
 }

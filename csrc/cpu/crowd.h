@@ -33,6 +33,8 @@ void note_sleep(int64_t ns);
 
 class Crowd {
   public:
+    // Whether fewer are to be used at all.
+    bool crowded() const { return halvings_.load(std::memory_order_relaxed) > 0; }
     // Of so many that a call may use.
     int threads(int wanted, int64_t now);
     // What a team of `wanted` threads did in `duration_ns`, its members' times added up; who came too late had no core.

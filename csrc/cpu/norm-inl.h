@@ -206,7 +206,7 @@ struct NormedLstmRows : LstmRows<ActT, F> {
             F* const to = sums + (gate == of_o(a) ? gate - 1 : gate) * a.H;
             store(to, load<F>(to, lanes) + load<F>(a.dgx + at + gate * a.H, lanes) * seen, lanes);
         };
-        const V c_prev = Plain::before(a, began, n_before, u, lanes);
+        const V c_prev = state_before(a, began, n_before, u, lanes);
         for (int64_t gate = 0; gate < of_o(a) - 1; ++gate) add(gate, c_prev);  // i, unless coupled, and f
         add(of_o(a), c);
         return dc;

@@ -94,24 +94,6 @@ void mask_state(const ForwardArgs<F, S>& a, int64_t b, int64_t u0, int64_t u1, i
     mask_rows(a.h[which] + at, 0, a.mask + at, 0, 1, u1 - u0, a.h_masked[which] + at, 0, false);
 }
 
-// The c that o saw of rows [n0, n1) of the sequence, which zoneout may have thrown away: f c + i g, of c before the step,
-// [n1 - n0, ld_c].
-template <class F, class S>
-void candidate_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* c_before, int64_t ld_c, F* to) {
-    constexpr int W = Simd<F>::W;
-    const int64_t H = a.H, f = a.variant.coupled ? 0 : H;
-    for (int64_t n = n0; n < n1; ++n) {
-        const S* s = a.saved.gates_of(n);
-        for (int64_t u = 0; u < H; u += W) {
-            const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const Vec<F> forget = load<F>(s + f + u, lanes), g = load<F>(s + f + H + u, lanes);
-            const Vec<F> input = a.variant.coupled ? F(1) - forget : load<F>(s + u, lanes);
-            const Vec<F> before = load<F>(c_before + (n - n0) * ld_c + u, lanes);
-            store(to + (n - n0) * H + u, forget * before + input * g, lanes);
-        }
-    }
-}
-
 // A row of a gradient, its `count` elements at most `by_value`, then its norm at most `by_norm`; 0: without bound.
 template <class F>
 void clip_row(F* row, int64_t count, double by_value, double by_norm) {

@@ -5,22 +5,6 @@
 template <class F>
 inline constexpr int64_t kSquareUnits = kMaxVectors * Simd<F>::W;
 
-template <int Bytes>
-struct Doubles {
-    typedef double V __attribute__((vector_size(Bytes)));
-};
-
-template <int Bytes>
-FUSED_RNN_INLINE double sum_lanes(typename Doubles<Bytes>::V v) {
-    if constexpr (Bytes == 2 * sizeof(double)) {
-        return v[0] + v[1];
-    } else {
-        typename Doubles<Bytes / 2>::V halves[2];
-        __builtin_memcpy(halves, &v, sizeof(v));
-        return sum_lanes<Bytes / 2>(halves[0] + halves[1]);
-    }
-}
-
 template <class Half>
 FUSED_RNN_INLINE Vec<double> widened(Half v) {
 #if FUSED_RNN_VECTOR_BYTES == 64  // of which g++ would make two halves
@@ -43,7 +27,7 @@ struct SquareSum {
         low = multiply_add(first, first, low);
         high = multiply_add(second, second, high);
     }
-    FUSED_RNN_INLINE double total() const { return sum_lanes<FUSED_RNN_VECTOR_BYTES>(low + high); }
+    FUSED_RNN_INLINE double total() const { return sum_lanes<double>(low + high); }
 };
 
 // The sums of a row while its units go by.

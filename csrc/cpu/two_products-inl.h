@@ -53,7 +53,7 @@ struct GruBeforeRows {
                                        int64_t n_before, int64_t u, int lanes, V drh, const Kept&) {
         const int64_t at = b * a.ld_dh + u;
         const V r = load<F>(a.saved.gates_of(n) + u, lanes);
-        const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V h_prev = state_before(a, began, n_before, u, lanes);
         const V seen = masked(a.mask, at, lanes, h_prev);
         // the product with W_hh is added to it
         store(a.dh + at, load<F>(a.dh + at, lanes) + masked(a.mask, at, lanes, drh * r), lanes);
@@ -89,7 +89,7 @@ struct GruUpdateRows {
                                        int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept) {
         const int64_t H = a.H;
         const S* s = a.saved.gates_of(n) + u;
-        const V h_prev = began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+        const V h_prev = state_before(a, began, n_before, u, lanes);
         const GruGrad<V> d = gru_update_grad<Act, V>(load<F>(s + H, lanes), load<F>(s + 2 * H, lanes), h_prev,
                                                      kept.to_new_h(dh), act_of<Act>(a));
         store(a.dh + b * a.ld_dh + u, kept.of_h ? d.h_prev + kept.to_old_h(dh) : d.h_prev, lanes);
@@ -154,6 +154,20 @@ void rebuild_candidates(const ForwardArgs<F, S>& a, int64_t n0, int64_t n1, cons
             const Vec<F> candidate = GruBeforeRows<Activations<S>::template Any, F>::candidate_of(
                 a, u, lanes, a.gx + (n - a.gx_row) * a.ld_gx + u, load<F>(products + (n - n0) * H + u, lanes));
             store(a.saved.gates_of(n) + 2 * H + u, candidate, lanes);
+        }
+    }
+}
+
+// The c that o saw of rows [n0, n1) of the sequence, which zoneout may have thrown away, of c before the step,
+// [n1 - n0, ld_c].
+template <class F, class S>
+void candidate_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* c_before, int64_t ld_c, F* to) {
+    using Rows = LstmRows<Activations<S>::template Any, F>;
+    constexpr int W = Simd<F>::W;
+    for (int64_t n = n0; n < n1; ++n) {
+        for (int64_t u = 0; u < a.H; u += W) {
+            const int lanes = a.H - u < W ? static_cast<int>(a.H - u) : W;
+            store(to + (n - n0) * a.H + u, Rows::candidate(a, n, c_before + (n - n0) * ld_c, 0, u, lanes), lanes);
         }
     }
 }

@@ -1,5 +1,12 @@
 // What is done to units of whole rows beside the cells. Included inside an ISA namespace.
 
+// The state that a step began with: `began`, or what the step before left in row n_before.
+template <class F, class S>
+FUSED_RNN_INLINE Vec<F> state_before(const BackwardArgs<F, S>& a, const F* began, int64_t n_before, int64_t u,
+                                     int lanes) {
+    return began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
+}
+
 // Units [u0, u1) of one row.
 template <class F>
 void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {

@@ -16,6 +16,8 @@ enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait };
 
 // Row of dg: an LSTM's and an RNN's gates; a GRU's r z n and then the hidden side of n.
 constexpr int64_t gradient_blocks(int64_t cell) { return is_gru(cell) ? 4 : gates_of(cell); }
+// Where column k of the hidden side's gates, [G*H], lies in it.
+constexpr int64_t hidden_column(int64_t cell, int64_t H, int64_t k) { return is_gru(cell) && k >= 2 * H ? k + H : k; }
 
 template <class S>
 struct ForwardArgs {

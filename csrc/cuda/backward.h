@@ -161,9 +161,7 @@ struct HiddenProduct {
 
     FUSED_RNN_DEVICE int64_t K() const { return gates_of(step.a.cell) * step.a.H; }
     FUSED_RNN_DEVICE int64_t columns() const { return step.a.R; }
-    FUSED_RNN_DEVICE int64_t skip(int64_t k) const {
-        return is_gru(step.a.cell) && k >= 2 * step.a.H ? k + step.a.H : k;
-    }
+    FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return hidden_column(step.a.cell, step.a.H, k); }
     FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hh_t[step.d] + j * K(); }
     FUSED_RNN_DEVICE bool copies16() const { return step.a.first_copies16; }
 };

@@ -73,7 +73,7 @@ FUSED_RNN_DEVICE void sum_starts(const Device& dev, const SumsArgs<S>& a) {
     const int64_t GH = gates_of(a.cell) * a.H, width = gradient_blocks(a.cell) * a.H;
     for (int64_t b = dev.block(); b < a.seq.B; b += dev.blocks()) {
         for (int64_t k = dev.thread(); k < GH; k += dev.threads()) {
-            const S* column = a.dg + (is_gru(a.cell) && k >= 2 * a.H ? k + a.H : k);
+            const S* column = a.dg + hidden_column(a.cell, a.H, k);
             F sum = 0;
             for (int64_t step = 0; step < a.seq.T; ++step) {
                 walk.at(step);

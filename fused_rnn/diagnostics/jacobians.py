@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
 from ..modules import GRU, LSTM, RNN
+from ..stack import by_reference
 
 __all__ = ["jacobian_norms"]
 
@@ -68,11 +68,7 @@ def jacobian_norms(
 def _by_reference(one: Any, kernels: bool) -> Any:
     """In the place of a recorder: each layer by the reference, whose forward mode is torch's own. (A fused layer's is
     the vjp of a vjp, which nests and takes longer.)"""
-
-    def layer(x: Tensor, h0: Tensor, c0: Any, weights: Any, sizes: Any, cell: int, _: bool, *options: Any) -> tuple:
-        return reference.layer(x, h0, c0, weights, sizes, cell, None, *options)
-
-    return layer
+    return by_reference
 
 
 def _norms(
