@@ -214,10 +214,6 @@ def recorded_batch() -> RuntimeError:
     return RuntimeError("gradient_flow records one backward at a time, not is_grads_batched")
 
 
-def recorded_regularisation() -> RuntimeError:
-    return RuntimeError("gradient_flow records no zoneout, no recurrent dropout and no clipped gradients")
-
-
 def recorded_lengths() -> RuntimeError:
     return RuntimeError("gradient_flow takes lengths on the CPU only, and under no dispatch mode: pack the sequence")
 

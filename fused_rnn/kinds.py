@@ -79,9 +79,9 @@ class Variant(NamedTuple):
         return self.recurrent_dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
 
     @property
-    def between_steps(self) -> bool:
-        """Whether something happens to a state, or to its gradient, between two steps."""
-        return self.draws or self.clip_value > 0 or self.clip_norm > 0
+    def clips(self) -> bool:
+        """Whether gradients are clipped between steps."""
+        return self.clip_value > 0 or self.clip_norm > 0
 
     def without(self, *options: str) -> Variant | None:
         """The same but for these; None for torch's cell."""

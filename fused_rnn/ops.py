@@ -45,10 +45,13 @@ class Square(IntEnum):
     """Whose sums of squares a backward tells, of every row of every step (dL/dh_t and so on); an op's contract."""
 
     H = 0  # of h, the whole
-    C = 1  # of c, the whole; LSTM, else 0
-    LATER = 2  # what came to h from the step after it (in walking order)
-    KEPT = 3  # what came past the gates: an LSTM's f to c, with what peepholes send, a GRU's z to h; else 0
-    RECURRENT = 4  # what came to h through W_hh
+    C = 1  # of c, the whole; LSTM, else 0, as of whatever is of c
+    LATER_H = 2  # what came to h from the step after it (in walking order)
+    LATER_C = 3  # and to c
+    SENT_H = 4  # the same as that step sent it, before it was clipped; this and what follows is 0 without such a step
+    SENT_C = 5
+    KEPT = 6  # of SENT_H what went past W_hh: by a GRU's z, by zoneout
+    RECURRENT = 7  # and what went through it
 
 
 def _load() -> None:
@@ -181,7 +184,7 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only.
 
-    With ``tell`` one more stands behind dweights: squares, f64 [5, D, N], in the order of :class:`Square`.
+    With ``tell`` one more stands behind dweights: squares, f64 [8, D, N], in the order of :class:`Square`.
     """
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
     return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, seed, dcells, tell)

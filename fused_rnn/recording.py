@@ -25,12 +25,21 @@ Maybe = Tensor | None
 class LayerRecord:
     """One layer of one call, before and after its backward."""
 
-    def __init__(self, cell: int, variant: Variant | None, sizes: list[int], hidden: int, directions: int) -> None:
+    def __init__(
+        self,
+        cell: int,
+        variant: Variant | None,
+        sizes: list[int],
+        hidden: int,
+        directions: int,
+        reset: Maybe = None,
+    ) -> None:
         self.cell = Cell(cell)
         self.variant = variant
+        self.reset = None if reset is None else reset.flatten()  # [N]
         self.sizes = sizes  # rows of each step
         self.hidden, self.directions = hidden, directions
-        self.squares: Maybe = None  # f64 [5, D, N], of ops.Square; None before a backward
+        self.squares: Maybe = None  # f64 [8, D, N], of ops.Square; None before a backward
         self.saved: Maybe = None  # [D, N, S*H], gates and states as a forward keeps them (docs/design.md), or none
         self.keeps = False  # whether to keep them
         self.begins = [0, *accumulate(sizes)]  # the row that each step begins with
@@ -41,31 +50,43 @@ class LayerRecord:
         if self.keeps:
             self.saved = saved
 
-    def watch(self, direction: int, t: int, state: State) -> State:
-        """The same of the reference, whose every step passes here on its way to the next."""
-        if not state[0].requires_grad:
+    def after_step(self, direction: int, t: int, state: State) -> State:
+        """The same of the reference, whose every step passes here on its way to the next,"""
+        if not any(s.requires_grad for s in state):
             return state
-        self._hook(state[0], Square.H, direction, t)
-        if self.cell.is_lstm:
-            h, c = (s.view_as(s) for s in state)
-            for which, value in ((Square.C, state[1]), (Square.LATER, h), (Square.RECURRENT, h), (Square.KEPT, c)):
-                self._hook(value, which, direction, t)
-            return h, c
-        later = state[0].view_as(state[0])
-        self._hook(later, Square.LATER, direction, t)
-        parts = tuple(later.view_as(later) for _ in state)
-        self._hook(parts[0], Square.RECURRENT, direction, t)
-        if len(parts) == 2:
-            self._hook(parts[1], Square.KEPT, direction, t)
-        return parts
+        for which, s in zip((Square.H, Square.C), state, strict=False):
+            self._hook(s, which, direction, t)
+        later = tuple(s.view_as(s) for s in state)
+        for which, s in zip((Square.LATER_H, Square.LATER_C), later, strict=False):
+            self._hook(s, which, direction, t)
+        return later
 
-    def _hook(self, value: Tensor, which: Square, direction: int, t: int) -> None:
+    def before_step(self, direction: int, t: int, state: State) -> tuple[Tensor, State]:
+        """and here when it gets there: what arrives from step t is told of the step before it in walking order."""
+        before = t + 1 if direction else t - 1
+        if not 0 <= before < len(self.sizes) or not any(s.requires_grad for s in state):
+            return state[0], state
+        h, *c = state
+        through, past = h.view_as(h), h.view_as(h)
+        sent = (Square.SENT_H, h), (Square.RECURRENT, through), (Square.KEPT, past), *((Square.SENT_C, s) for s in c)
+        for which, s in sent:
+            self._hook(s, which, direction, before, max(t, before))
+        return through, (past, *c)
+
+    def _hook(self, value: Tensor, which: Square, direction: int, t: int, meets: int | None = None) -> None:
+        """``value`` has the rows of step t, or of one beside it; then ``meets`` is the later of the two, whose rows are
+        in both. Where they begin with a reset, nothing comes past it."""
+
         def told(gradient: Tensor) -> None:
             if self.squares is None:
                 shape = len(Square), self.directions, sum(self.sizes)
                 self.squares = torch.zeros(shape, dtype=torch.float64, device=gradient.device)
             norms = torch.linalg.vector_norm(gradient.detach(), dim=-1, dtype=_wide(gradient.dtype))
-            self.squares[which, direction].narrow(0, self.begins[t], self.sizes[t]).copy_(norms.square())
+            rows = self.sizes[t if meets is None else meets]
+            squares = norms.square()[:rows]
+            if meets is not None and self.reset is not None:
+                squares = squares.where(~self.reset.narrow(0, self.begins[meets], rows), 0)
+            self.squares[which, direction].narrow(0, self.begins[t], rows).copy_(squares)
 
         if value.requires_grad:
             value.register_hook(told)
@@ -97,16 +118,14 @@ class CallRecord:
         seed: Maybe,
         cells: bool,
     ) -> tuple:
-        if variant is not None and variant.between_steps:
-            raise checks.recorded_regularisation()
         sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
         hidden = h0.shape[2] if c0 is None else c0.shape[2]
-        record = LayerRecord(cell, variant, sizes, hidden, h0.shape[0])
+        record = LayerRecord(cell, variant, sizes, hidden, h0.shape[0], reset)
         self.layers.append(record)
         if self.gates and self.kernels:
             record.keeps, recompute = True, False  # the backward then has them
         elif self.gates and not x.is_complex():
-            record.saved = _gates(x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant)
+            record.saved = _gates(x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed)
         inputs = (x, h0, c0, weights, batch_sizes, cell, recompute, reset, reset_initial, variant, seed, cells)
         return self.one(*inputs, record=record)
 
@@ -121,11 +140,12 @@ def _gates(
     reset: Maybe,
     reset_initial: bool,
     variant: Variant | None,
+    seed: Maybe,
 ) -> Tensor:
     """What a forward on the CPU saves, for a layer that runs elsewhere: [D, N, S*H]."""
     x, h0, *weights = (tensor.detach().cpu() for tensor in (x, h0, *weights))
-    c0, reset = (None if tensor is None else tensor.detach().cpu() for tensor in (c0, reset))
-    inputs = (x, h0, c0, weights, batch_sizes, cell, Save.ALL, reset, reset_initial, variant)
+    c0, reset, seed = (None if tensor is None else tensor.detach().cpu() for tensor in (c0, reset, seed))
+    inputs = (x, h0, c0, weights, batch_sizes, cell, Save.ALL, reset, reset_initial, variant, seed)
     return ops.layer_forward(*inputs)[3]
 
 

@@ -13,20 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .kinds import Activation, Cell, Variant, Weights, extra_weights, gates_of, split_weights
-from .regularisation import recurrent_mask, seen, with_clip, with_zoneout
+from .regularisation import recurrent_mask, with_clip, with_dropout, with_zoneout
 
 __all__ = [
     "Activation",
     "Cell",
     "Taps",
     "Variant",
+    "Watch",
     "Weights",
     "activations",
     "extra_weights",
@@ -37,7 +38,17 @@ __all__ = [
 
 State = tuple[Tensor, ...]  # (h, c) for an LSTM, (h,) for the others
 Function = Callable[[Tensor], Tensor]
-Watch = Callable[[int, int, State], State]
+
+
+class Watch(Protocol):
+    """Who sees every state pass, and may return it as views, whose gradients are those of the ways that they go."""
+
+    def after_step(self, direction: int, t: int, state: State) -> State:
+        """The state that step t of a direction leaves -> the same, on its way to the next step or the end."""
+
+    def before_step(self, direction: int, t: int, state: State) -> tuple[Tensor, State]:
+        """The state that step t begins from, from where on gradients are not clipped -> its h for W_hh, and the whole
+        for what goes past W_hh."""
 
 
 class Taps(NamedTuple):
@@ -54,7 +65,6 @@ class _Inner(NamedTuple):
     weights: Weights
     sigmoid: Function  # or what a variant has in its place
     tanh: Function
-    mask: Tensor | None = None  # [B, R], of recurrent dropout
 
 
 def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
@@ -66,22 +76,24 @@ def _product(x: Tensor, w: Tensor, bias: Tensor | None, gain: Tensor | None) -> 
     return normal if bias is None else normal + bias
 
 
-def _recurrent(inner: _Inner, h: Tensor) -> Tensor:
-    """What a step makes of h [n, R] by W_hh and b_hh -> [n, G*H]."""
-    return _product(seen(h, inner.mask), inner.weights.w_hh, inner.weights.b_hh, inner.weights.ln_hh)
+def _recurrent(inner: _Inner, seen: Tensor) -> Tensor:
+    """What a step makes by W_hh and b_hh of what they see of h, [n, R] -> [n, G*H]."""
+    return _product(seen, inner.weights.w_hh, inner.weights.b_hh, inner.weights.ln_hh)
 
 
-def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+def _lstm_step(
+    inner: _Inner, state: State, seen: Tensor, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None
+) -> State:
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gate (Gers et al. 2000); gates i, f, g, o.
 
     i, f, o = sigmoid(.), g = tanh(.); c' = f c + i g; h' = o tanh(c'). With ``w_hr`` h' is W_hr (o tanh(c'))
     (Sak et al. 2014). With ``w_ch`` i and f have p_i c and p_f c added inside, and o p_o c' (peepholes, Gers &
     Schmidhuber 2000). Coupled, i = 1 - f (Greff et al. 2017). With ``ln_*`` both products and the c' of h' are
-    normalised (Ba et al. 2016). gx [n, G*H], h [n, R], c [n, H].
+    normalised (Ba et al. 2016). gx [n, G*H], h and what W_hh sees of it [n, R], c [n, H].
     """
-    h, c = state
+    c = state[1]
     weights, H = inner.weights, c.shape[-1]
-    *i, f, g, o = (gx + _recurrent(inner, h)).split(H, -1)  # coupled: no i
+    *i, f, g, o = (gx + _recurrent(inner, seen)).split(H, -1)  # coupled: no i
     if weights.w_ch is not None:
         *p_i, p_f, p_o = weights.w_ch.split(H)
         i, f = [x + p * c for x, p in zip(i, p_i, strict=True)], f + p_f * c
@@ -97,37 +109,41 @@ def _lstm_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, t
     return h, c
 
 
-def _gru_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+def _gru_step(
+    inner: _Inner, state: State, seen: Tensor, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None
+) -> State:
     """Gated recurrent unit (Cho et al. 2014) as torch and cuDNN write it; gates r, z, n.
 
     The reset gate multiplies W_hn h + b_hn, after the product: n = tanh(x_n + r (W_hn h + b_hn)), and the update
     gate keeps the old state: h' = (1 - z) n + z h. gx [n, 3*H], h [n, H].
     """
-    h, kept = state[0], state[-1]  # the same; watched, they come apart
+    (h,) = state
     x_r, x_z, x_n = gx.chunk(3, -1)
-    h_r, h_z, h_n = _recurrent(inner, h).chunk(3, -1)
+    h_r, h_z, h_n = _recurrent(inner, seen).chunk(3, -1)
     h_n = h_n if tap_gh is None else h_n + tap_gh
     z = inner.sigmoid(x_z + h_z)
     n = inner.tanh(x_n + inner.sigmoid(x_r + h_r) * h_n)
-    return ((1 - z) * n + z * kept,) * len(state)
+    return ((1 - z) * n + z * h,)
 
 
-def _gru_before_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+def _gru_before_step(
+    inner: _Inner, state: State, seen: Tensor, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None
+) -> State:
     """The same as Cho et al. 2014 have it: n = tanh(x_n + W_hn (r h) + b_hn)."""
-    h, kept = state[0], state[-1]
+    (h,) = state
     w_hh, b_hh, H = inner.weights.w_hh, inner.weights.b_hh, h.shape[-1]
     (w_rz, w_n), (b_rz, b_n) = (w_hh.split([2 * H, H]), (None, None) if b_hh is None else b_hh.split([2 * H, H]))
     x_rz, x_n = gx.split([2 * H, H], -1)
-    seen_h = seen(h, inner.mask)
-    r, z = inner.sigmoid(x_rz + F.linear(seen_h, w_rz, b_rz)).chunk(2, -1)
-    n = inner.tanh(x_n + F.linear(r * seen_h, w_n, b_n))
-    return ((1 - z) * n + z * kept,) * len(state)
+    r, z = inner.sigmoid(x_rz + F.linear(seen, w_rz, b_rz)).chunk(2, -1)
+    n = inner.tanh(x_n + F.linear(r * seen, w_n, b_n))
+    return ((1 - z) * n + z * h,)
 
 
-def _rnn_step(inner: _Inner, state: State, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None) -> State:
+def _rnn_step(
+    inner: _Inner, state: State, seen: Tensor, gx: Tensor, tap_gh: Tensor | None, tap_r: Tensor | None
+) -> State:
     """Simple recurrent network (Elman 1990): h' = tanh(x W_ih^T + h W_hh^T + b), or relu. gx [n, H], h [n, H]."""
-    (h,) = state
-    return (inner.tanh(gx + _recurrent(inner, h)),)
+    return (inner.tanh(gx + _recurrent(inner, seen)),)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -249,9 +265,7 @@ def layer(
     seed: int64 [D, B], of what is drawn; without one nothing is, and units keep of their state what they do on average.
     Returns y [T, B, D*R] or [N, D*R]; hn [D, B, R]; cn [D, B, H] or None; with ``cells`` (LSTM only) c of every step,
     [T, B, D*H] or [N, D*H], else None. Where a state is cleared, both tell what it was before.
-    ``watch(d, t, state)`` is called after step t of direction d and returns what goes on to the next step in its place,
-    as views of it, say, whose gradients are then those of what comes from there. A watched GRU has its h twice: for the
-    products with W_hh, and for what passes by z. Without zoneout, and clips between steps.
+    ``watch``: see :class:`Watch`.
     """
     step_of_cell = _gru_before_step if variant is not None and variant.reset_before else _STEPS[Cell(cell)][0]
     sigmoid, tanh = activations(cell, variant)
@@ -275,16 +289,16 @@ def layer(
             gx = [g + extra for g, extra in zip(gx, tap(taps.gx, d), strict=True)]
         inputs = list(zip(range(len(sizes)), gx, tap(taps and taps.gh, d), tap(taps and taps.r, d), strict=True))
         initial: State = (h0[d],) if c0 is None else (h0[d], c0[d])
-        if watch is not None and Cell(cell).is_gru:
-            initial *= 2
         seeds = None if seed is None else seed[d]
         mask = recurrent_mask(seeds, options.recurrent_dropout, h0[d])
-        own = partial(step_of_cell, _Inner(each, sigmoid, tanh, mask))
+        own = partial(step_of_cell, _Inner(each, sigmoid, tanh))
         step = with_zoneout(own, (options.zoneout_h, options.zoneout_c), seeds, initial, len(sizes))
-        if options.clip_value or options.clip_norm:
+        before, after = (partial(watch.before_step, d), partial(watch.after_step, d)) if watch else (None, None)
+        step = with_dropout(step, mask, before)
+        if options.clips:
             step = with_clip(step, options.clip_value, options.clip_norm)
         begin = initial if reset_initial else tuple(torch.zeros_like(s) for s in initial)
-        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin, watch and partial(watch, d))
+        walked, final = _walk(inputs, sizes, initial, step, d == 1, begins, begin, after)
         outputs.append(walked)
         finals.append(final)
     join = torch.stack if batch_sizes is None else torch.cat

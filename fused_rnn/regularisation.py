@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from .philox import Draw, happens
 
-__all__ = ["clipped", "recurrent_mask", "seen", "with_clip", "with_zoneout"]
+__all__ = ["clipped", "recurrent_mask", "seen", "with_clip", "with_dropout", "with_zoneout"]
 
 State = tuple[Tensor, ...]
 
@@ -37,6 +37,21 @@ def seen(h: Tensor, mask: Tensor | None) -> Tensor:
         return h
     own = mask[: h.shape[0]]
     return torch.where(own == 0, 0, h * own).to(h.dtype)
+
+
+def with_dropout(
+    step: Callable[..., State], mask: Tensor | None, apart: Callable[[int, State], tuple[Tensor, State]] | None
+) -> Callable[..., State]:
+    """``step(state, t, seen_h, *inputs)`` as ``dropped(state, t, *inputs)``: it is given what W_hh sees of h.
+
+    ``apart(t, state)`` gives h for W_hh, and the state for all that goes past it.
+    """
+
+    def dropped(state: State, t: int, *inputs: Tensor | None) -> State:
+        h, state = (state[0], state) if apart is None else apart(t, state)
+        return step(state, t, seen(h, mask), *inputs)
+
+    return dropped
 
 
 def with_zoneout(

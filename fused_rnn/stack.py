@@ -44,8 +44,7 @@ def by_reference(
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
         raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
-    watch = None if record is None else record.watch
-    options = (reset, reset_initial, variant, seed, cells, watch)
+    options = (reset, reset_initial, variant, seed, cells, record)
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, *options)
 
 

@@ -1,7 +1,6 @@
 """What ``fused_rnn.diagnostics`` tells, beside hooks, exact Jacobians and exact spectra."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,11 +8,10 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import cli, network
+from fused_rnn import network
 from fused_rnn.diagnostics import (
     gradient_flow,
     jacobian_norms,
-    plots,
     recurrent_spectra,
     table,
     verdict,
@@ -30,6 +28,11 @@ MODULES = {
     "variant": lambda **kw: fused_rnn.LSTM(I, H, 2, peephole=True, coupled_gates=True, **kw),
     "GRU": lambda **kw: fused_rnn.GRU(I, H, 2, recompute=True, **kw),
     "RNN": lambda **kw: fused_rnn.RNN(I, H, 2, nonlinearity="relu", **kw),
+    "regular": lambda **kw: fused_rnn.LSTM(
+        I, H, 2, zoneout_h=0.3, zoneout_c=0.2, recurrent_dropout=0.3, clip_grad_value=0.3, clip_grad_norm=0.5, **kw
+    ),
+    "regular GRU": lambda **kw: fused_rnn.GRU(I, H, 2, zoneout_h=0.3, layer_norm=True, clip_grad_norm=0.4, **kw),
+    "regular RNN": lambda **kw: fused_rnn.RNN(I, H, 2, zoneout_h=0.3, layer_norm=True, clip_grad_value=0.1, **kw),
 }
 RESET = torch.rand(T, B, generator=torch.Generator().manual_seed(1)) < 0.2
 LENGTHS = [5, 9, 1, 7]
@@ -84,6 +87,11 @@ def test_beside_hooks(kind, form, bidirectional, monkeypatch):
                 torch.testing.assert_close(getattr(a, name), want, rtol=1e-10, atol=1e-12, equal_nan=True)
         torch.testing.assert_close(a.rate, b.rate)
         torch.testing.assert_close(a.gates, b.gates)
+        assert a.clipping.keys() == b.clipping.keys()
+        for state, cut in a.clipping.items():
+            assert torch.equal(cut.rows, b.clipping[state].rows)
+            torch.testing.assert_close(cut.factor, b.clipping[state].factor, rtol=1e-10, atol=0, equal_nan=True)
+            assert (cut.rows > 0).any()
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -126,6 +134,37 @@ def test_numbers_by_hand():
     assert said.kind == "healthy"
     assert said.left == pytest.approx(w**5)
     assert layer.steps == 6
+
+
+def test_where_a_clip_acted():
+    """A linear RNN of one unit that doubles its gradient, bounded to 5 on the way from step to step."""
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="identity", bias=False, clip_grad_value=5.0).to(F64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.fill_(2.0)
+    with gradient_flow(rnn) as flow:
+        y, _ = rnn(torch.randn(6, 2, 1, dtype=F64))
+        (y[-1] * torch.tensor([[1.0], [0.25]])).sum().backward()  # rows of 1, 2, 4, 5, 5, 5 and 1/4, 1/2, 1, 2, 4, 5
+    (layer,) = flow.layers
+    (cut,) = layer.clipping.values()
+    assert cut.rows.tolist() == [2, 1, 1, 0, 0, 0]
+    sent = [(10, 8), (10, 4), (8, 2)]
+    came = [(5, 5), (5, 4), (5, 2)]
+    factors = [math.hypot(*c) / math.hypot(*s) for c, s in zip(came, sent)]
+    torch.testing.assert_close(cut.factor, torch.tensor([*factors, 1, 1, math.nan], dtype=F64), equal_nan=True)
+    torch.testing.assert_close(layer.recurrent[0], torch.tensor(math.hypot(10, 8), dtype=F64))
+    said = verdict(layer)
+    assert said.clipped == 3
+    assert str(said).endswith("; clipped at 3 steps")
+    assert layer.recurrent[0] > layer.h[0]
+    lines = table(layer).splitlines()
+    assert "h clipped to" in lines[0]
+    assert f"{factors[0]:.1%}" in lines[1]
+    seen = {}
+    write_scalars(
+        type("Writer", (), {"add_scalar": lambda _, name, value, step: seen.update({name: value})})(), flow, 0
+    )
+    assert seen["gradient_flow/layer_0/clipped/h"] == pytest.approx(4 / 12)
+    assert seen["gradient_flow/layer_0/clipped_to/h"] == pytest.approx((sum(factors) + 2) / 5)
 
 
 def test_rate_is_the_same_with_a_loss_at_every_step():
@@ -229,13 +268,6 @@ class TestErrors:
             pass
         assert rnn.recorder is None
 
-    @pytest.mark.parametrize("option", ["zoneout_h", "recurrent_dropout", "clip_grad_norm"])
-    def test_regularisation(self, option):
-        """It stands between the steps, where nothing is told yet."""
-        rnn = fused_rnn.RNN(I, H, **{option: 0.5})
-        with gradient_flow(rnn), pytest.raises(RuntimeError, match="records no zoneout"):
-            rnn(torch.randn(T, B, I))
-
     def test_no_backward(self):
         rnn = fused_rnn.RNN(I, H)
         with gradient_flow(rnn) as flow:
@@ -318,63 +350,3 @@ def test_spectra():
     projected = recurrent_spectra(fused_rnn.LSTM(I, H, proj_size=2, coupled_gates=True))
     assert [s.gate for s in projected] == ["f", "g", "o"]
     assert all(0 < s.radius <= s.norm for s in projected)
-
-
-# ---- words, pictures, the command --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (2.0, "exploding")])
-def test_verdicts(gain, kind):
-    rnn = fused_rnn.init.orthogonal_(fused_rnn.RNN(I, H, nonlinearity="identity"), gain)
-    with gradient_flow(rnn) as flow:
-        rnn(torch.randn(40, B, I))[0][-1].sum().backward()
-    said = verdict(flow.layers[0])
-    assert said.kind == kind
-    assert said.rate == pytest.approx(gain, rel=1e-4)
-    assert str(said).startswith(f"{kind}: x {gain:.4g} a step")
-    lines = table(flow.layers[0], rows=5).splitlines()
-    assert [line.split()[0] for line in lines] == ["step", "0", "10", "20", "29", "39"]
-
-
-def test_verdicts_of_nothing():
-    rnn = fused_rnn.RNN(I, H)
-    with gradient_flow(rnn) as flow:
-        rnn(torch.randn(T, B, I))[0][0].sum().backward()  # of the first step alone
-    assert str(verdict(flow.layers[0])) == "no gradient goes from step to step"
-    with gradient_flow(rnn) as flow:
-        (rnn(torch.randn(T, B, I))[0] * math.nan).sum().backward()
-    assert str(verdict(flow.layers[0])) == "the gradient is not finite"
-
-
-def test_command(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    options = "--steps 10 --hidden 8 --input 3 --batch 2 --jacobian --chrono 20 --out"
-    assert cli.main(["gradflow", "--cell", "LSTM", "IRNN", *options.split(), str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    for cell in ("LSTM", "IRNN"):
-        assert f"{cell}, layer 0: " in said
-        assert (tmp_path / f"gradflow_gates_{cell}.png").stat().st_size > 5000
-    assert "d h_9 / d h_8" in said
-    assert "gate f: W_hh has spectral radius" in said
-    assert (tmp_path / "gradflow.png").stat().st_size > 5000
-
-
-def test_command_without_matplotlib(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    options = "--cell GRU RNN --steps 12 --hidden 8 --gain 1.2 --loss all --bidirectional --layers 2 --out"
-    assert cli.main(["gradflow", *options.split(), str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "GRU, layer 1 reverse: " in said
-    assert "no pictures, as matplotlib is missing" in said
-
-
-def test_plots_give_figures():
-    pytest.importorskip("matplotlib")
-    gru = fused_rnn.GRU(I, H)
-    with gradient_flow(gru) as flow:
-        gru(torch.randn(T, B, I))[0].sum().backward()
-    figure = plots.plot_norms({"GRU": flow.layers, "again": flow.layers})
-    assert len(figure.axes) == 2
-    assert figure.axes[0].get_yscale() == "log"
-    heat = plots.plot_gates(flow.layers[0])
-    assert [axis.get_ylabel()[0] for axis in heat.axes[:3]] == ["r", "z", "n"]

@@ -1,5 +1,6 @@
 """Sums of squares that the backward op tells of every row, beside hooks on each step of the reference."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,22 @@ KINDS += [
     Case(Cell.LSTM, D=2, P=4, reset="zero", cells=True, variant=Variant(peephole=True, layer_norm=True)),
     Case(Cell.GRU, packed=True, variant=Variant(layer_norm=True)),
 ]
+# What stands between two steps: masks, zoneout, clips, which cut some rows and leave others.
+BETWEEN = Variant(recurrent_dropout=0.4, zoneout_h=0.3, zoneout_c=0.5)
+CUT = {"clip_value": 0.4, "clip_norm": 0.9}
+KINDS += [
+    Case(Cell.LSTM, D=2, packed=True, seeded=True, variant=BETWEEN),
+    Case(Cell.LSTM, P=4, reset="zero", seeded=True, variant=BETWEEN._replace(peephole=True, **CUT)),
+    Case(Cell.LSTM, P=4, D=2, reset="initial", cells=True, variant=BETWEEN._replace(layer_norm=True, **CUT)),
+    Case(Cell.LSTM, D=2, packed=True, reset="zero", cells=True, variant=Variant(clip_norm=0.9)),
+    Case(Cell.GRU, D=2, packed=True, reset="initial", variant=Variant(**CUT)),
+    Case(Cell.GRU, reset="zero", seeded=True, variant=Variant(zoneout_h=0.3, layer_norm=True)),
+    Case(Cell.GRU, D=2, packed=True, seeded=True, variant=BETWEEN._replace(zoneout_c=0, reset_before=True, **CUT)),
+    Case(Cell.GRU, seeded=True, variant=Variant(recurrent_dropout=0.4)),
+    Case(Cell.RNN_TANH, packed=True, reset="zero", seeded=True, variant=BETWEEN._replace(zoneout_c=0)),
+    Case(Cell.RNN_TANH, D=2, reset="zero", variant=Variant(zoneout_h=0.3, layer_norm=True, **CUT)),
+    Case(Cell.RNN_RELU, D=2, packed=True, reset="initial", variant=Variant(clip_value=0.3)),
+]
 # Few steps on weights as they lie, pieces of time, more than a block of units.
 SIZES = [{"T": 1, "B": 2}, {"T": 9}, {"T": 3, "H": 190}, {"T": 40, "B": 40}, {"T": 7, "B": 9, "H": 70}]
 
@@ -57,9 +74,9 @@ def hooked(problem):
     p = problem
     sizes = [p.x.shape[1]] * len(p.x) if p.batch_sizes is None else p.batch_sizes.tolist()
     hidden = p.weights[0].shape[0] // gates_of(p.cell, p.variant)
-    record = LayerRecord(p.cell, p.variant, sizes, hidden, len(p.h0))
+    record = LayerRecord(p.cell, p.variant, sizes, hidden, len(p.h0), p.reset)
     weights = [w.clone().requires_grad_() for w in p.weights]
-    options = (None, p.reset, p.reset_initial, p.variant, None, p.dcells is not None, record.watch)
+    options = (None, p.reset, p.reset_initial, p.variant, p.seed, p.dcells is not None, record)
     y, hn, cn, cells = reference.layer(p.x, p.h0, p.c0, weights, p.batch_sizes, p.cell, *options)
     pairs = [(o, g) for o, g in ((y, p.dy), (hn, p.dhn), (cn, p.dcn), (cells, p.dcells)) if g is not None]
     torch.autograd.backward(*zip(*pairs))
@@ -67,7 +84,7 @@ def hooked(problem):
 
 
 def assert_close(got, want, rtol=1e-10):
-    """A difference of two vectors, as a GRU's last kind is, errs by their size."""
+    """A difference of two vectors, as what comes through W_hh is beside what goes past it, errs by their size."""
     assert got.dtype == F64
     assert got.shape == want.shape
     atol = rtol * float(want.max()) ** 0.5 * 1e-3
@@ -83,28 +100,63 @@ def test_beside_hooks(kind, sizes):
         assert_close(told(problem, save)[3][-1], want)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.variant and kind.variant.clips], ids=str)
+def test_rows_that_a_clip_cut(kind):
+    """To the bit, whatever threads and vectors do: what no clip has cut arrives as it was sent."""
+    for sizes in ({"T": 30, "B": 16, "H": 70}, {"T": 20, "B": 1, "H": 300}):
+        problem = make(replace(kind, **sizes))
+        squares, want = told(problem)[3][-1], hooked(problem)
+        for sent, came in ((Square.SENT_H, Square.LATER_H), (Square.SENT_C, Square.LATER_C)):
+            there = want[sent] > 0
+            cut = want[came] < want[sent] * (1 - 1e-12)
+            assert torch.equal(there & (squares[came] < squares[sent]), cut)
+            assert torch.equal(squares[came][there & ~cut], squares[sent][there & ~cut])
+            if sent == Square.SENT_H or kind.cell.is_lstm:
+                assert cut.any()
+
+
+@pytest.mark.parametrize("between", [False, True])
 @pytest.mark.parametrize("cell", [Cell.LSTM, Cell.GRU, Cell.RNN_TANH])
-def test_beside_a_loop_of_cells(cell):
-    """Whole gradients of every h and c, without any of our own code."""
-    T, B, I, H = 12, 3, 5, 9
+def test_beside_a_loop_of_cells(cell, between):
+    """Without any of our own code: torch's cells, and between them (if asked) clips by value, and a zoneout that keeps
+    what it does on average."""
+    T, B, I, H, keep, bound = 12, 3, 5, 9, 0.25 * between, 0.5 if between else math.inf
     step = {Cell.LSTM: torch.nn.LSTMCell, Cell.GRU: torch.nn.GRUCell}.get(cell, torch.nn.RNNCell)(I, H, dtype=F64)
-    problem = make(Case(cell, T=T, B=B, I=I, H=H))
+    variant = Variant(zoneout_h=keep, zoneout_c=keep * (cell == Cell.LSTM), clip_value=bound) if between else None
+    problem = make(Case(cell, T=T, B=B, I=I, H=H, variant=variant))
     problem = replace(problem, weights=[w.detach() for w in step.parameters()])
-    state = (problem.h0[0], problem.c0[0]) if cell == Cell.LSTM else problem.h0[0]
-    states = []
-    for x in problem.x:
-        state = step(x, state)
-        states.append(state if cell == Cell.LSTM else (state,))
-        for s in states[-1]:
-            s.retain_grad()
-    loss = sum((s[0] * dy).sum() for s, dy in zip(states, problem.dy)) + (states[-1][0] * problem.dhn[0]).sum()
-    if cell == Cell.LSTM:
-        loss = loss + (states[-1][1] * problem.dcn[0]).sum()
-    loss.backward()
-    squares = told(problem)[3][-1]
-    for which, every in enumerate(zip(*states)):
-        want = torch.cat([s.grad for s in every]).square().sum(-1)
-        assert_close(squares[which, 0], want)
+    states = 2 if cell == Cell.LSTM else 1
+    want = torch.zeros(len(Square), T, B, dtype=F64)
+
+    def tells(which, t, value):
+        def told(gradient):
+            want[which, t] = gradient.square().sum(-1)
+
+        value.register_hook(told)
+
+    def clipped(t, s, state):
+        """The state on its way out of step t."""
+        tells(Square.LATER_H + s, t, state)
+        state = state.view_as(state)
+        tells(Square.SENT_H + s, t, state)
+        state.register_hook(lambda g: g.clamp(-bound, bound))
+        return state
+
+    state, loss = [problem.h0[0], *([problem.c0[0]] if states == 2 else [])], 0
+    for t, (x, dy) in enumerate(zip(problem.x, problem.dy)):
+        new = step(x, tuple(state) if states == 2 else state[0])
+        new = list(new) if states == 2 else [new]
+        state = [keep * old + (1 - keep) * s for old, s in zip(state, new)] if between else new
+        for s in range(states):
+            tells(Square.H + s, t, state[s])
+        loss = loss + (state[0] * dy).sum()
+        if t < T - 1:
+            state = [clipped(t, s, of.view_as(of)) for s, of in enumerate(state)]
+    ends = zip(state, (problem.dhn[0], *([problem.dcn[0]] if states == 2 else [])))
+    (loss + sum((s * d).sum() for s, d in ends)).backward()
+    squares = told(problem)[3][-1][:, 0].view(len(Square), T, B)
+    assert_close(squares[: Square.LATER_H], want[: Square.LATER_H])
+    assert_close(squares[Square.LATER_H : Square.KEPT, :-1], want[Square.LATER_H : Square.KEPT, :-1])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -139,7 +191,7 @@ def test_not_a_number(cell):
     """It is in the norm of its own row, and in no other's."""
     problem = make(Case(cell, T=5, B=3))
     problem.dy[2, 1, 4] = float("nan")
-    squares = told(problem)[3][-1].view(5, 5, 3)
+    squares = told(problem)[3][-1].view(len(Square), 5, 3)
     assert squares[Square.H, 2, 1].isnan()
     assert squares[:, :, [0, 2]].isfinite().all()
     assert squares[:, 3:].isfinite().all()
@@ -153,7 +205,7 @@ def test_opcheck(case):
     args = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, p.batch_sizes, int(p.cell), all_needs(p))
     utils = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     opcheck(torch.ops.fused_rnn.layer_backward.default, args, {"tell": True}, test_utils=utils)
-    assert told(problem)[3][-1].shape == (5, 2, problem.x.numel() // 5)
+    assert told(problem)[3][-1].shape == (len(Square), 2, problem.x.numel() // 5)
 
 
 @pytest.fixture
@@ -165,7 +217,15 @@ def threads():
 
 # Rows are shared, or units, or neither.
 @pytest.mark.parametrize("sizes", [{"B": 16, "H": 130}, {"B": 1, "H": 400}, {"B": 1, "H": 9}], ids=str)
-@pytest.mark.parametrize("kind", [Case(Cell.LSTM, P=100), *(Case(cell) for cell in CELLS)], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Case(Cell.LSTM, P=100),
+        *(Case(cell) for cell in CELLS),
+        Case(Cell.GRU, variant=Variant(clip_norm=0.5, zoneout_h=0.2)),
+    ],
+    ids=str,
+)
 def test_bits_do_not_depend_on_threads(kind, sizes, threads):
     problem = make(replace(kind, T=20, D=2, **sizes), torch.float32)
     results = []

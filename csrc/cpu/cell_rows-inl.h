@@ -69,7 +69,8 @@ struct LstmRows {
         return forget * state_before(a, began, n_before, u, lanes) + input(a, s, forget, lanes) * g;
     }
 
-    // From d_o, and what came to c' from h; the whole gradient of c'.
+    // From d_o, and what came to c' from h; the whole gradient of the state c that the step left: of c', or, with zoneout,
+    // of what that made of it, which h does not see.
     template <class S, class Kept>
     static FUSED_RNN_INLINE V retreat(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
                                       int64_t n_before, int64_t u, int lanes, V d_o, V from_h, const Kept& kept) {
@@ -87,7 +88,7 @@ struct LstmRows {
         store(to + f, d.f, lanes);
         store(to + f + H, d.g, lanes);
         store(to + f + 2 * H, d.o, lanes);
-        return d.c;
+        return kept.of_c ? dc : d.c;
     }
     // Once for all that vary.
     template <class S, class Kept>

@@ -63,7 +63,7 @@ struct Kernels {
     void (*draw_mask)(const int64_t* seeds, double p, int64_t rows, int64_t columns, F* mask, int64_t ld);
     void (*mask_rows)(const F* from, int64_t ld_from, const F* mask, int64_t ld_mask, int64_t rows, int64_t columns,
                       F* to, int64_t ld_to, bool accumulate);
-    void (*clip_rows)(const BackwardArgs<F, S>&, int64_t b0, int64_t b1);
+    void (*clip_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1);
     Pack<F, S> pack_transposed;
     Pack<F, S> pack_plain;
     Pack<F, F> pack_plain_wide;

@@ -107,10 +107,20 @@ struct ForwardArgs {
     int64_t final_from(int64_t t) const { return reverse ? (t == 0 ? 0 : seq.B) : seq.rows(t + 1); }
 };
 
-// What a backward loop may tell of row n: sums of squares of the whole gradients of h and c, of what came to h from the step
-// after, of what came past the gates (to an LSTM's c; by a GRU's z, to h), and of what came to h through W_hh (by the loop of
-// a GRU alone: of other cells it is all that came to h). Numbers are part of the op contract (docs/design.md).
-enum Square : int64_t { kSquareH, kSquareC, kSquareLater, kSquareKept, kSquareRecurrent, kSquareCount };
+// What a backward loop may tell of row n: sums of squares of the whole gradients of h and c; of what came to them from the step
+// after; of the same as it was sent, before it was clipped; and of two parts of what was sent to h, past W_hh and through it. Of
+// the last four a loop tells only what is not one of the others. Numbers are part of the op contract (docs/design.md).
+enum Square : int64_t {
+    kSquareH,
+    kSquareC,
+    kSquareLaterH,
+    kSquareLaterC,
+    kSquareSentH,
+    kSquareSentC,
+    kSquareKept,
+    kSquareRecurrent,
+    kSquareCount,
+};
 
 // One direction of one layer, backward, same steps walked the other way.
 template <class F, class S>
@@ -154,7 +164,7 @@ struct BackwardArgs {
     F* dc_reset;      // [B, ld_c] likewise
     double* squares;  // [N, ld_squares], kSquareCount sums of each block of units (squares-inl.h); null: not asked for
     int64_t ld_squares;
-    F* kept;  // [B, ld_dh], what of dh a GRU's z let pass; null: no GRU, or no squares
+    F* kept;  // [B, ld_dh], what of dh went past W_hh; null: nothing does, or squares are not asked for
 
     // Whether a step leaves in dh what of h went past W_hh, to which the rest is added.
     bool passes_h() const { return is_gru(cell) || variant.zoneout_h > 0; }

@@ -240,7 +240,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         if (slice.barrier && (by_rows || a.variant.clips())) barrier_wait(slice.barrier);  // for the whole of a row
         if (!a.variant.clips()) continue;
         const Range own = share_rows(slice, b1);
-        clip_rows(a, own.begin, own.end);
+        clip_rows(a, t, own.begin, own.end);
         if (slice.barrier) barrier_wait(slice.barrier);
     }
 }

@@ -118,10 +118,13 @@ void clip_row(F* row, int64_t count, double by_value, double by_norm) {
     }
 }
 
-// What a step sends to the state before it, whole rows [b0, b1) of it.
+// What step t sends to the state before it, whole rows [b0, b1) of it.
 template <class F, class S>
-void clip_rows(const BackwardArgs<F, S>& a, int64_t b0, int64_t b1) {
+void clip_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1) {
+    const int64_t before = a.reverse ? t + 1 : t - 1, rows = a.seq.rows(before);
+    const Marks anew = reset_before(a, t);
     for (int64_t b = b0; b < b1; ++b) {
+        if (a.squares && b < rows && !anew[b]) tell_sent(a, b, a.seq.row(before) + b);
         clip_row(a.dh + b * a.ld_dh, a.R, a.variant.clip_value, a.variant.clip_norm);
         if (is_lstm(a.cell)) clip_row(a.dc + b * a.ld_c, a.H, a.variant.clip_value, a.variant.clip_norm);
     }

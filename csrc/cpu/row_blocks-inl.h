@@ -81,8 +81,10 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
         if (reset[b]) {
             if (is_lstm(a.cell)) move_units(a.dc, b * a.ld_c, u0, u1, a.dc_reset);
-            if (!a.two_products) move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
-            if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
+            if (!a.two_products) {
+                move_units(a.dh, b * a.ld_dh, u0, u1, a.dh_reset);
+                if (kTells && a.kept) move_units<F>(a.kept, b * a.ld_dh, u0, u1, nullptr);
+            }
         }
         if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         [[maybe_unused]] RowSquares<F, S> squares;

@@ -59,36 +59,76 @@ FUSED_RNN_INLINE void ask_for_row(const BackwardArgs<F, S>& a, int64_t n, int64_
     }
 }
 
-// What came from the step after, told before a cell's step: `later` to h, and in a.dc, to which only then dcells adds.
+// What was sent to h, u units on: what went past W_hh, and what through it.
+template <class F, class S>
+FUSED_RNN_INLINE void tell_parts(const BackwardArgs<F, S>& a, int64_t b, int64_t u, int lanes, Vec<F> sent,
+                                 RowSquares<F, S>& squares) {
+    const Vec<F> kept = load<F>(a.kept + b * a.ld_dh + u, lanes);
+    squares.add(kSquareKept, kept);
+    squares.add(kSquareRecurrent, sent - kept);
+}
+// Whether they are told where they arrive: a clip tells them ahead of itself.
+template <class F, class S>
+FUSED_RNN_INLINE bool tells_parts(const BackwardArgs<F, S>& a) {
+    return a.kept && !a.variant.clips();
+}
+
+// Of h: what came from the step after, and the whole gradient.
+template <class F, class S>
+FUSED_RNN_INLINE void tell_later_h(const BackwardArgs<F, S>& a, int64_t b, int64_t u, int lanes, Vec<F> later,
+                                   RowSquares<F, S>& squares) {
+    squares.add(kSquareLaterH, later);
+    if (tells_parts(a)) tell_parts(a, b, u, lanes, later, squares);
+}
+template <class F, class S>
+FUSED_RNN_INLINE void tell_h(const BackwardArgs<F, S>& a, int64_t n, int64_t u, int64_t u1, Vec<F> dh,
+                             RowSquares<F, S>& squares) {
+    squares.add(kSquareH, dh);
+    if (tells_parts(a)) squares.template close<kSquareKept, kSquareRecurrent>(a, n, u, u1);
+    squares.template close<kSquareH, kSquareLaterH>(a, n, u, u1);
+}
+
+// The same before and after a cell's step; to a.dc only then dcells adds. A projection has told of h before.
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void tell_later(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int lanes, Vec<F> later,
                                  RowSquares<F, S>& squares) {
     if constexpr (Cell::kHasCell) {
         F* dc = a.dc + b * a.ld_c + u;
-        const Vec<F> kept = load<F>(dc, lanes);
-        squares.add(kSquareKept, kept);
-        if (a.dcells) store(dc, kept + load<F>(a.dcells + n * a.ld_dcells + u, lanes), lanes);
+        const Vec<F> later_c = load<F>(dc, lanes);
+        squares.add(kSquareLaterC, later_c);
+        if (a.dcells) store(dc, later_c + load<F>(a.dcells + n * a.ld_dcells + u, lanes), lanes);
         if (a.two_products) return;
-    } else if (a.kept) {
-        const Vec<F> kept = load<F>(a.kept + b * a.ld_dh + u, lanes);
-        squares.add(kSquareKept, kept);
-        squares.add(kSquareRecurrent, later - kept);
     }
-    squares.add(kSquareLater, later);
+    tell_later_h(a, b, u, lanes, later, squares);
 }
-// And after it: the whole gradients. A projection has told of h before.
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void tell(const BackwardArgs<F, S>& a, int64_t b, int64_t n, int64_t u, int64_t u1, int lanes,
                            Vec<F> dh, Vec<F> dc, RowSquares<F, S>& squares) {
     if constexpr (Cell::kHasCell) {
         squares.add(kSquareC, dc);
-        if (a.two_products) return squares.template close<kSquareC, kSquareKept>(a, n, u, u1);
-        squares.add(kSquareH, dh);
-        squares.template close<kSquareH, kSquareC, kSquareLater, kSquareKept>(a, n, u, u1);
-    } else {
-        squares.add(kSquareH, dh);
-        if (!a.kept) return squares.template close<kSquareH, kSquareLater>(a, n, u, u1);
-        store(a.kept + b * a.ld_dh + u, load<F>(a.dh + b * a.ld_dh + u, lanes), lanes);
-        squares.template close<kSquareH, kSquareLater, kSquareKept, kSquareRecurrent>(a, n, u, u1);
+        squares.template close<kSquareC, kSquareLaterC>(a, n, u, u1);
+        if (a.two_products) return;
+    }
+    tell_h(a, n, u, u1, dh, squares);
+    if (a.kept) store(a.kept + b * a.ld_dh + u, load<F>(a.dh + b * a.ld_dh + u, lanes), lanes);
+}
+
+// What step t sends to row n of the one before, all of it, before it is clipped: the same sums in the same order as where it
+// arrives, so that they differ only where the clip has cut.
+template <class F, class S>
+void tell_sent(const BackwardArgs<F, S>& a, int64_t b, int64_t n) {
+    constexpr int W = Simd<F>::W;
+    RowSquares<F, S> squares;
+    for (int64_t u = 0; u < a.R; u += W) {
+        const int lanes = a.R - u < W ? static_cast<int>(a.R - u) : W;
+        const Vec<F> sent = load<F>(a.dh + b * a.ld_dh + u, lanes);
+        squares.add(kSquareSentH, sent);
+        if (a.kept) tell_parts(a, b, u, lanes, sent, squares);
+        squares.template close<kSquareSentH, kSquareKept, kSquareRecurrent>(a, n, u, a.R);
+    }
+    if (!is_lstm(a.cell)) return;
+    for (int64_t u = 0; u < a.H; u += W) {
+        squares.add(kSquareSentC, load<F>(a.dc + b * a.ld_c + u, a.H - u < W ? static_cast<int>(a.H - u) : W));
+        squares.template close<kSquareSentC>(a, n, u, a.H);
     }
 }

@@ -201,8 +201,11 @@ template <class F, class S>
 void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t r0, int64_t r1) {
     constexpr int W = Simd<F>::W;
     const Marks reset = reset_after(a, t);
-    for (int64_t b = b0; b < b1; ++b)
-        if (reset[b]) move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
+    for (int64_t b = b0; b < b1; ++b) {
+        if (!reset[b]) continue;
+        move_units(a.dh, b * a.ld_dh, r0, r1, a.dh_reset);
+        if (a.kept) move_units<F>(a.kept, b * a.ld_dh, r0, r1, nullptr);
+    }
     if (a.variant.reset_before) {
         using Cell = GruUpdateRows<Activations<S>::template Any, F>;
         const F* const dh = a.dh + b0 * a.ld_dh + r0;
@@ -217,13 +220,11 @@ void output_gradient_rows(const BackwardArgs<F, S>& a, int64_t t, int64_t b0, in
             const int lanes = r1 - u < W ? static_cast<int>(r1 - u) : W;
             const Zoneout<Vec<F>> kept = zoneout_h<F>(a, t, b, u);
             Vec<F> g = load<F>(a.dh + b * a.ld_dh + u, lanes);
-            if (a.squares) squares.add(kSquareLater, g);
+            if (a.squares) tell_later_h(a, b, u, lanes, g, squares);
             if (a.dy) g += load<F>(a.dy + n * a.ld_dy + u, lanes);
-            if (a.squares) {
-                squares.add(kSquareH, g);
-                squares.template close<kSquareLater, kSquareH>(a, n, u, r1);
-            }
+            if (a.squares) tell_h(a, n, u, r1, g, squares);
             if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(g), lanes);
+            if (a.kept) store(a.kept + b * a.ld_dh + u, kept.to_old_h(g), lanes);
             store(a.dr + (n - a.dg_row) * a.ld_dr + u, kept.to_new_h(g), lanes);
         }
     }

@@ -88,20 +88,21 @@ class BackwardPass {
         return out;
     }
 
-    // [kSquareCount, D, N], those of the blocks of units added up in order.
+    // [kSquareCount, D, N], those of the blocks of units added up in order, and what the loop had no need to tell.
     Tensor squares() {
         const Tensor out = empty({cpu::kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
         double* to = mutable_data_of<double>(out);
         for (int64_t d = 0; d < layer_.D; ++d) {
             const cpu::BackwardArgs<F, S>& a = dir_[d].args;
-            pool_.split(layer_.N, layer_.N >> 10, [&](int64_t n0, int64_t n1) {
-                for (int64_t n = n0; n < n1; ++n) {
-                    double sums[cpu::kSquareCount] = {};
-                    const double* of = a.squares + n * a.ld_squares;
-                    for (const double* end = of + a.ld_squares; of < end; of += cpu::kSquareCount)
-                        for (int64_t k = 0; k < cpu::kSquareCount; ++k) sums[k] += of[k];
-                    if (!is_gru(layer_.cell)) sums[cpu::kSquareRecurrent] = sums[cpu::kSquareLater];
-                    for (int64_t k = 0; k < cpu::kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
+            pool_.split(layer_.T, layer_.N >> 10, [&](int64_t t0, int64_t t1) {
+                for (int64_t t = t0; t < t1; ++t) {
+                    const int64_t going_on = layer_.seq.rows(a.reverse ? t - 1 : t + 1);
+                    for (int64_t b = 0; b < layer_.seq.rows(t); ++b) {
+                        double sums[cpu::kSquareCount];
+                        const int64_t n = layer_.seq.row(t) + b;
+                        row_squares(a, n, b < going_on, sums);
+                        for (int64_t k = 0; k < cpu::kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
+                    }
                 }
             });
         }
@@ -211,7 +212,7 @@ class BackwardPass {
             // What leaves the first step is dh0; at T = 1 it is a third of the work.
             if (t != (a.reverse ? l.T - 1 : 0) || plan_.needs & kDh0) send_back(of, a, a.dgh + first * a.ld_dg, rows);
             if (!l.variant.clips()) continue;
-            pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) { k_.clip_rows(a, b0, b1); });
+            pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) { k_.clip_rows(a, t, b0, b1); });
         }
     }
 
@@ -222,6 +223,21 @@ class BackwardPass {
         if (!products_) products_ = Buffer<F>(layer_.B * std::max(R, layer_.H));
         of.w_hh.sum(dg, a.ld_dg, rows, products_.data(), R, false);
         k_.mask_rows(products_.data(), R, a.mask, a.ld_dh, rows, R, a.dh, a.ld_dh, a.passes_h());
+    }
+
+    // All squares of row n, which may have a step after.
+    static void row_squares(const cpu::BackwardArgs<F, S>& a, int64_t n, bool goes_on, double* sums) {
+        using namespace cpu;  // of the kinds
+        std::fill_n(sums, kSquareCount, 0.0);
+        const double* of = a.squares + n * a.ld_squares;
+        for (const double* end = of + a.ld_squares; of < end; of += kSquareCount)
+            for (int64_t k = 0; k < kSquareCount; ++k) sums[k] += of[k];
+        if (!a.variant.clips()) {
+            sums[kSquareSentH] = sums[kSquareLaterH];
+            sums[kSquareSentC] = sums[kSquareLaterC];
+        }
+        if (!a.kept) sums[kSquareRecurrent] = sums[kSquareSentH];
+        if (!goes_on) std::fill(sums + kSquareSentH, sums + kSquareCount, 0.0);
     }
 
     // What follows from dg of a piece.

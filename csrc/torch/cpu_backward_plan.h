@@ -132,7 +132,7 @@ struct BackwardDirection {
             squares = Buffer<double>(l.N * a.ld_squares);
             squares.zero();
             a.squares = squares.data();
-            if (is_gru(l.cell)) kept = gradient_buffer(k, l, {}, d, l.R);
+            if (a.passes_h()) kept = gradient_buffer(k, l, {}, d, l.R);
             a.kept = kept.data();
         }
 

@@ -7,7 +7,7 @@ network without a loss.
 """
 
 from .context import gradient_flow
-from .flow import CallFlow, GradientFlow, LayerFlow, Saturation
+from .flow import CallFlow, Clipping, GradientFlow, LayerFlow, Saturation
 from .jacobians import jacobian_norms
 from .spectra import Spectrum, recurrent_spectra
 from .tensorboard import write_scalars
@@ -17,6 +17,7 @@ __all__ = [
     "EXPLODED",
     "VANISHED",
     "CallFlow",
+    "Clipping",
     "GradientFlow",
     "LayerFlow",
     "Saturation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gain", type=float, help="W_hh orthogonal times this in place of torch's initial values")
     parser.add_argument("--forget-bias", type=float, help="of the LSTM")
     parser.add_argument("--chrono", type=float, metavar="STEPS", help="chrono initialisation of LSTM and GRU")
+    parser.add_argument("--clip-value", type=float, help="bound of each value of the gradient between two steps")
+    parser.add_argument("--clip-norm", type=float, help="bound of its norm in a row")
+    parser.add_argument("--recurrent-dropout", type=float, default=0.0)
+    parser.add_argument("--zoneout-h", type=float, default=0.0)
+    parser.add_argument("--zoneout-c", type=float, default=0.0, help="of the LSTM")
     parser.add_argument(
         "--loss", choices=["last", "all"], default="last", help="on the last output (default) or on all"
     )
@@ -64,10 +70,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _module(name: str, options: argparse.Namespace) -> Module:
-    sizes = {"num_layers": options.layers, "bidirectional": options.bidirectional}
+    given: dict[str, Any] = {"num_layers": options.layers, "bidirectional": options.bidirectional}
+    given |= {"clip_grad_value": options.clip_value, "clip_grad_norm": options.clip_norm}
+    given |= {"recurrent_dropout": options.recurrent_dropout, "zoneout_h": options.zoneout_h}
+    if name == "LSTM":
+        given["zoneout_c"] = options.zoneout_c
     if name in ("RNN", "IRNN"):
-        sizes["nonlinearity"] = "relu" if name == "IRNN" else options.nonlinearity
-    made: Module = getattr(modules, name.removeprefix("I"))(options.input, options.hidden, **sizes)
+        given["nonlinearity"] = "relu" if name == "IRNN" else options.nonlinearity
+    made: Module = getattr(modules, name.removeprefix("I"))(options.input, options.hidden, **given)
     if name == "IRNN":
         init.identity_(made)
     elif options.gain is not None:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kinds import Variant
 from ..recording import CallRecord, LayerRecord, Square
 
-__all__ = ["CallFlow", "GradientFlow", "LayerFlow", "Saturation"]
+__all__ = ["CallFlow", "Clipping", "GradientFlow", "LayerFlow", "Saturation"]
 
 LOW, HIGH = 0.1, 0.9  # of gates; of values between -1 and 1, HIGH is of their size
 
@@ -24,6 +25,13 @@ class Saturation(NamedTuple):
     high: Tensor  # above 0.9
 
 
+class Clipping(NamedTuple):
+    """Where a clip acted on the gradient of a state, on its way from the step after: [T] each."""
+
+    rows: Tensor  # int64, how many rows it cut
+    factor: Tensor  # norm of what arrived by that of what was sent, over all rows; NaN where nothing was sent
+
+
 class LayerFlow:
     """One layer and direction of one call.
 
@@ -33,7 +41,8 @@ class LayerFlow:
 
     Attributes:
         layer, reverse: which. steps: T. rows: int64 [T], how many rows the step has.
-        cell: "LSTM", "GRU" or "RNN".
+        cell: "LSTM", "GRU" or "RNN". clips: whether gradients are clipped between steps.
+        keeps: whether part of a gradient goes past W_hh, as it does in all but an RNN without zoneout.
     """
 
     def __init__(self, layer: int, direction: int, record: LayerRecord) -> None:
@@ -43,10 +52,13 @@ class LayerFlow:
         self.cell = "LSTM" if record.cell.is_lstm else "GRU" if record.cell.is_gru else "RNN"
         self.steps = len(record.sizes)
         self.rows = torch.tensor(record.sizes, device="cpu")
-        self._squares = record.squares[:, direction].cpu()  # [5, N]
+        self._squares = record.squares[:, direction].cpu()  # [8, N]
         self._saved = None if record.saved is None else record.saved[direction]  # [N, S*H]
         self._hidden = record.hidden
-        self._coupled = record.variant is not None and record.variant.coupled
+        variant = record.variant or Variant()
+        self._coupled = variant.coupled
+        self.clips = variant.clips
+        self.keeps = self.cell != "RNN" or variant.zoneout_h > 0
 
     @cached_property
     def _going_on(self) -> list[int]:
@@ -62,9 +74,9 @@ class LayerFlow:
     def _whole(self, which: int) -> Tensor:
         return self._sums([which], self.rows.tolist()).sqrt()
 
-    def _came(self, which: int) -> Tensor:
+    def _came(self, *which: int) -> Tensor:
         there = torch.tensor(self._going_on, device="cpu") > 0
-        return torch.where(there, self._sums([which], self._going_on).sqrt(), math.nan)
+        return torch.where(there, self._sums(which, self._going_on).sqrt(), math.nan)
 
     @cached_property
     def h(self) -> Tensor:
@@ -78,12 +90,13 @@ class LayerFlow:
 
     @cached_property
     def kept(self) -> Tensor:
-        """The norm of what the step after sent past its gates: LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; RNN 0."""
-        return self._came(Square.KEPT)
+        """The norm of what the step after sent past W_hh: LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; with zoneout what
+        passes by it, to either; RNN else 0. Where gradients are clipped: as they were before."""
+        return self._came(Square.KEPT, Square.SENT_C)
 
     @cached_property
     def recurrent(self) -> Tensor:
-        """The norm of what the step after sent to h_t through W_hh."""
+        """The norm of what the step after sent to h_t through W_hh (and a mask of recurrent dropout), before a clip."""
         return self._came(Square.RECURRENT)
 
     @cached_property
@@ -105,8 +118,8 @@ class LayerFlow:
         kind of number with a loss at the end and one at every step. (A loss on ``cells`` is not known of: what it sends
         to c of the step after is missing in the divisor.)
         """
-        state = [Square.H, Square.KEPT] if self.cell == "LSTM" else [Square.H]
-        came = self._sums([Square.LATER, *state[1:]], self._going_on)
+        state = [Square.H, Square.LATER_C] if self.cell == "LSTM" else [Square.H]
+        came = self._sums([Square.LATER_H, *state[1:]], self._going_on)
         rows = self._going_on  # the same rows of the step after
         if self.reverse:
             after = self._sums(state, [*rows[1:], 0]).roll(1)
@@ -121,6 +134,18 @@ class LayerFlow:
         factors = factors[factors.isfinite() & (factors > 0)]
         return float(factors.log().mean().exp()) if len(factors) else math.nan
 
+    @cached_property
+    def clipping(self) -> dict[str, Clipping]:
+        """Where a clip acted: by the state, "h" and an LSTM's "c". Empty if the layer clips nothing."""
+        kinds = {"h": (Square.SENT_H, Square.LATER_H), "c": (Square.SENT_C, Square.LATER_C)}
+        shown = (["h", "c"] if self.cell == "LSTM" else ["h"]) if self.clips else []
+        return {state: self._clipped(*kinds[state]) for state in shown}
+
+    def _clipped(self, sent: int, came: int) -> Clipping:
+        cut = (self._squares[came] < self._squares[sent]).split(self.rows.tolist())
+        rows = [step[:count].sum() for step, count in zip(cut, self._going_on, strict=True)]
+        return Clipping(torch.stack(rows), self._came(came) / self._came(sent))
+
     @property
     def has_gates(self) -> bool:
         return self._saved is not None
@@ -132,6 +157,8 @@ class LayerFlow:
             raise RuntimeError("gates were not recorded (gates=False, or complex numbers)")
         letters = {"LSTM": "fgo" if self._coupled else "ifgo", "GRU": "rzn", "RNN": "h"}[self.cell]
         blocks = self._saved.detach().split(self._hidden, -1)
+        if self.cell == "RNN":
+            blocks = blocks[-1:]  # behind what else was kept
         return {letter: blocks[k].float().cpu() for k, letter in enumerate(letters)}
 
     @cached_property

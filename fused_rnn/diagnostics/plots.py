@@ -17,16 +17,21 @@ STYLES = [("#0072b2", "-"), ("#e69f00", "--"), ("#009e73", "-."), ("#cc79a7", ":
 
 def plot_norms(flows: Mapping[str, Sequence[LayerFlow]], path: str | Path | None = None) -> Any:
     """The norm of dL/dh_t (an LSTM's dL/dc_t as a thin line) against the step: a panel for each name, a line for each
-    layer and direction; all on one logarithmic scale, so that cells side by side compare.
+    layer and direction; all on one logarithmic scale, so that cells side by side compare. Triangles: where a clip cut
+    what came from the step after.
 
     Returns the ``matplotlib`` figure, written to ``path`` (PNG) if there is one.
     """
     figure, panels = _figure(1, len(flows), 3.6 * len(flows) + 1, 3.6)
     for panel, (name, layers) in zip(panels, flows.items(), strict=True):
         for (colour, line), layer in zip(STYLES * len(layers), layers, strict=False):
-            panel.plot(_positive(layer.h), line, color=colour, lw=1.6, label=f"dL/dh, {layer.name}")
-            if layer.c is not None:
-                panel.plot(_positive(layer.c), line, color=colour, lw=0.7, label=f"dL/dc, {layer.name}")
+            for state, norms, width in (("h", layer.h, 1.6), ("c", layer.c, 0.7)):
+                if norms is None:
+                    continue
+                panel.plot(_positive(norms), line, color=colour, lw=width, label=f"dL/d{state}, {layer.name}")
+                if state in layer.clipping and (at := layer.clipping[state].rows.nonzero().flatten().tolist()):
+                    marks = {"marker": "v", "ms": 3 + width, "ls": "", "color": colour, "alpha": 0.6}
+                    panel.plot(at, _positive(norms)[at], label=f"clipped dL/d{state}, {layer.name}", **marks)
         first = verdict(layers[0])
         panel.set_title(f"{name}: {first.kind}, x {first.rate:.3g} a step", fontsize=10)
         panel.set_xlabel("step")

@@ -13,7 +13,9 @@ def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradie
     """The numbers to follow over training, by ``writer.add_scalar(name, value, step)``.
 
     For each layer and direction of each call: ``rate``, the factor a step; ``first`` and ``last``, norms of dL/dh at
-    both ends of the sequence; ``share_past_gates``, the mean over steps; ``saturated/<gate>``, if gates were recorded.
+    both ends of the sequence; ``share_past_gates``, the mean over steps; ``saturated/<gate>``, if gates were recorded;
+    of h and an LSTM's c, if the layer clips gradients, ``clipped/<state>``, the share of rows that a clip cut, and
+    ``clipped_to/<state>``, the mean over steps of what it left of the norm.
     Names are tag/module/layer/number.
     """
     for number, call in enumerate(flow.calls):
@@ -21,9 +23,12 @@ def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradie
         for layer in call.layers:
             name = f"{where}/{layer.name.replace(' ', '_')}"
             scalars: dict[str, Any] = {"rate": layer.rate, "first": layer.h[0], "last": layer.h[-1]}
-            if layer.cell != "RNN":
+            if layer.keeps:
                 scalars["share_past_gates"] = layer.share_kept.nanmean()
             if layer.has_gates:
                 scalars |= {f"saturated/{gate}": (low + high).mean() for gate, (low, high) in layer.saturation.items()}
+            for state, (rows, factor) in layer.clipping.items():
+                scalars[f"clipped/{state}"] = rows.sum() / layer.rows.sum()
+                scalars[f"clipped_to/{state}"] = factor.nanmean()
             for scalar, value in scalars.items():
                 writer.add_scalar(f"{name}/{scalar}", float(value), step)

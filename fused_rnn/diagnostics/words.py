@@ -19,8 +19,13 @@ class Verdict(NamedTuple):
     kind: str  # "vanishing", "exploding", "healthy", "not finite" or "none"
     rate: float  # factor a step
     left: float  # rate^(T-1)
+    clipped: int = 0  # how many steps a clip acted at
 
     def __str__(self) -> str:
+        acted = f"; clipped at {self.clipped} step{'s' * (self.clipped > 1)}" if self.clipped else ""
+        return self._said() + acted
+
+    def _said(self) -> str:
         if self.kind == "none":
             return "no gradient goes from step to step"
         if self.kind == "not finite":
@@ -33,25 +38,28 @@ def verdict(flow: LayerFlow) -> Verdict:
 
     "vanishing" if less than ``VANISHED`` = 1e-3 is left over the whole sequence (rate^(T-1)), "exploding" if more than
     ``EXPLODED`` = 1e3 comes out, "healthy" between; "not finite" where a norm is NaN or infinite, "none" where no
-    gradient goes from step to step.
+    gradient goes from step to step. All of it is said of the gradient as clips have left it; ``clipped`` is the number
+    of steps at which they cut what came to h or c of some row.
     """
+    clipped = len({t for cut in flow.clipping.values() for t in cut.rows.nonzero().flatten().tolist()})
     norms = flow.h if flow.c is None else torch.stack([flow.h, flow.c])
     if not norms.isfinite().all():
-        return Verdict("not finite", math.nan, math.nan)
+        return Verdict("not finite", math.nan, math.nan, clipped)
     rate = flow.rate
     if math.isnan(rate):
-        return Verdict("none", rate, math.nan)
+        return Verdict("none", rate, math.nan, clipped)
     log_left = (flow.steps - 1) * math.log(rate)
     kind = "vanishing" if log_left < math.log(VANISHED) else "exploding" if log_left > math.log(EXPLODED) else "healthy"
-    return Verdict(kind, rate, math.exp(min(log_left, 709.0)))
+    return Verdict(kind, rate, math.exp(min(log_left, 709.0)), clipped)
 
 
 def table(flow: LayerFlow, rows: int = 11) -> str:
     """Some steps, evenly spaced, first and last among them."""
     columns = {"dL/dh": flow.h, "dL/dc": flow.c, "past gates": flow.kept, "through W_hh": flow.recurrent}
     shown = {name: values for name, values in columns.items() if values is not None}
-    if flow.cell != "RNN":
+    if flow.keeps:
         shown["share past gates"] = flow.share_kept
+    shown |= {f"{state} clipped to": factor for state, (_, factor) in flow.clipping.items()}
     if flow.has_gates:
         shown |= {f"{gate} saturated": low + high for gate, (low, high) in flow.saturation.items()}
     steps = sorted({round(t) for t in torch.linspace(0, flow.steps - 1, min(rows, flow.steps)).tolist()})
@@ -60,7 +68,7 @@ def table(flow: LayerFlow, rows: int = 11) -> str:
         cells = []
         for name, values in shown.items():
             number = float(values[t])
-            percent = name.startswith("share") or name.endswith("saturated")
+            percent = name.startswith("share") or name.endswith(("saturated", "clipped to"))
             text = "" if math.isnan(number) else f"{number:.1%}" if percent else f"{number:.3e}"
             cells.append(f"{text:>{max(12, len(name))}}")
         lines.append(f"{t:>4}  " + "  ".join(cells))

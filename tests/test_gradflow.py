@@ -1,0 +1,79 @@
+"""What ``fused_rnn.diagnostics`` says of a gradient in words, draws of it, and tells at a command."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+import fused_rnn
+from fused_rnn import cli
+from fused_rnn.diagnostics import gradient_flow, plots, table, verdict
+
+pytestmark = pytest.mark.cpu_only(
+    "it records the CPU's kernels; others go through the reference, as test_diagnostics.py does"
+)
+T, B, I, H = 9, 4, 3, 6
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.5, "vanishing"), (1.0, "healthy"), (2.0, "exploding")])
+def test_verdicts(gain, kind):
+    rnn = fused_rnn.init.orthogonal_(fused_rnn.RNN(I, H, nonlinearity="identity"), gain)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.randn(40, B, I))[0][-1].sum().backward()
+    said = verdict(flow.layers[0])
+    assert said.kind == kind
+    assert said.rate == pytest.approx(gain, rel=1e-4)
+    assert str(said).startswith(f"{kind}: x {gain:.4g} a step")
+    lines = table(flow.layers[0], rows=5).splitlines()
+    assert [line.split()[0] for line in lines] == ["step", "0", "10", "20", "29", "39"]
+
+
+def test_verdicts_of_nothing():
+    rnn = fused_rnn.RNN(I, H)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.randn(T, B, I))[0][0].sum().backward()  # of the first step alone
+    assert str(verdict(flow.layers[0])) == "no gradient goes from step to step"
+    with gradient_flow(rnn) as flow:
+        (rnn(torch.randn(T, B, I))[0] * math.nan).sum().backward()
+    assert str(verdict(flow.layers[0])) == "the gradient is not finite"
+
+
+def test_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    options = "--steps 10 --hidden 8 --input 3 --batch 2 --jacobian --chrono 20 --clip-norm 0.5 --zoneout-c 0.2 --out"
+    assert cli.main(["gradflow", "--cell", "LSTM", "IRNN", *options.split(), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for cell in ("LSTM", "IRNN"):
+        assert f"{cell}, layer 0: " in said
+        assert (tmp_path / f"gradflow_gates_{cell}.png").stat().st_size > 5000
+    assert "d h_9 / d h_8" in said
+    assert "h clipped to  c clipped to" in said
+    assert "; clipped at " in said
+    assert "gate f: W_hh has spectral radius" in said
+    assert (tmp_path / "gradflow.png").stat().st_size > 5000
+
+
+def test_command_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = "--cell GRU RNN --steps 12 --hidden 8 --gain 1.2 --loss all --bidirectional --layers 2 --out"
+    assert cli.main(["gradflow", *options.split(), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "GRU, layer 1 reverse: " in said
+    assert "no pictures, as matplotlib is missing" in said
+
+
+def test_plots_give_figures():
+    pytest.importorskip("matplotlib")
+    gru = fused_rnn.GRU(I, H, clip_grad_norm=0.3)
+    with gradient_flow(gru) as flow:
+        gru(torch.randn(T, B, I))[0].sum().backward()
+    figure = plots.plot_norms({"GRU": flow.layers, "again": flow.layers})
+    assert len(figure.axes) == 2
+    norms, marks = figure.axes[0].get_lines()
+    steps = flow.layers[0].clipping["h"].rows.nonzero().flatten().tolist()
+    assert marks.get_xdata().tolist() == steps != []
+    assert marks.get_ydata().tolist() == norms.get_ydata()[steps].tolist()
+    assert figure.axes[0].get_yscale() == "log"
+    heat = plots.plot_gates(flow.layers[0])
+    assert [axis.get_ylabel()[0] for axis in heat.axes[:3]] == ["r", "z", "n"]
