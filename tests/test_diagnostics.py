@@ -202,6 +202,16 @@ def test_saturation_and_gates():
     torch.testing.assert_close(layer.gates["f"][:, 3:], torch.full((T, 3), 0.5))
 
 
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"zoneout_h": 0.5}], ids=str)
+def test_what_an_rnn_shows_is_h(options):
+    rnn = fused_rnn.RNN(I, H, bidirectional=True, **options)
+    with gradient_flow(rnn) as flow:
+        y, _ = rnn(torch.randn(T, B, I))
+        y.sum().backward()
+    for layer, part in zip(flow.layers, y.detach().chunk(2, -1), strict=True):
+        torch.testing.assert_close(layer.gates["h"], part.mean(1))
+
+
 def test_models_and_several_calls():
     model = nn.ModuleDict({"encoder": fused_rnn.GRU(I, H), "decoder": fused_rnn.LSTM(H, H), "head": nn.Linear(H, 1)})
     with gradient_flow(model) as flow:

@@ -157,8 +157,6 @@ class LayerFlow:
             raise RuntimeError("gates were not recorded (gates=False, or complex numbers)")
         letters = {"LSTM": "fgo" if self._coupled else "ifgo", "GRU": "rzn", "RNN": "h"}[self.cell]
         blocks = self._saved.detach().split(self._hidden, -1)
-        if self.cell == "RNN":
-            blocks = blocks[-1:]  # behind what else was kept
         return {letter: blocks[k].float().cpu() for k, letter in enumerate(letters)}
 
     @cached_property
