@@ -1,4 +1,4 @@
-"""Recurrent regularisation as users meet it: options together, generators, transforms of programs, what is refused."""
+"""Recurrent regularisation as users meet it: generators, transforms of programs, what is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import pickle
 
 import pytest
 import torch
-from episodes import random_mask
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pairs import agree, distance, flat, largest_of, run
-from test_differential import FAST, HALVES, SIZES, layouts
-from test_variant_modules import ByKernels, ByReference, state_of
+from pairs import distance, flat, largest_of, run
+from test_variant_modules import state_of
 from torch import nn
 from torch.func import vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -32,61 +28,6 @@ MODULES = {
     "dropout GRU": lambda **o: fused_rnn.GRU(I, H, 2, recurrent_dropout=0.4, gate_activation="softsign", **o),
     "zoneout RNN": lambda **o: fused_rnn.RNN(I, H, 2, nonlinearity="relu", zoneout_h=0.3, weight_dropout=0.2, **o),
 }
-
-
-@st.composite
-def networks(draw):
-    """All options together: (by reference, ours, input, hx, seed)."""
-    kind, dtype = draw(st.sampled_from(["LSTM", "GRU", "RNN"])), draw(st.sampled_from([torch.float64] * 3 + HALVES))
-    features, hidden, layers = draw(SIZES), draw(SIZES), draw(st.integers(1, 2))
-    options = {
-        "num_layers": layers,
-        "batch_first": draw(st.booleans()),
-        "dropout": draw(st.sampled_from([0.0, 0.5])) if layers > 1 else 0.0,
-        "bidirectional": draw(st.booleans()),
-        "recompute": draw(st.booleans()),
-        "variational_dropout": draw(st.booleans()),
-        "dtype": dtype,
-    }
-    if kind == "RNN":
-        options["nonlinearity"] = draw(st.sampled_from(["tanh", "softsign"] + ["relu"] * (dtype == torch.float64)))
-    else:
-        options["activation"] = draw(st.sampled_from(["tanh", "softsign"]))
-    if kind == "LSTM":
-        options |= {name: draw(st.booleans()) for name in ("peephole", "coupled_gates")}
-        options["proj_size"] = draw(st.sampled_from([0, hidden // 2]))
-    options |= {n: draw(st.sampled_from([0.0, 0.3])) for n in RATES if kind == "LSTM" or n != "zoneout_c"}
-    if dtype == torch.float64:
-        options |= {f"clip_grad_{n}": draw(st.sampled_from([None, 0.3])) for n in ("value", "norm")}
-    torch.manual_seed(draw(st.integers(0, 99)))
-    module = getattr(fused_rnn, kind)(features, hidden, **options).train(draw(st.integers(0, 3)) > 0)
-    steps, batch = draw(st.integers(1, 7)), draw(st.integers(1, 5))
-    form = draw(st.sampled_from(["padded", "unbatched", "packed", "lengths"]))
-    rows = [batch, steps] if options["batch_first"] and form != "packed" else [steps, batch]
-    shape = [steps, features] if form == "unbatched" else [*rows, features]
-    input = layouts(draw, *shape, dtype=dtype, requires_grad=draw(st.booleans()))
-    call = {}
-    lengths = draw(st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
-    if form == "packed":
-        input = pack_padded_sequence(input, lengths, enforce_sorted=False)
-        input = input._replace(data=input.data.detach().requires_grad_(draw(st.booleans())))
-    elif form == "lengths":
-        call["lengths"] = torch.tensor(lengths)
-    if draw(st.booleans()):
-        call |= {"reset": random_mask(input), "reset_to": draw(st.sampled_from(["zero", "initial"]))}
-    if kind == "LSTM":
-        call["cells"] = draw(st.booleans())
-    slots = [layers * (1 + options["bidirectional"]), *([] if form == "unbatched" else [batch])]
-    sizes = [options.get("proj_size") or hidden, *([hidden] if kind == "LSTM" else [])]
-    hx = tuple(layouts(draw, *slots, size, dtype=dtype, requires_grad=draw(st.booleans())) for size in sizes)
-    hx = None if draw(st.booleans()) else hx if kind == "LSTM" else hx[0]
-    return ByReference(copy.deepcopy(module), call), ByKernels(module, call), input, hx, draw(st.integers(0, 99))
-
-
-@settings(max_examples=80, **FAST)
-@given(networks())
-def test_networks_agree(case):
-    agree(*case)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,4 +1,4 @@
-"""Variants of the cells as modules: all options together, copies, transforms of programs, what is refused."""
+"""Variants of the cells as modules: copies, transforms of programs, what is refused."""
 
 from __future__ import annotations
 
@@ -10,102 +10,17 @@ import warnings
 import pytest
 import torch
 from episodes import random_mask
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pairs import agree, distance, flat, largest_of, run
-from test_differential import FAST, HALVES, SIZES, layouts
+from pairs import distance, flat, largest_of, run
 from torch import nn
 from torch.func import functional_call
 from torch.fx import symbolic_trace
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import network
 
 pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
 
-NAMES = ["sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "tanh", "relu", "identity"]
-SMOOTH = ["sigmoid", "tanh", "softsign", "identity"]
 T, B, I, H = 9, 4, 3, 6
-
-
-class ByReference(nn.Module):
-    """A module of ours, computed by the reference."""
-
-    def __init__(self, module: nn.Module, options: dict) -> None:
-        super().__init__()
-        self.module, self.options = module, options
-
-    def forward(self, input, hx=None):
-        kernels, network.has_kernels = network.has_kernels, lambda *_: False
-        try:
-            return self.module(input, hx, **self.options)
-        finally:
-            network.has_kernels = kernels
-
-
-class ByKernels(ByReference):
-    def forward(self, input, hx=None):
-        return self.module(input, hx, **self.options)
-
-
-@st.composite
-def networks(draw):
-    """All options together: (by reference, ours, input, hx, seed)."""
-    kind, dtype = draw(st.sampled_from(["LSTM", "GRU", "RNN"])), draw(st.sampled_from([torch.float64] * 2 + HALVES))
-    features, hidden, layers = draw(SIZES), draw(SIZES), draw(st.integers(1, 2))
-    names = st.sampled_from(SMOOTH if dtype in HALVES else NAMES)
-    options = {
-        "num_layers": layers,
-        "bias": draw(st.booleans()),
-        "batch_first": draw(st.booleans()),
-        "dropout": draw(st.sampled_from([0.0, 0.5])) if layers > 1 else 0.0,
-        "bidirectional": draw(st.booleans()),
-        "recompute": draw(st.booleans()),
-        "dtype": dtype,
-    }
-    if kind == "RNN":
-        options["nonlinearity"] = draw(names)
-    else:
-        # Gates without a bound make a state grow as a power of a power.
-        gates = SMOOTH[:3] if dtype in HALVES else NAMES[:4]
-        options |= {"gate_activation": draw(st.sampled_from(gates)), "activation": draw(names)}
-    if layers > 1:
-        options["connection"] = draw(st.sampled_from([None, "residual", "dense", "highway"]))
-    if kind == "LSTM" and hidden > 1:
-        options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
-    # A row of one value has no gradient to compare; rows that are nearly constant make much of a rounding.
-    options["layer_norm"] = draw(st.booleans()) and hidden > 1 and dtype == torch.float64
-    if kind == "GRU" and not options["layer_norm"]:
-        options["reset_after"] = draw(st.booleans())
-    if kind == "LSTM":
-        options |= {"peephole": draw(st.booleans()), "coupled_gates": draw(st.booleans())}
-    torch.manual_seed(draw(st.integers(0, 99)))
-    module = getattr(fused_rnn, kind)(features, hidden, **options)
-    for parameter in module.parameters():
-        parameter.requires_grad_(draw(st.booleans()))
-    steps, batch = draw(st.integers(1, 7)), draw(st.integers(1, 5))
-    form = draw(st.sampled_from(["padded", "unbatched", "packed"]))
-    rows = [batch, steps] if options["batch_first"] and form == "padded" else [steps, batch]
-    shape = [steps, features] if form == "unbatched" else [*rows, features]
-    input = layouts(draw, *shape, dtype=dtype, requires_grad=draw(st.booleans()))
-    if form == "packed":
-        lengths = draw(st.lists(st.integers(1, steps), min_size=batch, max_size=batch))
-        input = pack_padded_sequence(input, lengths, enforce_sorted=False)
-        input = input._replace(data=input.data.detach().requires_grad_(draw(st.booleans())))
-    reset = {"reset": random_mask(input), "reset_to": draw(st.sampled_from(["zero", "initial"]))}
-    given = reset if draw(st.booleans()) else {}
-    slots = [layers * (1 + options["bidirectional"]), *([] if form == "unbatched" else [batch])]
-    sizes = [options.get("proj_size") or hidden, *([hidden] if kind == "LSTM" else [])]
-    hx = tuple(layouts(draw, *slots, size, dtype=dtype, requires_grad=draw(st.booleans())) for size in sizes)
-    hx = None if draw(st.booleans()) else hx if kind == "LSTM" else hx[0]
-    return ByReference(copy.deepcopy(module), given), ByKernels(module, given), input, hx, draw(st.integers(0, 99))
-
-
-@settings(max_examples=150, **FAST)
-@given(networks())
-def test_networks_agree(case):
-    agree(*case)
 
 
 MODULES = {
