@@ -105,6 +105,52 @@ def test_adding_problem(python_loop, tmp_path, capsys):
         adding.main(["--cells", "LSTM", "--steps", "20", "--iterations", "2", "--out", str(tmp_path)])
 
 
+@pytest.fixture
+def copying(python_loop):
+    return importlib.import_module("examples.copy_memory")
+
+
+COPY = ["--delay", "50", "--symbols", "1", "--hidden", "32", "--iterations"]
+
+
+def test_copy_memory(copying, tmp_path, capsys):
+    copying.main([*COPY, "250", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "copy_memory.json").read_text())
+    assert record["command"].startswith("python -m examples.copy_memory --delay 50")
+    assert [len(curve) for curve in record["curves"].values()] == [250, 250]
+    if "no plot" not in capsys.readouterr().out:
+        assert (tmp_path / "copy_memory.png").stat().st_size > 5000
+
+
+def test_copy_memory_notices_that_nothing_was_learned(copying, tmp_path):
+    with pytest.raises(AssertionError, match="with chrono it has not learned"):
+        copying.main([*COPY, "1", "--out", str(tmp_path)])
+
+
+def test_copy_memory_rows(copying):
+    """Symbols, blanks, the cue, blanks; nothing between tells what was read."""
+    x, wanted = copying.Task(delay=4, symbols=2, alphabet=3).rows(5, torch.Generator().manual_seed(0))
+    codes = x.argmax(-1)
+    assert x.shape == (8, 5, 5)
+    assert torch.equal(codes[:2], wanted)
+    assert codes[2:, 0].tolist() == [3, 3, 3, 3, 4, 3]
+    assert (codes[2:] == codes[2:, :1]).all()
+
+
+def test_forget_gate(copying, tmp_path, capsys):
+    gate = importlib.import_module("examples.forget_gate")
+    gate.main(["--delays", "4", "10", "40", "--iterations", "250", "--out", str(tmp_path)])
+    assert "delay   40" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "forget_gate.json").read_text())["curves"]) == {"delay 4", "delay 10", "delay 40"}
+
+
+def test_forget_gate_notices_what_does_not_reach(copying, monkeypatch):
+    gate = importlib.import_module("examples.forget_gate")
+    monkeypatch.setitem(copying.INITIAL, "chrono", copying.INITIAL["as drawn"])
+    with pytest.raises(AssertionError, match="it does not reach further"):
+        gate.main(["--delays", "4", "10", "40"])
+
+
 class TestRecurrentPPO:
     @pytest.fixture
     def ppo(self, python_loop):
