@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import runpy
 from itertools import islice
 
@@ -149,6 +150,18 @@ def test_forget_gate_notices_what_does_not_reach(copying, monkeypatch):
     monkeypatch.setitem(copying.INITIAL, "chrono", copying.INITIAL["as drawn"])
     with pytest.raises(AssertionError, match="it does not reach further"):
         gate.main(["--delays", "4", "10", "40"])
+
+
+def test_pictures_of_the_kernels(request, tmp_path, monkeypatch):
+    """Those beside the script say what it draws now."""
+    pytest.importorskip("matplotlib")
+    folder = request.config.rootpath / "docs" / "pictures"
+    monkeypatch.setattr("sys.argv", ["draw.py", str(tmp_path)])
+    runpy.run_path(str(folder / "draw.py"), run_name="__main__")
+    drawn = {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in tmp_path.glob("*.svg")}
+    assert drawn == {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in folder.glob("*.svg")}
+    assert len(drawn) == 5
+    assert all(len(words) > 10 for words in drawn.values())
 
 
 class TestRecurrentPPO:
