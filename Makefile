@@ -31,7 +31,7 @@ help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
 	@echo "make gpu       on a machine with a CUDA device: build, suite, sanitizers, benchmark (benchmarks/gpu.sh)"
-	@echo "make tables    fill the tables of README.md and docs/performance.md from RESULTS=file.json"
+	@echo "make tables    tables and picture of README.md and docs/performance.md from RESULTS=file.json"
 	@echo "make docs      the API reference from docstrings, in out/api; open out/api/index.html"
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
@@ -65,8 +65,10 @@ bench: build
 gpu:
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
+# (Of a CUDA device: PICTURE=docs/pictures/performance-cuda.png.)
+PICTURE ?= docs/pictures/performance.png
 tables: venv
-	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md
+	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md --plot $(PICTURE)
 
 docs: build
 	PYTHONPATH=. $(PY) -m sphinx -q -W -b html docs/api out/api
