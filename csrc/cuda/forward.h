@@ -105,7 +105,6 @@ struct GruForward {
             dev.narrow(s.n, to[2 * H]);
             dev.narrow(hn, to[3 * H]);
         }
-        if (saved.states) dev.narrow(s.h, saved.state_of(step.row(b))[j]);
         return s.h;
     }
 };
@@ -126,10 +125,7 @@ struct RnnForward {
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                     const Cell& cell, const F (&sums)[1]) {
-        const F h = rnn_step<ActT<F>, F>(cell.x + sums[0]);
-        const Saved<S>& saved = step.a.saved[step.d];
-        if (saved.states) dev.narrow(h, saved.state_of(step.row(b))[j]);
-        return h;
+        return rnn_step<ActT<F>, F>(cell.x + sums[0]);
     }
 };
 

@@ -13,8 +13,13 @@ class BackwardCall {
 
   public:
     BackwardCall(const LayerCall<S>& call, const LayerArgs& in, const Gradients& grads, int64_t needs)
-        : call_(call), l(call.l), in_(in), needs_(needs), h0_(laid_out(in.h0)), saved_(laid_out(grads.saved)) {
-        if (is_lstm(l.cell)) y_ = laid_out(grads.y);
+        : call_(call),
+          l(call.l),
+          in_(in),
+          needs_(needs),
+          h0_(laid_out(in.h0)),
+          saved_(laid_out(grads.saved)),
+          y_(laid_out(grads.y)) {
         for (int64_t d = 0; d < l.D; ++d) {
             dg_.push_back(call.empty({l.N, width()}));
             if (l.projected) dr_.push_back(call.empty({l.N, l.R}));
@@ -80,8 +85,8 @@ class BackwardCall {
 
     // Where the loop finds the gates and states of direction d.
     void read_saved(int64_t d) {
-        Saved<const S>& at = kept_[d] = saved_direction<const S>(l, saved_, d);
-        if (!at.states || at.gates || !saved_gates_of(l.cell)) return;
+        Saved<const S>& at = kept_[d] = kept_direction<S>(l, saved_, y_, d);
+        if (l.N == 0 || at.gates || !saved_gates_of(l.cell)) return;
         const int64_t GH = l.G * l.H;
         const DirectionWeights& w = l.weights[d];
         const auto products = [&](const Tensor& rows, const Tensor& weight, int64_t columns) {
@@ -182,8 +187,8 @@ class BackwardCall {
         a.D = l.D;
         a.N = l.N;
         a.R = l.R;
-        a.h = is_lstm(l.cell) ? data_of<S>(*y_) + d * l.R : kept_[d].states;
-        a.ld = is_lstm(l.cell) ? l.D * l.R : kept_[d].ld_states;
+        a.h = data_of<S>(y_) + d * l.R;
+        a.ld = l.D * l.R;
         a.h0 = data_of<S>(h0_);
         a.reset = l.begins;
         a.reset_initial = l.reset_initial;
@@ -255,8 +260,8 @@ class BackwardCall {
     const Layer& l;
     const LayerArgs& in_;
     const int64_t needs_;
-    const Tensor h0_, saved_;
-    std::optional<Tensor> y_, dh0_, dc0_, sums_;
+    const Tensor h0_, saved_, y_;
+    std::optional<Tensor> dh0_, dc0_, sums_;
     std::vector<Tensor> dg_, dr_, rebuilt_;
     Saved<const S> kept_[kMaxDirections] = {};
 };

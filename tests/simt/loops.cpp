@@ -144,8 +144,8 @@ struct Run {
             b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
             b.dg[d] = dg[d].data(), b.dr[d] = dr[d].data();
             const int64_t vectors = saved_of(l.cell, kSaveAll), at = d * N * vectors * l.H;
-            f.saved[d] = saved_rows(saved.data() + at, vectors, l.H);
-            b.saved[d] = saved_rows<const S>(saved.data() + at, vectors, l.H);
+            f.saved[d] = saved_rows(l.cell, saved.data() + at, vectors, l.H);
+            b.saved[d] = saved_rows<const S>(l.cell, saved.data() + at, vectors, l.H, y.data() + d * l.R, l.D * l.R);
         }
         f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = b.carry = carry.data();
         f.h_full = h_full.data(), f.y = y.data(), f.hn = hn.data(), f.cn = cn.data();
