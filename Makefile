@@ -65,10 +65,9 @@ bench: build
 gpu:
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
-# (Of a CUDA device: PICTURE=docs/pictures/performance-cuda.png.)
-PICTURE ?= docs/pictures/performance.png
 tables: venv
-	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md --plot $(PICTURE)
+	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md \
+	    --plot docs/pictures/performance.png
 
 docs: build
 	PYTHONPATH=. $(PY) -m sphinx -q -W -b html docs/api out/api

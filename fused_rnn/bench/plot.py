@@ -38,14 +38,20 @@ def draw(document: dict[str, Any], path: Path) -> None:
     _paint(document, path, labels, marks, style, 0.0)
 
 
-def overview(document: dict[str, Any], path: Path) -> None:
-    """Ours in f32, of the shapes of README's table (of all, where none of these was measured), a mark a cell."""
+def overview(document: dict[str, Any], path: Path) -> Path:
+    """Ours in f32, of the shapes of README's table (of all, where none of these was measured), a mark a cell.
+
+    Returns where it is: of a CUDA device ``path`` with "-cuda" behind its name, so that both stand side by side.
+    """
     rows = [row for row in _timed(document) if row["provider"] == "fused" and row["dtype"] == "f32"]
     shapes = list(dict.fromkeys(row["shape"] for row in rows if row["cell"] in CELL_STYLE))
     standard = {str(case.shape) for case in cases.standard()}
     shapes = [shape for shape in shapes if shape in standard] or shapes
     marks = [(row["shape"], row["cell"], row) for row in rows if row["shape"] in shapes and row["cell"] in CELL_STYLE]
+    if document["header"]["device"] != "cpu":
+        path = path.with_stem(path.stem + "-cuda")
     _paint(document, path, shapes, marks, CELL_STYLE, 0.22)
+    return path
 
 
 def _timed(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -88,7 +94,7 @@ def _paint(
         panel.set_title({"infer": "inference", "train": "training, forward + backward"}[mode], fontsize=10)
         panel.set_xlabel(f"speed relative to nn.*{' on cuDNN' if cuda else ''} (right of 1: faster)")
     panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
-    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    panels[0].set_ylim(max(len(labels), 1) - 0.5, -0.5)
     shown = {series for _, series, _ in marks}
     handles = [handle for handle in panels[0].lines if handle.get_label() in shown]
     if handles:
