@@ -208,13 +208,6 @@ def test_opcheck(case):
     assert told(problem)[3][-1].shape == (len(Square), 2, problem.x.numel() // 5)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 # Rows are shared, or units, or neither.
 @pytest.mark.parametrize("sizes", [{"B": 16, "H": 130}, {"B": 1, "H": 400}, {"B": 1, "H": 9}], ids=str)
 @pytest.mark.parametrize(
