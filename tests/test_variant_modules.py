@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from devices import WITHOUT_CUDA_KERNELS, cuda_kernels, device
 from episodes import random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,8 +22,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
 from fused_rnn import network
-
-pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
 
 NAMES = ["sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "tanh", "relu", "identity"]
 SMOOTH = ["sigmoid", "tanh", "softsign", "identity"]
@@ -75,7 +74,7 @@ def networks(draw):
     if kind == "LSTM" and hidden > 1:
         options["proj_size"] = draw(st.sampled_from([0, 0, hidden // 2]))
     # A row of one value has no gradient to compare; rows that are nearly constant make much of a rounding.
-    options["layer_norm"] = draw(st.booleans()) and hidden > 1 and dtype == torch.float64
+    options["layer_norm"] = draw(st.booleans()) and hidden > 1 and dtype == torch.float64 and not cuda_kernels()
     if kind == "GRU" and not options["layer_norm"]:
         options["reset_after"] = draw(st.booleans())
     if kind == "LSTM":
@@ -129,7 +128,9 @@ def state_of(module: nn.Module, *shape: int):
     return (h, torch.randn(*shape, H)) if module.mode == "LSTM" else h
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=WITHOUT_CUDA_KERNELS if "normed" in name else []) for name in MODULES]
+)
 class TestModules:
     def test_copies(self, name):
         module = MODULES[name](recompute=True)
@@ -170,6 +171,7 @@ class TestModules:
         got = function(x, hx, list(module.parameters()), num_layers=2, **options)
         assert all(torch.equal(a, b) for a, b in zip(flat(got), flat(module(x, hx)), strict=True))
 
+    @pytest.mark.cpu_only("streams run on the CPU")
     def test_stream(self, name):
         for dtype in (torch.float64, torch.bfloat16):
             module = MODULES[name](dtype=dtype)
@@ -205,7 +207,7 @@ class TestModules:
         module = MODULES[name]()
         x = torch.randn(T, B, I)
         exact = copy.deepcopy(module).double()(x.double())
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             got = module(x)
         for a, b in zip(flat(got), flat(exact), strict=True):
             assert a.dtype == torch.bfloat16 or module.mode == "GRU"
@@ -288,6 +290,7 @@ def test_parameters_of_normalisation(kind, bias):
             assert parameter.abs().max() <= H**-0.5
 
 
+@WITHOUT_CUDA_KERNELS
 def test_rows_without_variance():
     """No input, no state: what is normalised is zero, and gradients are finite."""
     for kind in ("LSTM", "GRU", "RNN"):

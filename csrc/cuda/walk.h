@@ -42,6 +42,38 @@ struct Walk {
         return from ? dev.widen(from[j]) : ComputeType<S>(0);
     }
 
+    // What zoneout keeps of unit j of the states, h's with probability p_h and c's with p_c: all or nothing as drawn, or,
+    // without seeds, as much as it does on average.
+    template <class Act, class F>
+    FUSED_RNN_DEVICE auto zoneout(int64_t b, int64_t j, F p_h, F p_c) const {
+        if constexpr (!kVaries<Act>) {
+            return AllNew<F>{};
+        } else {
+            F h = p_h, c = p_c;
+            if ((p_h > 0 || p_c > 0) && a.seeds) {
+                const RandomWords<uint32_t> words = random_words(a.seeds[d * a.seq.B + b], Draw::kZoneout, t, j);
+                h = happens(words.x[0], a.variant.zoneout_h);
+                c = happens(words.x[1], a.variant.zoneout_c);
+            }
+            return Zoneout<F>{p_h > 0, p_c > 0, h, F(1) - h, c, F(1) - c};
+        }
+    }
+    // Of a step's cells: what the first of two products leads to is no h yet.
+    template <class Act, class F>
+    FUSED_RNN_DEVICE auto zoneout_of_cell(int64_t b, int64_t j) const {
+        return zoneout<Act, F>(b, j, a.two_products ? F(0) : F(a.variant.zoneout_h), F(a.variant.zoneout_c));
+    }
+    // And of h alone.
+    template <class Act, class F>
+    FUSED_RNN_DEVICE auto zoneout_of_h(int64_t b, int64_t j) const {
+        return zoneout<Act, F>(b, j, F(a.variant.zoneout_h), F(0));
+    }
+    // Recurrent dropout's mask of unit j of h.
+    template <class F>
+    FUSED_RNN_DEVICE F masked_h(int64_t b, int64_t j, F x) const {
+        return a.mask ? masked(x, a.mask[state(b, a.R) + j]) : x;
+    }
+
     // Row of the whole sequence.
     FUSED_RNN_DEVICE int64_t row(int64_t b) const { return a.seq.row(t) + b; }
     FUSED_RNN_DEVICE int64_t row_before(int64_t b) const { return a.seq.row(before) + b; }
