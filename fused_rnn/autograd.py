@@ -76,12 +76,12 @@ def layer(
         every_c = _cells(saved, y, cn.shape[2]) if cells else None
     elif torch.compiler.is_compiling():
         apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayer.apply
-        y, hn, cn, every_c, _ = apply(
+        y, hn, cn, every_c, *_ = apply(
             x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
     else:
         apply = _FusedLayerJvp.apply if transformed() else _apply_untransformed
-        y, hn, cn, every_c, _ = apply(
+        y, hn, cn, every_c, *_ = apply(
             x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
         if record is not None:
@@ -95,6 +95,14 @@ def _cells(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
     return torch.cat(states.unflatten(1, y.shape[:-1]).unbind(), -1)
 
 
+def _kept(y: Tensor, c0: Maybe) -> Maybe:
+    """y for the backward, where the one that is returned may be changed in place, as torch's own allow it: GRU and RNN
+    on the CPU. It becomes a copy at the first such change, if any. A graph changes nothing in place that it keeps."""
+    if c0 is not None or y.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    return torch._lazy_clone(y)
+
+
 def _lowered(function: type[Function], *args: Any) -> tuple:
     """Calls ``function`` from its vmap rule, one transform lower: the bare op will do unless that one is watching."""
     if differentiates(*(a for a in args if isinstance(a, Tensor))):
@@ -104,7 +112,7 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 class _FusedLayer(Function):
     """(x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights) ->
-    (y, hn, cn, every c, saved).
+    (y, hn, cn, every c, saved, kept y).
 
     ``cells``: whether to return c of every step, or None. Without a jvp rule, as Dynamo refuses Functions that have it.
     """
@@ -114,24 +122,21 @@ class _FusedLayer(Function):
         x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights = args
         inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        return y, hn, cn, _cells(saved, y, cn.shape[2]) if cells else None, saved
+        return y, hn, cn, _cells(saved, y, cn.shape[2]) if cells else None, saved, _kept(y, c0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
-        y, _, cn, _, saved = output
+        y, _, cn, _, saved, kept = output
         ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
         ctx.record = None
         ctx.set_materialize_grads(False)
-        if c0 is None:
-            ctx.mark_non_differentiable(cn, saved)
-            y = None  # GRU and RNN keep their own h: changing y in place stays allowed
-        else:
-            ctx.mark_non_differentiable(saved)
-        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, y, saved, *weights)
+        constants = [tensor for tensor in (cn if c0 is None else None, saved, kept) if tensor is not None]
+        ctx.mark_non_differentiable(*constants)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, y if kept is None else kept, saved, *weights)
 
     @staticmethod
-    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, _: None) -> tuple:
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, *_: None) -> tuple:
         douts = (dy, dhn, dcn, dcells)
         if all(dout is None for dout in douts):
             return (None,) * len(ctx.needs_input_grad)
@@ -172,10 +177,13 @@ class _FusedLayer(Function):
         h0, c0 = fold(h0, in_dims[1], 1, size), fold(c0, in_dims[2], 1, size)
         seed = fold(seed, in_dims[5], 1, size)
         inputs = (x, h0, c0, lengths, reset, seed, *numbers, cells, *args[11:])
-        y, hn, cn, every_c, saved = _lowered(_FusedLayerJvp, *inputs)
+        y, hn, cn, every_c, saved, kept = _lowered(_FusedLayerJvp, *inputs)
         cn, cn_dim = (cn, None) if c0 is None else (unfold(cn, 1, size), 2)
-        outputs = (unfold(y, rows, size), unfold(hn, 1, size), cn, unfold(every_c, rows, size), unfold(saved, 1, size))
-        return outputs, (rows + 1, 2, cn_dim, rows + 1 if cells else None, 2)
+        alike = (unfold(of, rows, size) for of in (y, every_c, kept))
+        y, every_c, kept = alike
+        outputs = (y, unfold(hn, 1, size), cn, every_c, unfold(saved, 1, size), kept)
+        dims = (rows + 1, 2, cn_dim, rows + 1 if cells else None, 2, None if kept is None else rows + 1)
+        return outputs, dims
 
 
 class _FusedLayerJvp(_FusedLayer):
@@ -197,7 +205,7 @@ class _FusedLayerJvp(_FusedLayer):
             return tuple(output for output in outputs if output is not None)
 
         pushed = pushforward(definition, (x, h0, c0, *weights), tangents[:3] + tangents[11:])
-        return *pushed, *[None] * (5 - len(pushed))
+        return *pushed, *[None] * (6 - len(pushed))
 
 
 def _needs_more_than_gates(variant: Variant, cell: int, each: int) -> bool:
@@ -228,7 +236,7 @@ class _FusedLayerGradient(Function):
         dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed = args[:17]
         batch_sizes, reset, seed, cell, needs, samples, initial, variant = fixed
         weights = args[17:]
-        inputs = (dy, dhn, dcn, x, h0, c0, weights, x if y is None else y, saved, batch_sizes, cell)
+        inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
         grads: tuple[Maybe, ...]
         if samples and variant is not None and _needs_more_than_gates(variant, cell, len(weights) // h0.shape[0]):
             return _by_definition(Constants(*fixed), *args[:7], *weights)
@@ -236,7 +244,7 @@ class _FusedLayerGradient(Function):
             tell = record is not None
             *others, own = ops.layer_backward(*inputs, needs, reset, initial, variant, seed, dcells, tell)
             if tell:
-                record.told(own.pop(), saved)
+                record.told(own.pop(), saved, y)
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, seed, dcells)

@@ -127,14 +127,14 @@ def sample_gradients(
     h0: Tensor,
     c0: Tensor | None,
     weights: Sequence[Tensor],
-    y: Tensor | None,
+    y: Tensor,
     saved: Tensor,
     constants: Constants,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """dx and the weight gradients of each of the V examples folded into the batch.
 
-    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``, ``y`` is None where h is in ``saved``. Not for an LSTM that
-    zones c out and has gradients that need the c its output gate saw, which is not kept.
+    ``gates`` are dgx, dgh, dr of ``layer_backward_gates``. Not for an LSTM that zones c out and has gradients that need
+    the c its output gate saw, which is not kept.
     Returns dx [.., B*V, I] and, weight by weight, [V, *weight.shape] or None.
     """
     cell, needs, size = Cell(constants.cell), constants.needs, constants.samples
@@ -152,15 +152,15 @@ def sample_gradients(
         hidden = of_x.shape[-1] // gates_of(cell, constants.variant)
         if cell.is_gru and not reset_before:  # W_hn h + b_hn stands inside the reset product
             of_h = torch.cat([of_x[..., : 2 * hidden], dgh[d]], -1)
-        inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H] or [N, V, H]
-        h = inner[..., -hidden:] if y is None else y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
+        inner = saved[d].unflatten(0, (-1, size))  # [N, V, S*H]
+        h = y.reshape(-1, size, y.shape[-1]).chunk(directions, -1)[d]
         h = _before(h, h0[d], batch_sizes, d == 1, constants)
         if constants.seed is not None and constants.variant is not None:
             mask = recurrent_mask(constants.seed[d], constants.variant.recurrent_dropout, h0[d])
             if mask is not None:
                 h = seen(h, _at_every_step(mask.unflatten(0, (-1, size)), len(h), batch_sizes))
         rows = x.reshape(-1, size, x.shape[-1])
-        kept = inner.shape[-1] > hidden  # gates too
+        kept = inner.shape[-1] > (hidden if cell.is_lstm else 0)  # gates
         factors: dict[int, tuple[Tensor, Tensor | None]] = {0: (of_x, rows), 1: (of_h, h)}
         if own.b_ih is not None:
             factors |= {2: (of_x, None), 3: (of_h, None)}

@@ -280,7 +280,9 @@ def _run(
                 return _run(net, input, h0, c0, weights, *others)
     kernels = has_kernels(input, h0, c0, weights)
     if input.is_cuda and (recorder is not None or not (variant is None or variant.on_cuda)):
-        what = "whose gradients are recorded" if recorder else "with layer normalisation or clipped gradients"
+        what = (
+            "of a layer with normalisation or clipped gradients" if recorder is None else "whose gradients are recorded"
+        )
         fallback.warn_once(f"CUDA tensors {what} go through plain torch, step by step: it has no CUDA kernels")
         kernels = False
     elif not kernels and WITHOUT_CUDA and input.is_cuda:

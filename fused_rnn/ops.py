@@ -38,7 +38,7 @@ class Save(IntEnum):
 
     NOTHING = 0
     ALL = 1
-    STATES = 2  # of which the backward rebuilds the gates
+    STATES = 2  # beside y, of which the backward rebuilds the gates: an LSTM's c
 
 
 class Square(IntEnum):
@@ -129,7 +129,7 @@ def layer_forward(
     variant: Sequence[float] | None = None,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H], [D, N, H] or [0]."""
+    """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H] or [0]."""
     inputs = (x, h0, c0, weights, batch_sizes, cell, save)
     if _is_compiling() and onnx_nodes.exporting():
         return _as_onnx(*inputs, False, reset, reset_initial, variant, seed)
@@ -179,7 +179,7 @@ def layer_backward(
     dcells: Tensor | None = None,
     tell: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0]. ``y`` is read for the LSTM only.
+    """dx, dh0, dc0, dweights; what no bit of ``needs`` asks for has shape [0].
 
     With ``tell`` one more stands behind dweights: squares, f64 [5, D, N], in the order of :class:`Square`.
     """
@@ -259,7 +259,7 @@ def _(
         gates = (3 if made.reset_before else 4) if Cell(cell).is_gru else int(made.zoneout_h > 0)
     if made.layer_norm:  # the products, too
         gates += 2 * gates_of(cell, made)
-    values = 1 + (gates if save == Save.ALL else 0)  # S
+    values = Cell(cell).is_lstm + (gates if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
         x.new_empty(directions, batch, features),

@@ -31,15 +31,20 @@ class LayerRecord:
         self.sizes = sizes  # rows of each step
         self.hidden, self.directions = hidden, directions
         self.squares: Maybe = None  # f64 [5, D, N], of ops.Square; None before a backward
-        self.saved: Maybe = None  # [D, N, S*H], gates and states as a forward keeps them (docs/design.md), or none
+        self.saved: Maybe = None  # [D, N, S*H] as a forward keeps it (docs/design.md), of an RNN h, or none
         self.keeps = False  # whether to keep them
         self.begins = [0, *accumulate(sizes)]  # the row that each step begins with
 
-    def told(self, squares: Tensor, saved: Tensor) -> None:
+    def told(self, squares: Tensor, saved: Tensor, y: Tensor) -> None:
         """Called by a backward of the kernels."""
         self.squares = squares
         if self.keeps:
-            self.saved = saved
+            self.keep(saved, y)
+
+    def keep(self, saved: Tensor, y: Tensor) -> None:
+        """What a forward kept for its backward."""
+        own = saved.shape[2] > 0
+        self.saved = saved if own else torch.stack(y.reshape(saved.shape[1], -1).chunk(self.directions, -1))
 
     def watch(self, direction: int, t: int, state: State) -> State:
         """The same of the reference, whose every step passes here on its way to the next."""
@@ -106,12 +111,12 @@ class CallRecord:
         if self.gates and self.kernels:
             record.keeps, recompute = True, False  # the backward then has them
         elif self.gates and not x.is_complex():
-            record.saved = _gates(x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant)
+            record.keep(*_kept(x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant))
         inputs = (x, h0, c0, weights, batch_sizes, cell, recompute, reset, reset_initial, variant, seed, cells)
         return self.one(*inputs, record=record)
 
 
-def _gates(
+def _kept(
     x: Tensor,
     h0: Tensor,
     c0: Maybe,
@@ -121,12 +126,13 @@ def _gates(
     reset: Maybe,
     reset_initial: bool,
     variant: Variant | None,
-) -> Tensor:
-    """What a forward on the CPU saves, for a layer that runs elsewhere: [D, N, S*H]."""
+) -> tuple[Tensor, Tensor]:
+    """What a forward on the CPU keeps, for a layer that runs elsewhere: saved, y."""
     x, h0, *weights = (tensor.detach().cpu() for tensor in (x, h0, *weights))
     c0, reset = (None if tensor is None else tensor.detach().cpu() for tensor in (c0, reset))
     inputs = (x, h0, c0, weights, batch_sizes, cell, Save.ALL, reset, reset_initial, variant)
-    return ops.layer_forward(*inputs)[3]
+    y, _, _, saved = ops.layer_forward(*inputs)
+    return saved, y
 
 
 class Recorder:

@@ -176,7 +176,9 @@ BAD_GRADIENTS = {
     "y": (LSTM, {"y": lambda t: t[..., 1:]}, r"y must have shape \[7, 3, 9\], got \[7, 3, 8\]"),
     "y packed": (PACKED, {"y": lambda t: t[1:]}, r"y must have shape \[15, 9\], got \[14, 9\]"),
     "saved": (LSTM, {"saved": lambda t: t[:, 1:]}, r"saved must have shape \[1, 21, 45\], got \[1, 20, 45\]"),
-    "nothing saved": (RNN, {"saved": lambda t: t.new_empty(0)}, r"saved must have shape \[1, 21, 9\], got \[0\]"),
+    "nothing saved": (GRU, {"saved": lambda t: t.new_empty(0)}, r"saved must have shape \[1, 21, 36\], got \[0\]"),
+    "nothing to save": (RNN, {"saved": lambda t: t.new_empty(0)}, r"saved must have shape \[1, 21, 0\], got \[0\]"),
+    "y of a GRU": (GRU, {"y": lambda t: t[..., 1:]}, r"y must have shape \[7, 3, 9\], got \[7, 3, 8\]"),
     "states of too few": (
         LSTM,
         {"saved": lambda t: t[:, 1:, :9]},

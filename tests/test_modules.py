@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from devices import native_loops, on_cpu, rng_state
+from devices import device, native_loops, on_cpu, rng_state
 from pairs import CELLS, KINDS, agree, leaves, pair, run
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -295,18 +295,38 @@ def test_nan_and_huge_inputs(kind):
 
 
 def test_in_place_change_of_an_output():
-    """The LSTM's backward reads its output, as torch's does on the CPU; a GRU's and an RNN's do not."""
-    x = torch.randn(3, 2, 4, requires_grad=True)
+    """Where torch allows it: on the CPU after a GRU or an RNN. (oneDNN's backward reads the output, as cuDNN's do.)"""
     for kind in KINDS:
         theirs, ours = pair(kind, 4, 4, dtype=torch.float32)
-        for module in (theirs, ours) if on_cpu() else (ours,):  # cuDNN's backwards all read it
+        gradients = []
+        for module in (theirs, ours):
+            x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1)).to(device()).requires_grad_()
             y, _ = module(x)
             y.mul_(2)
-            if kind == "LSTM":
+            if kind == "LSTM" or not on_cpu():
                 with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                     y.sum().backward()
             else:
                 y.sum().backward()
+                gradients.append(x.grad)
+        if gradients:
+            torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.cpu_only("cuDNN's backwards read the output, ours too")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "LSTM"])
+def test_the_output_is_copied_where_it_is_changed_only(kind):
+    _, ours = pair(kind, 4, 4)
+    y, _ = ours(torch.randn(3, 2, 4))
+    kept = next(t for t in y.grad_fn.saved_tensors if t is not None and t.shape == y.shape and torch.equal(t, y))
+    assert torch._C._is_cow_tensor(y)
+    assert torch._C._is_cow_tensor(kept)
+    was = y.detach().clone()
+    assert torch._C._is_cow_tensor(y)  # reading copies nothing
+    with torch.no_grad():
+        y[0] = 0
+    assert torch.equal(kept, was)
+    assert not torch.equal(y, was)
 
 
 def test_states_are_not_views_of_the_output():

@@ -112,9 +112,8 @@ def pass_on(values: torch.Tensor, through: str) -> torch.Tensor:
     n, dtype = values.numel(), values.dtype
     one, zeros = torch.ones(1, 1, dtype=dtype), torch.zeros(1, n, 1, dtype=dtype)
     x, h0 = (values.view(1, n, 1), zeros) if through == "x" else (zeros, values.view(1, n, 1))
-    y, hn, _, saved = ops.layer_forward(x, h0, None, [one, one], None, Cell.RNN_LINEAR, True)
+    y, hn, _, _ = ops.layer_forward(x, h0, None, [one, one], None, Cell.RNN_LINEAR, True)
     assert y.view(-1).view(torch.int16).equal(hn.view(-1).view(torch.int16))
-    assert y.view(-1).view(torch.int16).equal(saved.view(-1).view(torch.int16))
     return y.view(-1)
 
 

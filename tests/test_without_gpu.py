@@ -81,7 +81,7 @@ def test_one_warning_where_a_variant_has_no_kernels(name, without, clipped, devi
     monkeypatch.setattr(fallback, "_warned", set())
     ran = by_reference_alone(monkeypatch)
     given = {"clip_grad_value": 0.1} if clipped else SOFTSIGN[name]
-    text = "with layer normalisation or clipped gradients go" if clipped else "go"
+    text = "of a layer with normalisation or clipped gradients go" if clipped else "go"
     with pytest.warns(UserWarning, match=f"CUDA tensors {text} through plain torch, step by step") as caught:
         run(name, device, layers=2, **given)
     assert len(caught) == 1

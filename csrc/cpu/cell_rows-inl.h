@@ -167,7 +167,6 @@ struct GruRows {
         const GruStep<V> s = step(a, u, lanes, gx, hg, gate_stride, hn, h_prev);
         const V h = kept.h(h_prev, s.h);
         if (a.saved.gates) keep_gates(a, n, u, lanes, s, hn);
-        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
 
@@ -246,7 +245,6 @@ struct RnnRows {
         const V fresh = step(a, u, lanes, gx, hg);
         const V h = kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), fresh) : fresh;
         if (kept.of_h && a.saved.gates) store(a.saved.gates_of(n) + u, fresh, lanes);
-        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
 

@@ -27,7 +27,6 @@ struct GruBeforeRows {
         const V candidate = candidate_of(a, u, lanes, gx, product);
         const V h = kept.h(h_prev, gru_update(load<F>(a.z + b * a.ld_c + u, lanes), candidate, h_prev));
         if (a.saved.gates) store(a.saved.gates_of(n) + 2 * a.H + u, candidate, lanes);
-        if (a.saved.states) store(a.saved.state_of(n) + u, h, lanes);
         return h;
     }
 

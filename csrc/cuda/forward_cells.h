@@ -101,7 +101,6 @@ struct GruForward {
             dev.narrow(s.n, to[2 * H]);
             dev.narrow(hn, to[3 * H]);
         }
-        if (saved.states) dev.narrow(h, saved.state_of(step.row(b))[j]);
         return h;
     }
 };
@@ -152,7 +151,6 @@ struct GruBeforeForward {
         step.a.carry[step.state(b, step.a.H) + j] = h;
         const Saved<S>& saved = step.a.saved[step.d];
         if (saved.gates) dev.narrow(n, saved.gates_of(step.row(b))[2 * step.a.H + j]);
-        if (saved.states) dev.narrow(h, saved.state_of(step.row(b))[j]);
         return h;
     }
 };
@@ -180,7 +178,6 @@ struct RnnForward {
         const F h = kept.of_h ? kept.h(step.h_before(dev, b, j), fresh) : fresh;
         const Saved<S>& saved = step.a.saved[step.d];
         if (kept.of_h && saved.gates) dev.narrow(fresh, saved.gates_of(step.row(b))[j]);
-        if (saved.states) dev.narrow(h, saved.state_of(step.row(b))[j]);
         return h;
     }
 };

@@ -25,10 +25,10 @@ class BackwardPass {
           x_(k_, layer),
           plan_(layer, needs, gates_only, split_f32, tells),
           loop_(plan_.loop_tiles ? plan_.loop_tiles->backward_loop : k_.backward_loop),
-          saved_(laid_out(grads.saved)) {
+          saved_(laid_out(grads.saved)),
+          y_(laid_out(grads.y)) {
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (grads.dcells) dcells_ = laid_out(*grads.dcells);
-        if (is_lstm(layer.cell)) y_ = laid_out(grads.y);
         for (int64_t d = 0; d < layer.D; ++d)
             dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, dcells_, y_, saved_);
         if (!gates_only || dir_[0].rebuild) x_.reserve(plan_.most_rows);
@@ -335,8 +335,8 @@ class BackwardPass {
     const BackwardPlan<F, S> plan_;
     const decltype(cpu::Kernels<F, S>::backward_loop) loop_;
     OuterProduct<F, S> outer_;
-    const Tensor saved_;
-    std::optional<Tensor> y_, dy_, dcells_;
+    const Tensor saved_, y_;
+    std::optional<Tensor> dy_, dcells_;
     BackwardDirection<F, S> dir_[kMaxDirections];
     Result<F, S> dx_;
     Result<F, S> dweights_[kMaxDirections * kMaxWeights];

@@ -62,10 +62,10 @@ struct BackwardDirection {
     ResetState<F, S> reset;
     cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
 
-    // `dy`, `dcells` and `saved`: contiguous.
+    // `dy`, `dcells`, `y` and `saved`: contiguous.
     void prepare(const BackwardPlan<F, S>& plan, const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const Layer& l,
                  int64_t d, const LayerArgs& in, const Gradients& grads, const std::optional<Tensor>& dy,
-                 const std::optional<Tensor>& dcells, const std::optional<Tensor>& y, const Tensor& saved) {
+                 const std::optional<Tensor>& dcells, const Tensor& y, const Tensor& saved) {
         cpu::BackwardArgs<F, S>& a = args;
         const DirectionWeights& w = l.weights[d];
         if (plan.needs & kDx) w_ih = Product<F, S>(plan.by, pool, k, plan.tiles, *w.w_ih, false);
@@ -97,7 +97,7 @@ struct BackwardDirection {
         a.ld_dy = l.D * l.R;
         a.dcells = dcells ? data_of<S>(*dcells) + d * l.H : nullptr;
         a.ld_dcells = l.D * l.H;
-        a.saved = saved_direction<const S>(l, saved, d);
+        a.saved = kept_direction<S>(l, saved, y, d);
         a.h0 = h0.data() + d * l.B * l.R;
         a.ld_h0 = l.R;
         a.c0 = c0.data();
@@ -147,9 +147,8 @@ struct BackwardDirection {
         if (!plan.gates_only && l.two_products) multiplied = Buffer<F>(plan.most_rows * l.H);
         if (l.variant.reset_before) a.rh = multiplied.data();
         if (plan.gates_only && !rebuilds) return;
-        const S* h = is_lstm(l.cell) ? data_of<S>(*y) + d * l.R : a.saved.states;
-        const int64_t ld_h = is_lstm(l.cell) ? l.D * l.R : a.saved.ld_states;
-        h_before = {h, ld_h, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh, plan.most_rows};
+        h_before = {data_of<S>(y) + d * l.R, l.D * l.R, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh,
+                    plan.most_rows};
         if (!l.variant.peephole && !needs_candidates(l)) return;
         c_before = {a.saved.states, a.saved.ld_states, l.H,     a.c0, a.ld_c,
                     a.reset.c,      a.reset.ld_c,      nullptr, 0,    plan.most_rows};

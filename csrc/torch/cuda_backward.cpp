@@ -19,11 +19,9 @@ class BackwardCall {
           needs_(needs),
           h0_(laid_out(in.h0)),
           saved_(laid_out(grads.saved)),
+          y_(laid_out(grads.y)),
           mask_(call.recurrent_mask()) {
-        if (is_lstm(l.cell)) {
-            y_ = laid_out(grads.y);
-            c0_ = laid_out(*in.c0);
-        }
+        if (is_lstm(l.cell)) c0_ = laid_out(*in.c0);
         for (int64_t d = 0; d < l.D; ++d) {
             dg_.push_back(call.empty({l.N, width()}));
             if (l.projected) dr_.push_back(call.empty({l.N, l.R}));
@@ -88,9 +86,9 @@ class BackwardCall {
 
     // Where the loop finds the gates and states of direction d.
     void read_saved(int64_t d) {
-        Saved<const S>& at = kept_[d] = saved_direction<const S>(l, saved_, d);
+        Saved<const S>& at = kept_[d] = kept_direction<S>(l, saved_, y_, d);
         const int64_t gates = saved_gates_of(l.cell, l.variant);
-        if (!at.states || at.gates || !gates) return;
+        if (l.N == 0 || at.gates || !gates) return;
         const DirectionWeights& w = l.weights[d];
         const auto products = [&](const Tensor& rows, const Tensor& weight, int64_t columns) {
             const int64_t count = weight.size(0);
@@ -208,9 +206,8 @@ class BackwardCall {
 
     // h of the step before (in walking order), for every row, as W_hh saw it.
     Tensor rows_before(int64_t d) const {
-        const bool in_y = is_lstm(l.cell);
-        return gather(d, h0_, l.R, in_y ? data_of<S>(*y_) + d * l.R : kept_[d].states,
-                      in_y ? l.D * l.R : kept_[d].ld_states, mask_ ? data_of<F>(*mask_) : nullptr);
+        const F* mask = mask_ ? data_of<F>(*mask_) : nullptr;
+        return gather(d, h0_, l.R, data_of<S>(y_) + d * l.R, l.D * l.R, mask);
     }
     Tensor cells_before(int64_t d) const { return gather(d, *c0_, l.H, kept_[d].states, kept_[d].ld_states, nullptr); }
     Tensor gather(int64_t d, const Tensor& first, int64_t size, const S* rows, int64_t ld, const F* mask) const {
@@ -326,9 +323,9 @@ class BackwardCall {
     const Layer& l;
     const LayerArgs& in_;
     const int64_t needs_;
-    const Tensor h0_, saved_;
+    const Tensor h0_, saved_, y_;
     const std::optional<Tensor> mask_;
-    std::optional<Tensor> y_, c0_, dh0_, dc0_, sum_h_;
+    std::optional<Tensor> c0_, dh0_, dc0_, sum_h_;
     std::vector<Tensor> dg_, dr_, rebuilt_;
     Saved<const S> kept_[kMaxDirections] = {};
 };

@@ -202,16 +202,17 @@ void check_gradients(const char* op, const Layer& l, const Gradients& g) {
     if (l.packed) {
         check("dcells", g.dcells, {l.N, l.D * l.H});
         check("dy", g.dy, {l.N, l.D * l.R});
-        if (is_lstm(l.cell)) check("y", g.y, {l.N, l.D * l.R});
+        check("y", g.y, {l.N, l.D * l.R});
     } else {
         check("dcells", g.dcells, {l.T, l.B, l.D * l.H});
         check("dy", g.dy, {l.T, l.B, l.D * l.R});
-        if (is_lstm(l.cell)) check("y", g.y, {l.T, l.B, l.D * l.R});
+        check("y", g.y, {l.T, l.B, l.D * l.R});
     }
     check("dhn", g.dhn, {l.D, l.B, l.R});
     if (is_lstm(l.cell)) check("dcn", g.dcn, {l.D, l.B, l.H});
-    const bool states_only = g.saved.dim() == 3 && g.saved.size(2) == l.H;
-    check("saved", g.saved, {l.D, l.N, saved_of(l.cell, states_only ? kSaveStates : kSaveAll, l.variant) * l.H});
+    const int64_t states = saved_of(l.cell, kSaveStates, l.variant) * l.H;
+    const bool states_only = g.saved.dim() == 3 && g.saved.size(2) == states;
+    check("saved", g.saved, {l.D, l.N, states_only ? states : saved_of(l.cell, kSaveAll, l.variant) * l.H});
 }
 
 }  // namespace fused_rnn

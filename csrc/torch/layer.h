@@ -90,17 +90,17 @@ Tensor saved_tensor(const char* op, const Layer& l, int64_t save, const Empty& e
     return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H});
 }
 
-// Direction d of it. S is the storage type, const to read.
+// Direction d of it, to write.
 template <class S>
 Saved<S> saved_direction(const Layer& l, const Tensor& saved, int64_t d) {
     if (!saved.numel()) return {};
-    S* data = nullptr;
-    if constexpr (std::is_const_v<S>) {
-        data = data_of<std::remove_const_t<S>>(saved);
-    } else {
-        data = mutable_data_of<S>(saved);
-    }
-    return saved_rows(data + d * l.N * saved.size(2), saved.size(2) / l.H, l.H);
+    return saved_rows(l.cell, mutable_data_of<S>(saved) + d * l.N * saved.size(2), saved.size(2) / l.H, l.H);
+}
+// To read, h from y; both are contiguous.
+template <class S>
+Saved<const S> kept_direction(const Layer& l, const Tensor& saved, const Tensor& y, int64_t d) {
+    return saved_rows(l.cell, data_of<S>(saved) + d * l.N * saved.size(2), saved.size(2) / l.H, l.H,
+                      data_of<S>(y) + d * l.R, l.D * l.R);
 }
 
 // Calls f.template operator()<S>() for the storage type.

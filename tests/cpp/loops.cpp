@@ -185,12 +185,12 @@ struct Run {
             f.c = to.c.data(), f.ld_c = ld_h, f.h_full = to.h_full.data();
             f.y = y.data() + d * l.R, f.ld_y = l.D * l.R, f.hn = hn.data() + d * B * l.R;
             const int64_t vectors = saved_of(l.cell, kSaveAll);
-            f.saved = saved_rows(saved.data() + d * N * vectors * l.H, vectors, l.H);
+            f.saved = saved_rows(l.cell, saved.data() + d * N * vectors * l.H, vectors, l.H);
             f.w_hh = to.pack(to.packed_hh, in.w_hh, G * l.H, l.R, gates, true);
             auto& b = to.backward;
             b.seq = l.seq, b.cell = l.cell, b.variant = f.variant, b.H = l.H, b.R = l.R, b.reverse = d == 1,
             b.two_products = l.projected();
-            b.saved = saved_rows<const S>(saved.data() + d * N * vectors * l.H, vectors, l.H);
+            b.saved = saved_rows<const S>(l.cell, saved.data() + d * N * vectors * l.H, vectors, l.H, f.y, f.ld_y);
             b.dy = dy.data() + d * l.R, b.ld_dy = l.D * l.R, b.h0 = to.h0.data(), b.ld_h0 = ld_r;
             b.c0 = to.c0.data(), b.ld_c = ld_h, b.dh = to.dh.data(), b.ld_dh = ld_r, b.dc = to.dc.data();
             b.dgx = to.dgx.data(), b.dgh = is_gru(l.cell) ? to.dgh.data() : b.dgx, b.ld_dg = G * l.H;

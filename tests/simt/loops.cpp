@@ -171,8 +171,8 @@ struct Run {
             b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
             b.dg[d] = dg[d].data(), b.dr[d] = v.reset_before ? b.dg[d] + 2 * l.H : dr[d].data();
             const int64_t vectors = saved_of(l.cell, kSaveAll, v), at = d * N * vectors * l.H;
-            f.saved[d] = saved_rows(saved.data() + at, vectors, l.H);
-            b.saved[d] = saved_rows<const S>(saved.data() + at, vectors, l.H);
+            f.saved[d] = saved_rows(l.cell, saved.data() + at, vectors, l.H);
+            b.saved[d] = saved_rows<const S>(l.cell, saved.data() + at, vectors, l.H, y.data() + d * l.R, l.D * l.R);
         }
         f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = carry.data();
         b.dc = dc.data();
