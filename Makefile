@@ -89,6 +89,7 @@ SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py t
 simt: build
 	bash tests/simt/run.sh
 	$(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) --deselect tests/test_gradcheck.py::TestHigherOrders $(SIMT_TESTS)
+	$(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_variants.py tests/test_regularisation.py -k "test_ops or test_gates"
 	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
 	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_loop.py
 
