@@ -26,12 +26,13 @@ COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
     tests/test_packed.py tests/test_onnx.py
 
-.PHONY: help venv build test bench gpu tables lint format sanitize simt compat cuda-check clean
+.PHONY: help venv build test bench gpu tables docs lint format sanitize simt compat cuda-check clean
 help:
 	@echo "make test      build and run the test suite"
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
 	@echo "make gpu       on a machine with a CUDA device: build, suite, sanitizers, benchmark (benchmarks/gpu.sh)"
-	@echo "make tables    fill the tables of README.md and docs/performance.md from RESULTS=file.json"
+	@echo "make tables    tables and picture of README.md and docs/performance.md from RESULTS=file.json"
+	@echo "make docs      the API reference from docstrings, in out/api; open out/api/index.html"
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
@@ -65,7 +66,11 @@ gpu:
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
 tables: venv
-	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md
+	$(PY) -m benchmarks --table $(RESULTS) --update README.md docs/performance.md \
+	    --plot docs/pictures/performance.png
+
+docs: build
+	PYTHONPATH=. $(PY) -m sphinx -q -W -b html docs/api out/api
 
 lint: venv
 	$(PY) -m ruff check .

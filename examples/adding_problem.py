@@ -12,8 +12,6 @@ gradient at the last step comes to the first in the RNN than in either.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_rnn
+from examples.common import draw_curves, plotting, write
 from fused_rnn.diagnostics import gradient_flow, plots
 
 GUESSING = 1 / 6
@@ -97,23 +96,10 @@ def check(found: dict[str, dict[str, Any]]) -> None:
 
 
 def draw(found: dict[str, dict[str, Any]], folder: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for (colour, line), (cell, result) in zip(plots.STYLES, found.items(), strict=False):
-        averaged = torch.tensor(result["curve"]).unfold(0, min(20, len(result["curve"])), 1).mean(-1)
-        axes.plot(averaged, line, color=colour, label=f"{cell}: {result['error']:.4f}")
-    axes.axhline(GUESSING, color="black", lw=0.8)
-    axes.set_yscale("log")
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("mean squared error (line: always saying 1)")
-    axes.legend(frameon=False)
-    figure.savefig(folder / "adding_problem.png", dpi=120)
+    curves = {f"{cell}: {result['error']:.4f}": result["curve"] for cell, result in found.items()}
+    what = "mean squared error (line: always saying 1)"
+    draw_curves({"adding problem": curves}, folder / "adding_problem.png", GUESSING, what)
     plots.plot_norms({cell: [result["flow"]] for cell, result in found.items()}, folder / "adding_problem_gradient.png")
-    print(f"plots: {folder / 'adding_problem.png'}, adding_problem_gradient.png")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,14 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)
     found = {cell: learn(cell, options) for cell in options.cells}
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {"command": f"python -m examples.adding_problem {' '.join(arguments or sys.argv[1:])}".strip()}
-    record |= {cell: {"error": r["error"], "curve": r["curve"]} for cell, r in found.items()}
-    (options.out / "adding_problem.json").write_text(json.dumps(record))
-    try:
+    record = {cell: {"error": r["error"], "curve": [round(e, 4) for e in r["curve"]]} for cell, r in found.items()}
+    write(options.out / "adding_problem.json", "examples.adding_problem", arguments, **record)
+    with plotting(options.out / "adding_problem.png", options.out / "adding_problem_gradient.png"):
         draw(found, options.out)
-    except ImportError:
-        print("no plots, as matplotlib is missing")
     check(found)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_rnn
-from fused_rnn.bench.header import cpu_model
+from examples.common import write
 
 State = Any  # tensors [1, B, H]: (h, c) of an LSTM, h of a GRU or RNN
 
@@ -129,15 +127,6 @@ def main(arguments: list[str] | None = None) -> None:
         _, state = rnn(x)
         table.append(report(rnn, x, each(Tensor.detach, state), reset, options.rounds))
     write(options.out / "python_loop.json", "examples.python_loop", arguments, table=table)
-
-
-def write(path: Path, module: str, arguments: list[str] | None, **content: Any) -> None:
-    """JSON of ``content`` and of the command that made it."""
-    command = " ".join(["python -m", module, *(sys.argv[1:] if arguments is None else arguments)])
-    record = {"command": command, "torch": torch.__version__, "cpu": cpu_model(), "threads": torch.get_num_threads()}
-    record |= content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items()) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 import fused_rnn
-from examples.python_loop import State, each, forms, report, write
+from examples.common import write
+from examples.python_loop import State, each, forms, report
 
 GAMMA, LAMBDA = 0.99, 0.95  # discount; decay of generalized advantage estimates
 CLIP, VALUE_WEIGHT, ENTROPY_WEIGHT, GRADIENT_NORM = 0.2, 0.5, 0.01, 0.5

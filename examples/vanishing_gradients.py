@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import fused_rnn
+from examples.common import plotting
 from fused_rnn.diagnostics import (
     LayerFlow,
     gradient_flow,
@@ -140,12 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         flows[case.name] = [layer]
         if "not normal" in case.name:
             check_without_normality(rnn, options.steps)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
+    with plotting(options.out / "vanishing_gradients.png"):
         plots.plot_norms(flows, options.out / "vanishing_gradients.png")
-        print(f"plot: {options.out / 'vanishing_gradients.png'}")
-    except ImportError:
-        print("no plot, as matplotlib is missing")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ def divide_loop(
     flops_per_step: int,
     threads: int,
     exchanged: int = 0,
+    layers: int = 1,
 ) -> dict[str, int]: ...
 def threads_in_crowd(runs: list[tuple[int, int, int, int, int, int]]) -> list[int]: ...
 def cuda_plan(

@@ -21,7 +21,7 @@ from .folding import Constants, fold, folded_lengths, loop, sample_gradients, un
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant, extra_weights
 
-__all__ = ["differentiates", "layer", "transformed"]
+__all__ = ["differentiates", "layer", "layers_at_once", "transformed"]
 
 Maybe = Tensor | None
 NOTHING, ALL, STATES = map(int, ops.Save)
@@ -87,6 +87,30 @@ def layer(
         if record is not None:
             y.grad_fn.record = record  # its ctx
     return y, hn, None if c0 is None else cn, every_c
+
+
+def layers_at_once(
+    x: Tensor,
+    h0: Tensor,
+    c0: Maybe,
+    weights: Sequence[Tensor],
+    batch_sizes: Maybe,
+    cell: int,
+    layers: int,
+    reset: Maybe,
+    reset_initial: bool,
+    variant: Variant | None,
+) -> tuple[Tensor, Tensor, Maybe] | None:
+    """Several layers of one direction by one op, which walks them side by side where that pays: y of the last, hn, cn
+    of all (or None). None where each must be a call of :func:`layer`: something is differentiated, or not on the CPU.
+
+    h0 [layers, B, R] and c0 [layers, B, H], or [1, ..] for all of them.
+    """
+    if not x.is_cpu or torch.compiler.is_compiling() or differentiates(x, h0, c0, *weights):
+        return None
+    inputs = (x, h0, c0, weights, batch_sizes, cell, layers, reset, reset_initial, variant)
+    y, hn, cn = ops.stack_forward(*inputs)
+    return y, hn, None if c0 is None else cn
 
 
 def _cells(saved: Tensor, y: Tensor, hidden: int) -> Tensor:

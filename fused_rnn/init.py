@@ -1,4 +1,4 @@
-"""Initial values for recurrent networks: functions that change a module in place, of this package or of ``torch.nn``.
+"""Initial values for recurrent networks: functions that change a module in place, of this package or of ``torch.nn``::
 
     fused_rnn.init.orthogonal_(lstm)
     fused_rnn.init.forget_bias_(lstm, 1.0)

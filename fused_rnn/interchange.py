@@ -1,4 +1,4 @@
-"""Weights from and to Keras layers and ONNX nodes, gates reordered; neither library need be installed.
+"""Weights from and to Keras layers and ONNX nodes, gates reordered; neither library need be installed. ::
 
     lstm.load_state_dict(fused_rnn.interchange.from_keras(layer))  # or layer.get_weights()
     layer.set_weights(fused_rnn.interchange.to_keras(lstm)[0])

@@ -27,6 +27,7 @@ __all__ = [
     "layer_backward_gates",
     "layer_forward",
     "packed_rows",
+    "stack_forward",
 ]
 
 _LIBRARY = Path(__file__).with_name("libfused_rnn.so")
@@ -91,6 +92,7 @@ WITHOUT_CUDA = _load_cuda()
 _layer_forward = torch.ops.fused_rnn.layer_forward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
+_stack_forward = torch.ops.fused_rnn.stack_forward.default
 
 
 _is_compiling = torch.compiler.is_compiling
@@ -210,6 +212,24 @@ def layer_backward_gates(
     return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, seed, dcells)
 
 
+def stack_forward(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    layers: int,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Several layers of one direction, on the CPU: y of the last [T, B, R] or [N, R], hn [layers, B, R], cn (LSTM)
+    [layers, B, H] or [0]. h0 and c0 are [layers, B, ..], or [1, B, ..] for all of them."""
+    inputs = (x, h0, c0, weights, batch_sizes, cell, layers)
+    return _stack_forward(*inputs, splits_f32(), reset, reset_initial, variant)
+
+
 def packed_rows(batch_sizes: Tensor) -> int:
     """B of a packed sequence: the rows of its first step, which no shape tells when nothing was sorted.
 
@@ -266,6 +286,24 @@ def _(
         x.new_empty(directions, batch, hidden) if Cell(cell).is_lstm else x.new_empty(0),
         x.new_empty(directions, rows, values * hidden) if save != Save.NOTHING else x.new_empty(0),
     )
+
+
+@torch.library.register_fake("fused_rnn::stack_forward")
+def _(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    layers: int,
+    split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    cn = x.new_empty(0) if c0 is None else x.new_empty(layers, *c0.shape[1:])
+    return x.new_empty(*x.shape[:-1], h0.shape[2]), x.new_empty(layers, *h0.shape[1:]), cn
 
 
 @torch.library.register_fake("fused_rnn::layer_backward")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks, connections, fallback, onnx_nodes, reference
-from .autograd import layer
+from .autograd import layer, layers_at_once
 from .dropout import Drops, Rows, draw_seeds, dropped_for_all_steps, dropped_weights
 from .recording import LayerRecord
 from .reference import Cell, Variant
@@ -85,6 +85,10 @@ def stack(
     if layers == 1:
         return one(x, h0, c0, weights, *options, seeds[0], cells)
     each = _weights_of_each(weights, connection, layers)
+    if one is layer and directions == 1 and not (cells or connection or (dropout and training)) and seeds[0] is None:
+        made = layers_at_once(x, h0, c0, weights, rows.batch_sizes, cell, layers, reset, initial, variant)
+        if made is not None:
+            return *made, None
     h0s = h0.split(directions) if own else (h0,) * layers
     c0s = c0.split(directions) if own and c0 is not None else (c0,) * layers
     hn: list[Any] = []

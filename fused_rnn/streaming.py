@@ -25,7 +25,7 @@ class Stream:
     The weights are **frozen**: copied and packed for the kernels when the stream is made. What is written to the module
     later does not reach it; make a new one. (The modules themselves never work on old weights: they pack at each call.)
     The state, zero at first, stays inside, in float32 for 16-bit types, and moves on with each call. A call costs a few
-    microseconds; nothing is recorded for a backward pass, and dropout is left out.
+    microseconds; nothing is recorded for a backward pass, and dropout is left out. ::
 
         stream = fused_rnn.Stream(module, batch_size=1)
         for frame in frames:  # [B, I]

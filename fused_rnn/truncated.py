@@ -32,7 +32,7 @@ def truncated_bptt(
 ) -> Iterator[Chunk]:
     """Calls ``module`` on ``steps`` steps of ``input`` after the other, each call with the state of the one before,
     detached. Gradients are those of truncated BPTT(k, k), k = ``steps`` (Williams and Peng 1990): none passes from a
-    chunk into an earlier one.
+    chunk into an earlier one. ::
 
         for output, state, part in fused_rnn.truncated_bptt(lstm, x, 50):
             loss = criterion(output, targets[part])

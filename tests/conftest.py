@@ -61,6 +61,14 @@ def isa(request):
     _C.force_isa("")
 
 
+@pytest.fixture
+def threads():
+    """Sets how many torch may use, for the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-from fused_rnn import ops
+from fused_rnn import ops, stack
 
 ROOT = Path(__file__).parents[1]
 OPS = ("layer_forward", "layer_backward", "layer_backward_gates")
@@ -36,6 +36,7 @@ def build() -> None:
 def use() -> None:
     """Every later call of an op goes there."""
     build()
+    stack.layers_at_once = lambda *_: None  # an op of the CPU alone
     for name in OPS:
         ours = getattr(torch.ops.fused_rnn, name).default
         host = getattr(torch.ops.fused_rnn_host, name).default

@@ -182,6 +182,17 @@ def test_plot_of_one_mode_and_nothing_to_show(results, tmp_path):
     assert (tmp_path / "p.png").exists()
 
 
+def test_plot_at_a_glance(results, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench:summary begin -->")
+    picture = tmp_path / "p.png"
+    table = ["bench", "--table", str(results / "results.json"), "--plot", str(picture)]
+    assert cli.main([*table, "--update", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}: filled\n{picture}: drawn\n"
+    assert picture.stat().st_size > 10000
+
+
 def test_tables_fill_marked_places_only(results, tmp_path, capsys):
     page = tmp_path / "page.md"
     before = "# Title\n\n<!-- bench:summary begin -->\nold\n<!-- bench:summary end -->\n\ntail\n"

@@ -223,7 +223,10 @@ def test_a_device_fills_its_own_places(document, tmp_path):
 def test_plot(document, tmp_path):
     pytest.importorskip("matplotlib")
     plot.draw(document, tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    glance = plot.overview(document, tmp_path / "p.png")
+    assert glance == tmp_path / "p-cuda.png"
+    for path in (tmp_path / "p.png", glance):
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_prices_without_what_is_not_json(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import runpy
 from itertools import islice
 
@@ -103,6 +104,64 @@ def test_adding_problem(python_loop, tmp_path, capsys):
     assert record["GRU"]["error"] < 0.02 < 0.1 < record["RNN"]["error"]
     with pytest.raises(AssertionError, match="the LSTM has not learned"):
         adding.main(["--cells", "LSTM", "--steps", "20", "--iterations", "2", "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def copying(python_loop):
+    return importlib.import_module("examples.copy_memory")
+
+
+COPY = ["--delay", "50", "--symbols", "1", "--hidden", "32", "--iterations"]
+
+
+def test_copy_memory(copying, tmp_path, capsys):
+    copying.main([*COPY, "250", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "copy_memory.json").read_text())
+    assert record["command"].startswith("python -m examples.copy_memory --delay 50")
+    assert [len(curve) for curve in record["curves"].values()] == [250, 250]
+    if "no plot" not in capsys.readouterr().out:
+        assert (tmp_path / "copy_memory.png").stat().st_size > 5000
+
+
+def test_copy_memory_notices_that_nothing_was_learned(copying, tmp_path):
+    with pytest.raises(AssertionError, match="with chrono it has not learned"):
+        copying.main([*COPY, "1", "--out", str(tmp_path)])
+
+
+def test_copy_memory_rows(copying):
+    """Symbols, blanks, the cue, blanks; nothing between tells what was read."""
+    x, wanted = copying.Task(delay=4, symbols=2, alphabet=3).rows(5, torch.Generator().manual_seed(0))
+    codes = x.argmax(-1)
+    assert x.shape == (8, 5, 5)
+    assert torch.equal(codes[:2], wanted)
+    assert codes[2:, 0].tolist() == [3, 3, 3, 3, 4, 3]
+    assert (codes[2:] == codes[2:, :1]).all()
+
+
+def test_forget_gate(copying, tmp_path, capsys):
+    gate = importlib.import_module("examples.forget_gate")
+    gate.main(["--delays", "4", "10", "40", "--iterations", "250", "--out", str(tmp_path)])
+    assert "delay   40" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "forget_gate.json").read_text())["curves"]) == {"delay 4", "delay 10", "delay 40"}
+
+
+def test_forget_gate_notices_what_does_not_reach(copying, monkeypatch):
+    gate = importlib.import_module("examples.forget_gate")
+    monkeypatch.setitem(copying.INITIAL, "chrono", copying.INITIAL["as drawn"])
+    with pytest.raises(AssertionError, match="it does not reach further"):
+        gate.main(["--delays", "4", "10", "40"])
+
+
+def test_pictures_of_the_kernels(request, tmp_path, monkeypatch):
+    """Those beside the script say what it draws now."""
+    pytest.importorskip("matplotlib")
+    folder = request.config.rootpath / "docs" / "pictures"
+    monkeypatch.setattr("sys.argv", ["draw.py", str(tmp_path)])
+    runpy.run_path(str(folder / "draw.py"), run_name="__main__")
+    drawn = {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in tmp_path.glob("*.svg")}
+    assert drawn == {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in folder.glob("*.svg")}
+    assert len(drawn) == 5
+    assert all(len(words) > 10 for words in drawn.values())
 
 
 class TestRecurrentPPO:

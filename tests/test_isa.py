@@ -165,13 +165,6 @@ def division(case, threads):
     return _C.divide_loop(case.D, case.B, panels, weight_bytes, case.T, flops, threads)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SPLITS)
 def test_bits_do_not_depend_on_threads(isa, name, dtype, threads):

@@ -49,7 +49,29 @@ def test_parts_fit_threads_and_work(loop, threads):
 @given(loops(), st.integers(2, 256))
 def test_tiny_work_is_serial(loop, threads):
     tiny = loop | {"steps": 1, "flops_per_step": 1000, "weight_bytes": 1000}
-    assert divide(tiny, threads) == {"threads": 1, "directions": 1, "row_parts": 1, "unit_parts": 1}
+    serial = {"threads": 1, "directions": 1, "row_parts": 1, "unit_parts": 1, "layers": 1}
+    assert divide(tiny, threads) == serial
+    assert divide(tiny | {"directions": 1}, threads, layers=4) == serial
+
+
+@given(loops(), st.integers(2, 8), st.integers(1, 64))
+def test_layers_side_by_side(loop, layers, threads):
+    """Each in one thread, and nothing else divided; never where a core's cache would not hold the weights of one."""
+    d = divide(loop | {"directions": 1}, threads, layers=layers)
+    assert d["layers"] in (1, min(layers, threads))
+    if d["layers"] > 1:
+        assert d["threads"] == d["layers"]
+        assert d["row_parts"] == d["unit_parts"] == d["directions"] == 1
+        assert loop["weight_bytes"] <= 1 << 20
+    else:
+        assert d == divide(loop | {"directions": 1}, threads)
+
+
+def test_long_loops_of_single_rows_go_side_by_side():
+    small = {"directions": 1, "rows": 1, "panels": 4, "weight_bytes": 1 << 16, "steps": 500, "flops_per_step": 1 << 15}
+    assert divide(small, 2, layers=3)["layers"] == 2
+    assert divide(small | {"steps": 5}, 2, layers=3)["layers"] == 1  # less than it takes to call up a thread
+    assert divide(small | {"rows": 64, "flops_per_step": 1 << 21}, 2, layers=3)["row_parts"] == 2
 
 
 @given(loops())

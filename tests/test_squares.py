@@ -156,13 +156,6 @@ def test_opcheck(case):
     assert told(problem)[3][-1].shape == (5, 2, problem.x.numel() // 5)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 # Rows are shared, or units, or neither.
 @pytest.mark.parametrize("sizes", [{"B": 16, "H": 130}, {"B": 1, "H": 400}, {"B": 1, "H": 9}], ids=str)
 @pytest.mark.parametrize("kind", [Case(Cell.LSTM, P=100), *(Case(cell) for cell in CELLS)], ids=str)

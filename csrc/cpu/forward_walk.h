@@ -23,9 +23,11 @@ struct ForwardWalk {
     int64_t I;
     const Panel* w_ih;  // packed plainly, transposed
     PanelShape w_ih_shape;
-    int64_t piece;  // steps, up to kMaxPiece
-    F* gx;          // [piece * B, ld_gx], for all threads
-    Left* rows;     // [piece * B, I], for rows of x that are not one matrix of Left
+    int64_t piece;                    // steps, up to kMaxPiece
+    F* gx;                            // [piece * B, ld_gx], for all threads
+    Left* rows;                       // [piece * B, I], for rows of x that are not one matrix of Left
+    const Progress* below = nullptr;  // of whoever writes x, a piece at a time; null: x is there
+    Progress* own = nullptr;          // null: nobody waits for it
 
     void run(const Slice& slice) const {
         int64_t first[kMaxPiece + 1];  // row of gx at which each step of a piece begins, of this slice's rows alone
@@ -35,17 +37,21 @@ struct ForwardWalk {
         a.gx_first = first;
         a.gx_b0 = slice.b0;
         const int64_t T = a.seq.T;
+        int32_t pieces = 0;
         for (int64_t done = 0; done < T; done += piece) {
+            ++pieces;
             const int64_t steps = std::min(piece, T - done);
             a.gx_t0 = a.reverse ? T - done - steps : done;
             first[0] = 0;
             for (int64_t k = 0; k < steps; ++k) first[k + 1] = first[k] + rows_at(a.gx_t0 + k, slice);
+            if (below) progress_wait(below, pieces);
             const Matrix left = matrix(a.gx_t0, steps, first, slice);
             const int64_t panels = w_ih_shape.count();
             multiply(left.data, left.row, first[steps], w_ih, w_ih_shape, I, panels * slice.part / slice.parts,
                      panels * (slice.part + 1) / slice.parts, own_gx, a.ld_gx, false);
             if (slice.barrier) barrier_wait(slice.barrier);
             loop(a, a.gx_t0, a.gx_t0 + steps, slice);
+            if (own) progress_reach(own, pieces);
         }
     }
 

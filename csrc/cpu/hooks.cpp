@@ -7,7 +7,11 @@ namespace fused_rnn::hooks {
 std::string isa() { return cpu::isa_name(); }
 std::vector<std::string> isas() { return cpu::available_isas(); }
 void force_isa(const std::string& name) { cpu::force_isa(name); }
-cpu::Division divide_loop(const cpu::LoopSize& size, int threads) { return cpu::divide_loop(size, threads); }
+cpu::Division divide_loop(const cpu::LoopSize& size, int64_t layers, int threads) {
+    cpu::LoopSize all = size;
+    if (layers > 1 && cpu::side_by_side_pays(size, layers, threads)) all.layers = layers;
+    return cpu::divide_loop(all, threads);
+}
 std::vector<int> threads_of(const std::vector<TeamRun>& runs) {
     cpu::Crowd crowd;
     std::vector<int> given;

@@ -143,6 +143,10 @@ extern const IsaTable amx_table;
 
 // At least so many bytes that are this thread's until it asks again, 64-byte aligned. Throws std::bad_alloc.
 void* thread_scratch(int64_t bytes);
-void barrier_wait(Barrier* barrier);  // team.cpp; kept out of line so that loops hold no atomics
+// team.cpp; kept out of line so that loops hold no atomics
+void barrier_wait(Barrier* barrier);
+struct Progress;
+void progress_wait(const Progress* of, int32_t pieces);  // until so many are done
+void progress_reach(Progress* own, int32_t pieces);
 
 }  // namespace fused_rnn::cpu

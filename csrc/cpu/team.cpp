@@ -62,6 +62,7 @@ constexpr int64_t kL2Bytes = 5 << 18;  // of 2 MB, what recurrent weights may fi
 constexpr int64_t kFlopsPerNs = 150;
 constexpr int64_t kBytesPerNs = 100;
 constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much
+constexpr int64_t kTeamNs = 20000;     // until its threads have come, and gone
 constexpr int64_t kBarrierNs = 1500;   // a step must cost more than this to share its units
 constexpr int64_t kRowsForReuse = 48;  // rows a core needs to hide weights that come from past L2
 constexpr int64_t kRowsToHideL2 = 5;   // and weights that come from L2
@@ -78,11 +79,22 @@ bool sharing_units_pays(const LoopSize& size, int threads) {
     return spared > kBarrierNs + size.rows * size.exchanged / kExchangeBytesPerNs;
 }
 
+int64_t serial_ns(const LoopSize& size) {
+    return step_ns(size) * size.steps * size.directions * size.layers + size.flops_around / kFlopsPerNs;
+}
+
+// Of a step of one direction and layer, where a loop is divided so.
+int64_t step_ns(const LoopSize& size, const Division& d) {
+    const int64_t parts = int64_t(d.row_parts) * d.unit_parts;
+    const int64_t waiting = d.unit_parts > 1 ? kBarrierNs : 0;
+    return std::max(size.flops_per_step / parts / kFlopsPerNs, size.weight_bytes / d.unit_parts / kBytesPerNs) +
+           waiting;
+}
+
 // Threads to call up.
 int team_size(const LoopSize& size, const Division& d, int threads) {
     if (!size.flops_around) return d.threads;
-    const int64_t serial = step_ns(size) * size.steps * size.directions + size.flops_around / kFlopsPerNs;
-    return serial < kWorthNs ? d.threads : threads;
+    return serial_ns(size) < kWorthNs ? d.threads : threads;
 }
 
 class Team {
@@ -122,8 +134,7 @@ class Team {
   private:
     void form() {
         // Waiting for a late worker must not cost more than its help is worth.
-        const int64_t serial_ns = step_ns(size_) * size_.steps * size_.directions + size_.flops_around / kFlopsPerNs;
-        const int64_t end = now_ns() + std::min<int64_t>(serial_ns / 4 + 10000, 2000000);
+        const int64_t end = now_ns() + std::min<int64_t>(serial_ns(size_) / 4 + 10000, 2000000);
         while (!alone_ && members_.load(std::memory_order_relaxed) < wanted_ && now_ns() < end) {
             for (int k = 0; k < 16; ++k) pause_briefly();
         }
@@ -141,6 +152,7 @@ class Team {
         const Division& d = division_;
         const Crew crew = crew_ > 1 ? Crew(rank, crew_, &barriers_.back()) : Crew();
         if (rank >= d.threads) return work_(context_, {-1, {0, 0, 0, 1, nullptr}, crew});
+        if (d.layers > 1) return work_(context_, {-1, {0, size_.rows, 0, 1, nullptr}, crew, rank, d.layers});
         const int part = rank % d.unit_parts;
         const int group = rank / d.unit_parts;
         const int row_part = group % d.row_parts;
@@ -166,8 +178,12 @@ class Team {
 
 Division divide_loop(const LoopSize& size, int threads) {
     Division d{1, 1, 1, 1};
-    const int64_t serial = step_ns(size) * size.steps * size.directions;
+    const int64_t serial = step_ns(size) * size.steps * size.directions * size.layers;
     if (threads < 2 || serial < kWorthNs) return d;
+    if (size.layers > 1) {
+        d.threads = d.layers = static_cast<int>(std::min<int64_t>(threads, size.layers));
+        return d;
+    }
     if (size.directions > 1) d.directions = 2;
     const int each = threads / d.directions;
     const bool reuse = size.weight_bytes <= kL2Bytes || size.rows >= kRowsForReuse * each;
@@ -178,6 +194,25 @@ Division divide_loop(const LoopSize& size, int threads) {
     }
     d.threads = d.directions * d.row_parts * d.unit_parts;
     return d;
+}
+
+bool side_by_side_pays(const LoopSize& layer, int64_t layers, int threads) {
+    LoopSize all = layer;
+    all.layers = layers;
+    const Division together = divide_loop(all, threads);
+    if (together.layers < 2) return false;
+    const int64_t rounds = (layers + together.layers - 1) / together.layers;
+    // The last layer begins when all below it have done a piece.
+    const int64_t steps = rounds * layer.steps + (together.layers - 1) * steps_side_by_side(layer.steps, layer.rows);
+    const Division apart = divide_loop(layer, threads);
+    return layer.weight_bytes <= kL2Bytes / 2 &&  // W_ih comes by at each piece, too
+           steps * step_ns(layer) + kTeamNs < layers * layer.steps * step_ns(layer, apart);
+}
+
+// Pieces are short, as a layer waits for the first one of those below it, but of two tiles of rows at least.
+int64_t steps_side_by_side(int64_t steps, int64_t rows) {
+    constexpr int64_t kPieces = 16, kRows = 12;
+    return std::max(steps / kPieces, (kRows + rows - 1) / rows);
 }
 
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
@@ -208,6 +243,23 @@ void barrier_wait(Barrier* barrier) {
     const int64_t from = now_ns();
     barrier->epoch.wait(epoch, std::memory_order_acquire);
     note_sleep(now_ns() - from);
+}
+
+void progress_wait(const Progress* of, int32_t pieces) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (of->pieces.load(std::memory_order_acquire) >= pieces) return;
+        pause_briefly();
+    }
+    const int64_t from = now_ns();
+    for (int32_t done = of->pieces.load(std::memory_order_acquire); done < pieces;
+         done = of->pieces.load(std::memory_order_acquire))
+        of->pieces.wait(done, std::memory_order_acquire);
+    note_sleep(now_ns() - from);
+}
+
+void progress_reach(Progress* own, int32_t pieces) {
+    own->pieces.store(pieces, std::memory_order_release);
+    own->pieces.notify_all();
 }
 
 }  // namespace fused_rnn::cpu

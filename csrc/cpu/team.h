@@ -20,6 +20,11 @@ struct alignas(64) Barrier {
     std::atomic<int> epoch{0};
 };
 
+// How far a layer is, for the layer above it. One writes, one reads.
+struct alignas(64) Progress {
+    std::atomic<int32_t> pieces{0};
+};
+
 // The thread pool of whoever calls: run(n, body, context) splits [0, n) over its threads, a call of
 // body per contiguous part, as at::parallel_for does.
 struct Pool {
@@ -88,6 +93,7 @@ struct LoopSize {
     int64_t exchanged = 0;   // bytes of a row that threads which share units hand each other at a step
     // Of what a crew does around the steps, all of it; then all threads come, though some may have no part in the loop.
     int64_t flops_around = 0;
+    int64_t layers = 1;  // alike, of one direction, that threads walk side by side, each a piece after the one below
 };
 
 struct Division {
@@ -95,16 +101,23 @@ struct Division {
     int directions;  // run side by side
     int row_parts;   // of the batch, in each direction
     int unit_parts;  // of the units, in each row part; above 1 needs a barrier
+    int layers = 1;  // side by side; above 1 nothing else is divided
 };
 
 // Chooses for at most `threads`; plain arithmetic, no machine state.
 Division divide_loop(const LoopSize& size, int threads);
+
+// Whether `layers` of that size had better be walked side by side than one after the other.
+bool side_by_side_pays(const LoopSize& layer, int64_t layers, int threads);
+// Of a piece of time, then.
+int64_t steps_side_by_side(int64_t steps, int64_t rows);
 
 // One thread's work: direction and slice, and those it may share other work with.
 struct Share {
     int direction;  // -1: all of them, one after the other
     Slice slice;
     Crew crew = {};
+    int layer = 0, layers = 1;  // this and every `layers`-th after it
 };
 
 // Forms a team on the pool and calls work(share) in each of its threads.

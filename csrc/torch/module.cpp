@@ -25,14 +25,15 @@ Array<F> map(void (*f)(const F*, F*, int64_t), const Array<F>& x) {
 }
 
 py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weight_bytes, int64_t steps,
-                  int64_t flops_per_step, int threads, int64_t exchanged) {
+                  int64_t flops_per_step, int threads, int64_t exchanged, int64_t layers) {
     const cpu::Division d =
-        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step, exchanged}, threads);
+        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step, exchanged}, layers, threads);
     py::dict out;
     out["threads"] = d.threads;
     out["directions"] = d.directions;
     out["row_parts"] = d.row_parts;
     out["unit_parts"] = d.unit_parts;
+    out["layers"] = d.layers;
     return out;
 }
 
@@ -110,7 +111,7 @@ PYBIND11_MODULE(_C, m) {
           "Whether the calling thread has used torch's thread pool through an op; see ops.py on forking.");
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
           py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"), py::arg("exchanged") = 0,
-          "How a time loop of that size is shared among threads.");
+          py::arg("layers") = 1, "How a time loop of that size, of one layer, is shared among threads.");
     m.def("threads_in_crowd", &threads_in_crowd, py::arg("runs"),
           "The threads that teams would get, one after the other, which then spend that.");
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),

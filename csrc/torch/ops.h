@@ -26,9 +26,16 @@ using LayerBackwardGates = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
     std::vector<Tensor> weights, Tensor y, Tensor saved, OptionalTensor batch_sizes, int64_t cell, bool split_f32,
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells);
 
+using StackForward = std::tuple<Tensor, Tensor, Tensor>(Tensor x, Tensor h0, OptionalTensor c0,
+                                                        std::vector<Tensor> weights, OptionalTensor batch_sizes,
+                                                        int64_t cell, int64_t layers, bool split_f32,
+                                                        OptionalTensor reset, bool reset_initial,
+                                                        OptionalNumbers variant);
+
 LayerForward layer_forward;
 LayerBackward layer_backward;
 LayerBackwardGates layer_backward_gates;
+StackForward stack_forward;  // the CPU's only
 
 namespace cuda {
 LayerForward layer_forward;

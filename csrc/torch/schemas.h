@@ -17,6 +17,9 @@ constexpr const char* kSchemas[] = {
     "reset=None,"
     " bool reset_initial=False, float[]? variant=None, Tensor? seed=None, Tensor? dcells=None)"
     " -> (Tensor dh0, Tensor dc0, Tensor dgx, Tensor dgh, Tensor dr)",
+    "stack_forward(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, int layers,"
+    " bool split_f32=False, Tensor? reset=None, bool reset_initial=False, float[]? variant=None)"
+    " -> (Tensor y, Tensor hn, Tensor cn)",
 };
 
 }  // namespace fused_rnn

@@ -1,10 +1,12 @@
 """The results as a picture: one row per case, a mark per provider at its speed relative to ``nn.*``; of a CUDA device
-one row per cell and shape, and a mark per dtype for ours."""
+one row per cell and shape, and a mark per dtype for ours. At a glance: one row per shape of README's tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from . import cases
 
 STYLE = {  # colours that colour-blind readers tell apart, and shapes for those who print
     "fused": ("#0072b2", "o"),
@@ -21,33 +23,67 @@ CUDA_STYLE = {
     "f32": ("#cc79a7", "D"),
     "f64": ("#999999", "v"),
 }
+CELL_STYLE = {"LSTM": ("#0072b2", "o"), "GRU": ("#e69f00", "s"), "RNN": ("#009e73", "^")}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Raises ImportError where matplotlib is missing."""
+    """All cases. Raises ImportError where matplotlib is missing."""
+    cuda = document["header"]["device"] != "cpu"
+    series, style = ("dtype", CUDA_STYLE) if cuda else ("provider", STYLE)
+    rows = [row for row in _timed(document) if row["provider"] != "nn"]
+    rows = [row for row in rows if row["provider"] == "fused" or not cuda]
+    marks = [(label(row, cuda), row[series], row) for row in rows]
+    labels = list(dict.fromkeys(label(row, cuda) for row in document["results"]))
+    _paint(document, path, labels, marks, style, 0.0)
+
+
+def overview(document: dict[str, Any], path: Path) -> Path:
+    """Ours in f32, of the shapes of README's table (of all, where none of these was measured), a mark a cell.
+
+    Returns where it is: of a CUDA device ``path`` with "-cuda" behind its name, so that both stand side by side.
+    """
+    rows = [row for row in _timed(document) if row["provider"] == "fused" and row["dtype"] == "f32"]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows if row["cell"] in CELL_STYLE))
+    standard = {str(case.shape) for case in cases.standard()}
+    shapes = [shape for shape in shapes if shape in standard] or shapes
+    marks = [(row["shape"], row["cell"], row) for row in rows if row["shape"] in shapes and row["cell"] in CELL_STYLE]
+    if document["header"]["device"] != "cpu":
+        path = path.with_stem(path.stem + "-cuda")
+    _paint(document, path, shapes, marks, CELL_STYLE, 0.22)
+    return path
+
+
+def _timed(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in document["results"] if row["status"] == "ok" and row["ratio"]]
+
+
+def _paint(
+    document: dict[str, Any],
+    path: Path,
+    labels: list[str],
+    marks: list[tuple[str, str, dict[str, Any]]],
+    style: dict[str, tuple[str, str]],
+    apart: float,
+) -> None:
+    """``marks``: (label, name of the series, row of the results); series stand ``apart`` from each other at a label."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     cuda = document["header"]["device"] != "cpu"
-    series, style = ("dtype", CUDA_STYLE) if cuda else ("provider", STYLE)
-    rows = [row for row in document["results"] if row["status"] == "ok" and row["ratio"] and row["provider"] != "nn"]
-    rows = [row for row in rows if row["provider"] == "fused" or not cuda]
-    labels = list(dict.fromkeys(label(row, cuda) for row in document["results"]))
     modes = [mode for mode in ("infer", "train") if any(row["mode"] == mode for row in document["results"])]
-    figure = Figure(figsize=(2.5 + 4.5 * len(modes), 1.9 + 0.24 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(2.5 + 4.5 * len(modes), 1.9 + (0.24 + apart / 2) * len(labels)), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
-    found = [row["ratio"] for row in rows] or [1.0]
+    found = [row["ratio"] for _, _, row in marks] or [1.0]
     left, right = min(0.5, min(found) / 1.3), max(2.0, max(found) * 1.3)
     for panel, mode in zip(panels, modes, strict=True):
-        for name, (colour, mark) in style.items():
-            mine = [row for row in rows if row[series] == name and row["mode"] == mode]
-            places = [labels.index(label(row, cuda)) for row in mine]
-            panel.hlines(
-                places, [row["ratio_low"] for row in mine], [row["ratio_high"] for row in mine], color=colour, lw=1
-            )
-            panel.plot([row["ratio"] for row in mine], places, mark, color=colour, ms=5, label=name, ls="none")
+        for k, (name, (colour, mark)) in enumerate(style.items()):
+            mine = [(place, row) for place, series, row in marks if series == name and row["mode"] == mode]
+            places = [labels.index(place) + apart * (k - (len(style) - 1) / 2) for place, _ in mine]
+            ends = [[row[end] for _, row in mine] for end in ("ratio_low", "ratio_high")]
+            panel.hlines(places, *ends, color=colour, lw=1)
+            panel.plot([row["ratio"] for _, row in mine], places, mark, color=colour, ms=5, label=name, ls="none")
         panel.axvline(1, color="black", lw=0.8)
         panel.set_xscale("log")
         panel.set_xlim(left, right)
@@ -58,8 +94,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
         panel.set_title({"infer": "inference", "train": "training, forward + backward"}[mode], fontsize=10)
         panel.set_xlabel(f"speed relative to nn.*{' on cuDNN' if cuda else ''} (right of 1: faster)")
     panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
-    panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    shown = {row[series] for row in rows}
+    panels[0].set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    shown = {series for _, series, _ in marks}
     handles = [handle for handle in panels[0].lines if handle.get_label() in shown]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import cases, cuda_cases, cuda_tables, limits, precision, tables
+from . import cases, cuda_cases, cuda_tables, limits, plot, precision, tables
 from .cases import Case, Shape
 from .gate import Gate
 from .header import header, lines
@@ -62,7 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--named", action="store_true", help="with --out: named after device and commit instead of results"
     )
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    out.add_argument("--plot", type=Path, metavar="FILE", help="write the plot as PNG")
+    out.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="write the plot as PNG; with --table: at a glance, of a CUDA device beside it, as ..-cuda",
+    )
     out.add_argument(
         "--exchange", type=Path, metavar="FILE", help="what benchmarks/exchange.cu printed, to be kept along"
     )
@@ -255,7 +260,9 @@ def run(options: argparse.Namespace) -> int:
         measured = json.loads(options.table.read_text())
         if options.update:
             print("\n".join(tables.update(options.update, measured)))
-        else:
+        if options.plot:
+            print(f"{plot.overview(measured, options.plot)}: drawn")
+        if not options.update and not options.plot:
             print("\n\n".join(build(measured) for build in tables.tables_of(measured).values()))
         return 0
     if options.threads:

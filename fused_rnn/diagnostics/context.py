@@ -16,7 +16,7 @@ __all__ = ["gradient_flow"]
 
 @contextmanager
 def gradient_flow(module: nn.Module, gates: bool = True) -> Iterator[GradientFlow]:
-    """Around an ordinary forward and backward: the gradient of every layer, direction and step, as the backward has it.
+    """Around an ordinary forward and backward the gradient of every layer, direction and step, as the backward has it::
 
         with gradient_flow(model) as flow:
             loss(model(x)).backward()

@@ -123,6 +123,7 @@ class LayerFlow:
 
     @property
     def has_gates(self) -> bool:
+        """Whether ``gates`` and ``saturation`` can be asked for."""
         return self._saved is not None
 
     @cached_property
@@ -153,6 +154,7 @@ class LayerFlow:
 
     @property
     def name(self) -> str:
+        """Which it is: "layer 0", "layer 0 reverse", ..."""
         return f"layer {self.layer}{' reverse' if self.reverse else ''}"
 
 
@@ -180,6 +182,7 @@ class GradientFlow:
 
     @property
     def calls(self) -> list[CallFlow]:
+        """One for each call of a recorded module, in the order of the calls."""
         self._flows += [CallFlow(name, call) for name, call in self._records[len(self._flows) :]]
         return list(self._flows)
 

@@ -361,6 +361,34 @@ void crews() {
     }
 }
 
+// Layers side by side: each adds to what the one below it has left of a piece.
+void floors() {
+    struct Floors {
+        vector<vector<long>> values = vector<vector<long>>(5, vector<long>(300));
+        std::deque<cpu::Progress> progress = std::deque<cpu::Progress>(4);
+        static void work(void* context, const cpu::Share& share) {
+            auto& self = *static_cast<Floors*>(context);
+            for (size_t i = size_t(share.layer); i < 4; i += size_t(share.layers)) self.walk(i);
+        }
+        void walk(size_t i) {
+            for (size_t piece = 0; piece < 30; ++piece) {
+                if (i) cpu::progress_wait(&progress[i - 1], int32_t(piece) + 1);
+                for (size_t k = 10 * piece; k < 10 * (piece + 1); ++k) values[i + 1][k] = values[i][k] + long(k);
+                cpu::progress_reach(&progress[i], int32_t(piece) + 1);
+            }
+        }
+    };
+    for (const auto& pool : pools) {
+        Floors all;
+        cpu::run_loop(pool, {1, 1, 4, 1000, 1000, 1 << 16, 0, 0, 4}, Floors::work, &all);
+        for (size_t k = 0; k < 300; ++k) {
+            ++checks;
+            if (all.values[4][k] != long(4 * k))
+                ++failures, std::printf("floor: %ld for %zu\n", all.values[4][k], 4 * k);
+        }
+    }
+}
+
 // float alone, or every storage type.
 void every_type(const Layer& l, bool every) {
     every_team<float, float>(l);
@@ -404,6 +432,7 @@ int main(int argc, char** argv) {
         std::printf("%s: %ld comparisons\n", isa.c_str(), checks - before);
     }
     crews();
+    floors();
     std::printf("loops by size of team:");
     for (size_t n = 1; n < teams_of.size(); ++n)
         if (teams_of[n]) std::printf(" %zu: %ld", n, teams_of[n]);
