@@ -35,7 +35,6 @@ from fused_rnn.reference import Activation, Cell, Variant
 
 F64 = torch.float64
 T, B, I, H = 7, 4, 3, 6
-variant_on_cpu = pytest.mark.cpu_only("variants have no CUDA kernels")
 
 # ---- the ops -----------------------------------------------------------------------------------------
 
@@ -46,7 +45,7 @@ VARIANT = [
     for case, reset in zip(PLAIN, ("", "zero", "initial", ""), strict=True)
     for variant in (Variant(state=Activation.SOFTSIGN, peephole=True), Variant(peephole=True, coupled=True))
 ]
-EVERY_KIND = [*PLAIN, *RESET, *(pytest.param(case, marks=variant_on_cpu) for case in VARIANT)]
+EVERY_KIND = [*PLAIN, *RESET, *VARIANT]
 # One row; few steps straight from the weights; packed panels; pieces of time.
 SIZES = [
     {"T": 1},

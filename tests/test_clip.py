@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import WITHOUT_CUDA_KERNELS
 from episodes import random_mask
 from layer_cases import make_layer, scalar
 from loop_cases import Case, assert_identical, assert_near, assert_same, expected, forward, make
@@ -18,7 +19,7 @@ import fused_rnn
 from fused_rnn.ops import Save
 from fused_rnn.reference import Cell, Variant
 
-pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
+pytestmark = WITHOUT_CUDA_KERNELS
 
 VALUE, NORM = Variant(clip_value=0.2), Variant(clip_norm=0.5)
 BOTH = Variant(clip_value=0.3, clip_norm=0.6)

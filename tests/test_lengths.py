@@ -129,7 +129,6 @@ def test_with_cells(options, reset, way):
 
 
 @each_way
-@pytest.mark.cpu_only("variants have no CUDA kernels")
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("options", [{}, {"proj_size": 2}], ids=str)
 def test_peepholes_and_coupled_gates_with_cells(options, reset, way):
@@ -158,7 +157,6 @@ def test_peepholes_and_coupled_gates_with_cells(options, reset, way):
     assert_close(run(OfLengths(ours, way, lengths=lengths, cells=True, **given()), x, hx), run(by_rows, x, hx))
 
 
-@pytest.mark.cpu_only("variants have no CUDA kernels")
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

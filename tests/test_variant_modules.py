@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from devices import WITHOUT_CUDA_KERNELS, device
 from episodes import random_mask
 from pairs import distance, flat, largest_of, run
 from torch import nn
@@ -17,8 +18,6 @@ from torch.fx import symbolic_trace
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-
-pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
 
 T, B, I, H = 9, 4, 3, 6
 
@@ -44,7 +43,9 @@ def state_of(module: nn.Module, *shape: int):
     return (h, torch.randn(*shape, H)) if module.mode == "LSTM" else h
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=WITHOUT_CUDA_KERNELS if "normed" in name else []) for name in MODULES]
+)
 class TestModules:
     def test_copies(self, name):
         module = MODULES[name](recompute=True)
@@ -85,6 +86,7 @@ class TestModules:
         got = function(x, hx, list(module.parameters()), num_layers=2, **options)
         assert all(torch.equal(a, b) for a, b in zip(flat(got), flat(module(x, hx)), strict=True))
 
+    @pytest.mark.cpu_only("streams run on the CPU")
     def test_stream(self, name):
         for dtype in (torch.float64, torch.bfloat16):
             module = MODULES[name](dtype=dtype)
@@ -120,7 +122,7 @@ class TestModules:
         module = MODULES[name]()
         x = torch.randn(T, B, I)
         exact = copy.deepcopy(module).double()(x.double())
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             got = module(x)
         for a, b in zip(flat(got), flat(exact), strict=True):
             assert a.dtype == torch.bfloat16 or module.mode == "GRU"
@@ -203,6 +205,7 @@ def test_parameters_of_normalisation(kind, bias):
             assert parameter.abs().max() <= H**-0.5
 
 
+@WITHOUT_CUDA_KERNELS
 def test_rows_without_variance():
     """No input, no state: what is normalised is zero, and gradients are finite."""
     for kind in ("LSTM", "GRU", "RNN"):

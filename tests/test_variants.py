@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import WITHOUT_CUDA_KERNELS, each_kind
 from layer_cases import assert_close, make_layer, scalar
 from loop_cases import Case, Problem, assert_near, assert_same, backward, backward_gates, expected, forward, make
 from loop_cases import run as run_ops
@@ -20,8 +21,6 @@ from fused_rnn import reference
 from fused_rnn.ops import Save
 from fused_rnn.reference import Activation as A
 from fused_rnn.reference import Cell, Variant
-
-pytestmark = pytest.mark.cpu_only("variants have no CUDA kernels")
 
 NAMES = ["sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "relu", "softsign", "identity"]
 
@@ -95,13 +94,13 @@ SIZES_OF_LOOPS = [
 
 @pytest.mark.parametrize("save", [Save.ALL, Save.STATES])
 @pytest.mark.parametrize("sizes", SIZES_OF_LOOPS, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_kind(KINDS))
 def test_ops(kind, sizes, save):
     problem = problem_of(kind, **sizes)
     assert_same(run_ops(problem, save), expected(problem), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.parametrize("kind", each_kind(KINDS, SOME))
 def test_pieces_of_time(kind):
     problem = problem_of(kind, T=36, B=110, H=80, I=3, D=2, packed=True, reset="initial")
     want = expected(problem)
@@ -110,7 +109,7 @@ def test_pieces_of_time(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_kind(KINDS))
 def test_every_instruction_set(isa, kind, dtype):
     """Within a few roundings of the truth."""
     variant = KINDS[kind]["variant"]
@@ -158,6 +157,18 @@ def test_ops_refuse():
         forward(replace(problem, variant=(0, 0, 0, 1)))
     with pytest.raises(RuntimeError, match="with the reset gate before the product nothing is normalised"):
         forward(replace(problem, variant=(0, 0, 0, 0, 1, 1)))
+    peephole = make(Case(Cell.LSTM, variant=Variant(peephole=True)))
+    with pytest.raises(RuntimeError, match=r"w_ch must have shape \[27\], got \[26\]"):
+        forward(replace(peephole, weights=[*peephole.weights[:-1], peephole.weights[-1][1:]]))
+    for other in (Cell.LSTM, Cell.RNN_TANH):
+        with pytest.raises(RuntimeError, match="only the GRU has a reset gate"):
+            forward(replace(make(Case(other)), variant=(0, 0, 0, 0, 1)))
+    with pytest.raises(RuntimeError, match="an RNN has no gates"):
+        forward(replace(make(Case(Cell.RNN_RELU)), variant=(1,)))
+
+
+@WITHOUT_CUDA_KERNELS
+def test_ops_refuse_to_normalise():
     normed = make(Case(Cell.LSTM, variant=Variant(layer_norm=True)))
     for k, text in enumerate(
         (r"ln_ih must have shape \[36\]", r"ln_hh must", r"ln_ch must have shape \[9\]", "the shift")
@@ -169,14 +180,6 @@ def test_ops_refuse():
     y, _, _, saved = forward(normed)
     with pytest.raises(RuntimeError, match="layer_backward_gates: of normalised products it knows no gradients"):
         backward_gates(normed, y, saved)
-    peephole = make(Case(Cell.LSTM, variant=Variant(peephole=True)))
-    with pytest.raises(RuntimeError, match=r"w_ch must have shape \[27\], got \[26\]"):
-        forward(replace(peephole, weights=[*peephole.weights[:-1], peephole.weights[-1][1:]]))
-    for other in (Cell.LSTM, Cell.RNN_TANH):
-        with pytest.raises(RuntimeError, match="only the GRU has a reset gate"):
-            forward(replace(make(Case(other)), variant=(0, 0, 0, 0, 1)))
-    with pytest.raises(RuntimeError, match="an RNN has no gates"):
-        forward(replace(make(Case(Cell.RNN_RELU)), variant=(1,)))
 
 
 def test_the_standard_by_its_number():
@@ -214,6 +217,7 @@ def test_the_reset_gate_before_by_hand():
         torch.testing.assert_close(shown, h)
 
 
+@WITHOUT_CUDA_KERNELS
 def test_normalisation_by_hand():
     """A unit's step from statistics by their definition."""
     problem = make(Case(Cell.LSTM, T=3, B=1, I=2, H=2, variant=Variant(layer_norm=True)))
@@ -261,13 +265,20 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_kind(KINDS))
 def test_first_derivatives(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], **options})
     assert gradcheck(layer.ours, layer.leaves(), fast_mode=bool(options))
 
 
-@pytest.mark.parametrize(("kind", "options"), list(zip(SOME, OPTIONS * len(SOME), strict=False)), ids=str)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(*kind.values, options, marks=kind.marks)
+        for kind, options in zip(each_kind(KINDS, SOME), OPTIONS * len(SOME), strict=False)
+    ],
+    ids=str,
+)
 def test_further_derivatives(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], **options, "T": 3, "B": 2, "H": 3})
     assert gradcheck(layer.ours, layer.leaves(), fast_mode=True, check_forward_ad=True, check_batched_grad=True)
@@ -275,7 +286,7 @@ def test_further_derivatives(kind, options):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_kind(KINDS))
 def test_gradients_of_each_example(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], **options})
     if layer.reset is not None or layer.batch_sizes is not None:
@@ -292,7 +303,7 @@ def test_gradients_of_each_example(kind, options):
     assert_close(got, want)
 
 
-@pytest.mark.parametrize("kind", SOME)
+@pytest.mark.parametrize("kind", each_kind(KINDS, SOME))
 def test_each_weight_alone(kind):
     problem = problem_of(kind, D=2, T=8)
     y, _, _, saved = forward(problem)

@@ -68,15 +68,19 @@ constexpr bool biases_apart(int64_t cell, Variant v) { return is_gru(cell) && !v
 // Whether the products with x and with h have.
 constexpr bool hidden_apart(int64_t cell, Variant v) { return biases_apart(cell, v) || v.layer_norm; }
 
-// The same with the activations that the cell itself has; plain stays plain. The linear cells are such variants.
-constexpr Variant resolved(int64_t cell, Variant v) {
-    const bool linear = cell == kLstmLinear || cell == kGruLinear || cell == kRnnLinear;
-    if (v.plain() && !linear) return v;
+constexpr bool is_linear(int64_t cell) { return cell == kLstmLinear || cell == kGruLinear || cell == kRnnLinear; }
+// The same with the activations that the cell itself has. The linear cells are such variants.
+constexpr Variant with_activations(int64_t cell, Variant v) {
+    const bool linear = is_linear(cell);
     if (v.gate == Activation::kOwn) v.gate = linear ? Activation::kIdentity : Activation::kSigmoid;
     if (v.state == Activation::kOwn) {
         v.state = linear ? Activation::kIdentity : cell == kRnnRelu ? Activation::kRelu : Activation::kTanh;
     }
     return v;
+}
+// Those only where a step varies: plain stays plain.
+constexpr Variant resolved(int64_t cell, Variant v) {
+    return v.plain() && !is_linear(cell) ? v : with_activations(cell, v);
 }
 
 constexpr double kNormEpsilon = 1e-5;  // torch.nn.LayerNorm's

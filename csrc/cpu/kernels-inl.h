@@ -5,6 +5,7 @@
 
 // clang-format off
 #include "simd-inl.h"
+#include "../core/activations.h"
 #include "activations-inl.h"
 #include "../core/cells.h"
 #include "../core/philox.h"

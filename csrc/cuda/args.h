@@ -14,22 +14,38 @@ constexpr int kVectorBytes = 16;  // of an asynchronous copy
 // Where the threads of a block meet. A GPU makes no difference; tests leave out one at a time, and must notice.
 enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait };
 
-// Row of dg: an LSTM's and an RNN's gates; a GRU's r z n and then the hidden side of n.
-constexpr int64_t gradient_blocks(int64_t cell) { return is_gru(cell) ? 4 : gates_of(cell); }
+// Row of dg: the gates; where a GRU's n has a hidden side of its own, then that.
+constexpr int64_t gradient_blocks(int64_t cell, Variant v = {}) {
+    return gates_of(cell, v) + (biases_apart(cell, v) ? 1 : 0);
+}
+// Gates that a step of the forward pass multiplies. A coupled LSTM's i, which has no weights, is among them.
+constexpr int multiplied_gates(int64_t cell, Variant v = {}) {
+    return static_cast<int>(v.reset_before ? 2 : gates_of(cell));
+}
 // Where column k of the hidden side's gates, [G*H], lies in it.
 constexpr int64_t hidden_column(int64_t cell, int64_t H, int64_t k) { return is_gru(cell) && k >= 2 * H ? k + H : k; }
 
+// Of cells that are not torch's; the kernels of those look at none of it.
 template <class S>
-struct ForwardArgs {
+struct Varied {
+    bool varies;
+    Variant variant;                // with_activations()
+    const S* w_ch[kMaxDirections];  // [(G-1)*H], peepholes, or null
+    const int64_t* seeds;           // [D, B], of what is drawn, or null
+    const ComputeType<S>* mask;     // [D, B, R], of recurrent dropout, or null
+};
+
+template <class S>
+struct ForwardArgs : Varied<S> {
     Sequence seq;  // its arrays on the device
     int64_t cell;
     int64_t D, N, H, R;
-    bool projected;
+    bool two_products;  // a step's: a projected LSTM's, and those of a GRU whose reset gate comes before
     bool first_copies16,
         second_copies16;  // whether rows of h and w_hh (h_full and w_hr) are laid out for 16-byte copies
     const ComputeType<S>* gx[kMaxDirections];  // [N, G*H], x W_ih^T
     const S* w_hh[kMaxDirections];             // [G*H, R]
-    const S* w_hr[kMaxDirections];             // [P, H], projection only
+    const S* w_hr[kMaxDirections];             // [R, H], second product only
     const S* b_ih[kMaxDirections];             // [G*H] or null
     const S* b_hh[kMaxDirections];
     const S* h0;            // [D, B, R]
@@ -37,7 +53,10 @@ struct ForwardArgs {
     const bool* reset;      // [N], where an episode begins, or null
     bool reset_initial;     // from h0 and c0, else from zero
     ComputeType<S>* carry;  // [D, B, H]: an LSTM's c, a GRU's h, as they go from step to step
-    S* h_full;              // [D, B, H], projection only: o tanh(c) before W_hr
+    S* h_full;              // [D, B, H], of the second product: o tanh(c) before W_hr, or r h
+    ComputeType<S>* z;      // [D, B, H], of a GRU with two products, from the first to the second
+    S* seen;                // [2, D, B, R], with a mask: what W_hh sees of h, of even steps and of odd ones
+    const S* h0_seen;       // [D, B, R], with a mask: and of h0
     S* y;                   // [N, D*R]
     S* hn;                  // [D, B, R]
     S* cn;                  // [D, B, H], LSTM
@@ -46,32 +65,35 @@ struct ForwardArgs {
 };
 
 template <class S>
-struct BackwardArgs {
+struct BackwardArgs : Varied<S> {
     Sequence seq;
     int64_t cell;
     int64_t D, N, H, R;
-    bool projected;
+    int64_t G, width;  // gates that W_hh multiplied; elements of a row of dg
+    bool two_products;
     bool needs_dh0;
     bool first_copies16, second_copies16;
     const S* w_hh_t[kMaxDirections];  // [R, G*H], transposed
-    const S* w_hr_t[kMaxDirections];  // [H, P]
+    const S* w_hr_t[kMaxDirections];  // [H, R]
     const S* h0;
     const S* c0;
     const bool* reset;
     bool reset_initial;
-    // [D, B, H], zero at first, where episodes begin from the initial state: what all of a row's send to c0, or to a GRU's h0
-    // beside the product.
-    ComputeType<S>* sums;
+    // Zero at first, where episodes begin from the initial state: what all of a row's send to c0 [D, B, H], and to h0 beside
+    // the product [D, B, R].
+    ComputeType<S>*sum_c, *sum_h;
     Saved<const S> saved[kMaxDirections];
-    const S* dy;            // [N, D*R] or null
-    const S* dhn;           // [D, B, R] or null
-    const S* dcn;           // [D, B, H] or null
-    const S* dcells;        // [N, D*H] or null: an LSTM's gradients of c of every step
-    ComputeType<S>* carry;  // [D, B, H]: dc of an LSTM; of a GRU the part of dh that passes by the gates
-    S* dg[kMaxDirections];  // [N, blocks*H]
-    S* dr[kMaxDirections];  // [N, P], projection only: the whole gradient of the projected h
-    S* dh0;                 // [D, B, R], if needed
-    S* dc0;                 // [D, B, H], LSTM
+    const S* dy;             // [N, D*R] or null
+    const S* dhn;            // [D, B, R] or null
+    const S* dcn;            // [D, B, H] or null
+    const S* dcells;         // [N, D*H] or null: an LSTM's gradients of c of every step
+    ComputeType<S>* dc;      // [D, B, H], of an LSTM, as it goes from step to step
+    ComputeType<S>* passed;  // [D, B, R], of dh what passes by the product: by a GRU's z, by zoneout; null: nothing
+    S* dg[kMaxDirections];   // [N, width]
+    S* dr[kMaxDirections];   // [N, R], ld_dr apart: the gradient of what the second product gave
+    int64_t ld_dr;
+    S* dh0;  // [D, B, R], if needed
+    S* dc0;  // [D, B, H], LSTM
     unsigned* arrivals;
 };
 

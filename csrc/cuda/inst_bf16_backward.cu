@@ -1,5 +1,5 @@
 #include "kernels.cuh"
 
 namespace fused_rnn::cuda {
-template void backward<bf16>(const BackwardArgs<bf16>&, const Plan&, Stream);
+template void backward<bf16, false>(const BackwardArgs<bf16>&, const Plan&, Stream);
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,5 @@
 #include "kernels.cuh"
 
 namespace fused_rnn::cuda {
-template void backward<f16>(const BackwardArgs<f16>&, const Plan&, Stream);
+template void backward<f16, false>(const BackwardArgs<f16>&, const Plan&, Stream);
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,5 @@
 #include "kernels.cuh"
 
 namespace fused_rnn::cuda {
-template void backward<float>(const BackwardArgs<float>&, const Plan&, Stream);
+template void backward<float, false>(const BackwardArgs<float>&, const Plan&, Stream);
 }  // namespace fused_rnn::cuda

@@ -1,9 +1,7 @@
 #include "kernels.cuh"
 
 namespace fused_rnn::cuda {
-template void forward<float>(const ForwardArgs<float>&, const Plan&, Stream);
-template void gather_before<float>(const BeforeArgs<float>&, Stream);
-template void sum_starts<float>(const SumsArgs<float>&, Stream);
-template void rebuild_gates<float>(const RebuildArgs<float>&, Stream);
-template void unprojected_rows<float>(const UnprojectedArgs<float>&, Stream);
+template void forward<float, false>(const ForwardArgs<float>&, const Plan&, Stream);
+template void over_rows(const BeforeArgs<float>&, Stream);
+template void over_rows(const SumsArgs<float>&, Stream);
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,5 @@
 #include "kernels.cuh"
 
 namespace fused_rnn::cuda {
-template void backward<double>(const BackwardArgs<double>&, const Plan&, Stream);
+template void backward<double, false>(const BackwardArgs<double>&, const Plan&, Stream);
 }  // namespace fused_rnn::cuda

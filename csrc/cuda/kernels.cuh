@@ -1,4 +1,4 @@
-// The kernels of one storage type, as a GPU runs them. Included by inst_*.cu, one for each type and pass.
+// The kernels of one storage type, as a GPU runs them. Included by inst_*.cu and varied_*.cu, one for each type and pass.
 #pragma once
 #include "device.cuh"
 #include "gpu_launch.h"
@@ -18,58 +18,28 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     backward_loop<typename Math::Backward, Choice::template Tile>(Gpu{}, args, grid);
 }
 
-template <class S>
-__global__ void gather_before_kernel(const __grid_constant__ BeforeArgs<S> args) {
-    gather_before(Gpu{}, args);
+template <class Args>
+__global__ void rows_kernel(const __grid_constant__ Args args) {
+    each_row(Gpu{}, args);
 }
 
-template <class S>
-__global__ void sum_starts_kernel(const __grid_constant__ SumsArgs<S> args) {
-    sum_starts(Gpu{}, args);
-}
-
-template <class S>
-__global__ void rebuild_gates_kernel(const __grid_constant__ RebuildArgs<S> args) {
-    rebuild_gates(Gpu{}, args);
-}
-
-template <class S>
-__global__ void unprojected_kernel(const __grid_constant__ UnprojectedArgs<S> args) {
-    unprojected_rows(Gpu{}, args);
-}
-
-template <class S>
+template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream) {
-    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+    select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop(forward_kernel<decltype(math), decltype(choice), S>, args, plan, stream);
     });
 }
 
-template <class S>
+template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
-    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+    select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop(backward_kernel<decltype(math), decltype(choice), S>, args, plan, stream);
     });
 }
 
-template <class S>
-void gather_before(const BeforeArgs<S>& args, Stream stream) {
-    launch_rows(gather_before_kernel<S>, args, args.seq.T, stream);
-}
-
-template <class S>
-void sum_starts(const SumsArgs<S>& args, Stream stream) {
-    launch_rows(sum_starts_kernel<S>, args, args.seq.B, stream);
-}
-
-template <class S>
-void rebuild_gates(const RebuildArgs<S>& args, Stream stream) {
-    launch_rows(rebuild_gates_kernel<S>, args, args.N, stream);
-}
-
-template <class S>
-void unprojected_rows(const UnprojectedArgs<S>& args, Stream stream) {
-    launch_rows(unprojected_kernel<S>, args, args.N, stream);
+template <class Args>
+void over_rows(const Args& args, Stream stream) {
+    launch_rows(rows_kernel<Args>, args, args.rows(), stream);
 }
 
 }  // namespace fused_rnn::cuda

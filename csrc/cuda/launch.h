@@ -1,10 +1,10 @@
-// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu and inst_*.cu; tests implement it for
-// the host (tests/simt). Errors are thrown as std::runtime_error.
+// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu, inst_*.cu and varied_*.cu; tests
+// implement it for the host (tests/simt). Errors are thrown as std::runtime_error.
 #pragma once
 #include <vector>
 
 #include "plan.h"
-#include "rows.h"
+#include "varied_rows.h"
 
 namespace fused_rnn::cuda {
 
@@ -14,18 +14,14 @@ using Stream = void*;  // a cudaStream_t
 // tests reach every way of a loop by it.
 DeviceLimits device_limits();
 
-template <class S>
+// The time loops: of torch's cells, and of others.
+template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
-template <class S>
+template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
-template <class S>
-void gather_before(const BeforeArgs<S>& args, Stream stream);
-template <class S>
-void sum_starts(const SumsArgs<S>& args, Stream stream);
-template <class S>
-void rebuild_gates(const RebuildArgs<S>& args, Stream stream);
-template <class S>
-void unprojected_rows(const UnprojectedArgs<S>& args, Stream stream);
+// What each_row() is for arguments of this kind.
+template <class Args>
+void over_rows(const Args& args, Stream stream);
 void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Stream stream);
 
 }  // namespace fused_rnn::cuda

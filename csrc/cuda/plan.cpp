@@ -122,7 +122,7 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
 Plan plan(const LoopShape& s, const DeviceLimits& limits) {
     const TileShape tile = tile_shape(s);
     const int64_t R = s.P ? s.P : s.H;
-    const int G = static_cast<int>(gates_of(s.cell));
+    const int G = s.gates;
     const Phase forward[2] = {{R, s.H, G}, {s.H, s.P, 1}};
     const Phase backward[2] = {{G * s.H, R, 1}, {R, s.H, 1}};
     const Phase* phases = s.backward ? backward : forward;

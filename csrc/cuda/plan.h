@@ -18,10 +18,10 @@ struct DeviceLimits {
 };
 
 struct LoopShape {
-    int64_t cell;
+    int gates;  // of the product with h
     bool backward;
     int64_t T, B, D, H;
-    int64_t P;         // projected size, or 0
+    int64_t P;         // columns of a second product, or 0
     int element_size;  // of the storage type
     bool half;         // f16 or bf16: tensor cores multiply it
 };

@@ -1,6 +1,8 @@
 // What is done row by row around the loops: the steps of a packed sequence written out on the device, gates that were not
-// kept, operands of products around. One block takes every gridDim-th step (or row); results do not depend on the number of blocks.
+// kept, operands of products around. One block takes every gridDim-th of `rows()` steps or rows; results do not depend on the
+// number of blocks. each_row() is what a kernel does for arguments of each kind.
 #pragma once
+#include "lstm_gates.h"
 #include "walk.h"
 
 namespace fused_rnn::cuda {
@@ -28,29 +30,34 @@ FUSED_RNN_DEVICE void write_steps(const Device& dev, const Runs& runs, int64_t* 
     }
 }
 
-// h of the step before, for every row of direction d: [N, R].
+// A state of the step before, for every row of direction d: [N, R].
 template <class S>
 struct BeforeArgs {
     Sequence seq;
-    int64_t d, D, N, R;
-    const S* h;  // row n of this direction at h + n * ld
+    int64_t d, D, R;
+    const S* kept;  // row n of this direction at kept + n * ld
     int64_t ld;
-    const S* h0;  // [D, B, R]
+    const S* first;  // [D, B, R]
     const bool* reset;
     bool reset_initial;
+    const ComputeType<S>* mask;  // [D, B, R], of recurrent dropout, or null
     S* to;
+
+    int64_t rows() const { return seq.T; }
 };
 
 template <class Device, class S>
-FUSED_RNN_DEVICE void gather_before(const Device& dev, const BeforeArgs<S>& a) {
+FUSED_RNN_DEVICE void each_row(const Device& dev, const BeforeArgs<S>& a) {
     Walk<BeforeArgs<S>> walk(a, a.d);
     for (int64_t k = dev.block(); k < a.seq.T; k += dev.blocks()) {
         walk.at(k);
         const int64_t count = a.seq.rows(walk.t) * a.R;
         for (int64_t i = dev.thread(); i < count; i += dev.threads()) {
             const int64_t b = i / a.R, j = i % a.R;
-            const S* from = walk.starts(b) ? walk.start(a.h0, b, a.R) : a.h + walk.row_before(b) * a.ld;
-            a.to[walk.row(b) * a.R + j] = from ? from[j] : S{};
+            const S* from = walk.starts(b) ? walk.start(a.first, b, a.R) : a.kept + walk.row_before(b) * a.ld;
+            S* const to = a.to + walk.row(b) * a.R + j;
+            *to = from ? from[j] : S{};
+            if (a.mask) dev.narrow(masked(dev.widen(*to), a.mask[walk.state(b, a.R) + j]), *to);
         }
     }
 }
@@ -59,25 +66,27 @@ FUSED_RNN_DEVICE void gather_before(const Device& dev, const BeforeArgs<S>& a) {
 template <class S>
 struct SumsArgs {
     Sequence seq;
-    int64_t cell, d, H;
-    const S* dg;  // [N, blocks*H]
+    int64_t cell, d, H, G, width;  // as the loop's
+    const S* dg;                   // [N, width]
     const bool* reset;
     bool reset_initial;
     S* to;
+
+    int64_t rows() const { return seq.B; }
 };
 
 template <class Device, class S>
-FUSED_RNN_DEVICE void sum_starts(const Device& dev, const SumsArgs<S>& a) {
+FUSED_RNN_DEVICE void each_row(const Device& dev, const SumsArgs<S>& a) {
     using F = ComputeType<S>;
     Walk<SumsArgs<S>> walk(a, a.d);
-    const int64_t GH = gates_of(a.cell) * a.H, width = gradient_blocks(a.cell) * a.H;
+    const int64_t GH = a.G * a.H;
     for (int64_t b = dev.block(); b < a.seq.B; b += dev.blocks()) {
         for (int64_t k = dev.thread(); k < GH; k += dev.threads()) {
             const S* column = a.dg + hidden_column(a.cell, a.H, k);
             F sum = 0;
             for (int64_t step = 0; step < a.seq.T; ++step) {
                 walk.at(step);
-                if (b < a.seq.rows(walk.t) && walk.starts(b)) sum += dev.widen(column[walk.row(b) * width]);
+                if (b < a.seq.rows(walk.t) && walk.starts(b)) sum += dev.widen(column[walk.row(b) * a.width]);
             }
             dev.narrow(sum, a.to[b * GH + k]);
         }
@@ -86,73 +95,65 @@ FUSED_RNN_DEVICE void sum_starts(const Device& dev, const SumsArgs<S>& a) {
 
 // The gates of one direction, where the forward pass kept states only.
 template <class S>
-struct RebuildArgs {
-    int64_t cell, N, H;
+struct RebuildArgs : Varied<S> {
+    int64_t cell, d, N, H;
     const ComputeType<S>* gx;      // [N, G*H], x W_ih^T
-    const ComputeType<S>* hidden;  // [N, G*H], h_before W_hh^T
+    const ComputeType<S>* hidden;  // [N, G*H], h_before W_hh^T; where r comes before the product [N, 2*H]
     const S* b_ih;                 // [G*H] or null
     const S* b_hh;
-    S* gates;  // [N, 4*H]
+    const S* c_before;            // [N, H], with peepholes
+    const ComputeType<S>* of_rh;  // [N, H]: r h W_hn^T, for n once r and z are there
+    S* gates;                     // [N, saved_gates_of()*H]
+
+    int64_t rows() const { return N; }
 };
 
 template <class Act, class Device, class S>
-FUSED_RNN_DEVICE void rebuild_gate_rows(const Device& dev, const RebuildArgs<S>& a) {
+FUSED_RNN_DEVICE void rebuild_gates(const Device& dev, const RebuildArgs<S>& a) {
     using F = ComputeType<S>;
-    const int64_t H = a.H, GH = gates_of(a.cell) * H;
+    const Act act = act_of<Act>(a);
+    const int64_t H = a.H, G = gates_of(a.cell, a.variant), of_h = gates_of_h(a.cell, a.variant);
+    const int64_t width = saved_gates_of(a.cell, a.variant) * H;
     for (int64_t n = dev.block(); n < a.N; n += dev.blocks()) {
         for (int64_t j = dev.thread(); j < H; j += dev.threads()) {
-            const auto side = [&](const F* products, const S* bias, int g) {
-                return products[n * GH + g * H + j] + (bias ? dev.widen(bias[g * H + j]) : F(0));
+            const auto biased = [&](F product, const S* bias, int g) {
+                return product + (bias ? dev.widen(bias[g * H + j]) : F(0));
             };
-            const auto x = [&](int g) { return side(a.gx, a.b_ih, g); };
-            const auto h = [&](int g) { return side(a.hidden, a.b_hh, g); };
-            S* to = a.gates + n * 4 * H + j;
-            // The gates look at the state before through the products alone.
-            if (is_gru(a.cell)) {
-                const F hn = h(2);
-                const GruStep<F> s = gru_step<Act, F>(x(0) + h(0), x(1) + h(1), x(2), hn, F(0));
+            const auto x = [&](int g) { return biased(a.gx[n * G * H + g * H + j], a.b_ih, g); };
+            const auto h = [&](int g) { return biased(a.hidden[n * of_h * H + g * H + j], a.b_hh, g); };
+            const auto both = [&](int g) { return x(g) + h(g); };
+            S* to = a.gates + n * width + j;
+            // But for peepholes, gates look at the state before through the products alone.
+            if (is_lstm(a.cell)) {
+                const int none = coupled<Act>(a);
+                const LstmStep<F> s = lstm_step<Act, F>(
+                    none ? F(0) : both(0), both(1 - none), both(2 - none), both(3 - none),
+                    a.c_before ? dev.widen(a.c_before[n * H + j]) : F(0), act, ties_of<Act, F>(dev, a, a.d, j));
+                keep_lstm_gates<Act>(dev, a, s, to);
+            } else if (kVaries<Act> && a.of_rh) {
+                dev.narrow(act.state(x(2) + biased(a.of_rh[n * H + j], a.b_hh, 2)), to[2 * H]);
+            } else if (is_gru(a.cell)) {
+                const bool apart = biases_apart(a.cell, a.variant);
+                const F hn = apart ? h(2) : F(0);
+                const GruStep<F> s = gru_step<Act, F>(both(0), both(1), x(2), hn, F(0), act);
                 dev.narrow(s.r, to[0]);
                 dev.narrow(s.z, to[H]);
+                if (!apart) continue;
                 dev.narrow(s.n, to[2 * H]);
                 dev.narrow(hn, to[3 * H]);
             } else {
-                const LstmStep<F> s = lstm_step<Act, F>(x(0) + h(0), x(1) + h(1), x(2) + h(2), x(3) + h(3), F(0));
-                dev.narrow(s.i, to[0]);
-                dev.narrow(s.f, to[H]);
-                dev.narrow(s.g, to[2 * H]);
-                dev.narrow(s.o, to[3 * H]);
+                dev.narrow(rnn_step<Act, F>(both(0), act), to[0]);
             }
         }
     }
 }
 
 template <class Device, class S>
-FUSED_RNN_DEVICE void rebuild_gates(const Device& dev, const RebuildArgs<S>& a) {
-    if (a.cell == kLstmLinear || a.cell == kGruLinear) {
-        rebuild_gate_rows<Linear<ComputeType<S>>>(dev, a);
+FUSED_RNN_DEVICE void each_row(const Device& dev, const RebuildArgs<S>& a) {
+    if (a.varies) {
+        rebuild_gates<Any<ComputeType<S>>>(dev, a);
     } else {
-        rebuild_gate_rows<Standard<ComputeType<S>>>(dev, a);
-    }
-}
-
-// o tanh(c) of one direction, the projected LSTM's h before W_hr, which is not kept: [N, H].
-template <class S>
-struct UnprojectedArgs {
-    int64_t N, H;
-    bool linear;
-    Saved<const S> saved;
-    S* to;
-};
-
-template <class Device, class S>
-FUSED_RNN_DEVICE void unprojected_rows(const Device& dev, const UnprojectedArgs<S>& a) {
-    using F = ComputeType<S>;
-    for (int64_t n = dev.block(); n < a.N; n += dev.blocks()) {
-        const S *o_row = a.saved.gates_of(n) + 3 * a.H, *c_row = a.saved.state_of(n);
-        for (int64_t j = dev.thread(); j < a.H; j += dev.threads()) {
-            const F o = dev.widen(o_row[j]), c = dev.widen(c_row[j]);
-            dev.narrow(o * (a.linear ? c : Standard<F>::state(c)), a.to[n * a.H + j]);
-        }
+        rebuild_gates<Standard<ComputeType<S>>>(dev, a);
     }
 }
 

@@ -16,6 +16,11 @@ struct GruMath {
     using Backward = GruBackward<ActT, S>;
 };
 template <template <class> class ActT, class S>
+struct GruBeforeMath {
+    using Forward = GruBeforeForward<ActT, S>;
+    using Backward = GruBeforeBackward<ActT, S>;
+};
+template <template <class> class ActT, class S>
 struct RnnMath {
     using Forward = RnnForward<ActT, S>;
     using Backward = RnnBackward<ActT, S>;
@@ -38,24 +43,26 @@ void select_tile(int tile, const Function& f) {
     }
 }
 
-template <class S, class Function>
-void select(int64_t cell, int tile, const Function& f) {
+// Torch's cells; of others the cell alone is chosen here, the rest of them as a kernel runs.
+template <class S, bool kVaried, class Args, class Function>
+void select(const Args& a, int tile, const Function& f) {
     const auto with = [&](auto math) { select_tile<S>(tile, [&](auto choice) { f(math, choice); }); };
-    switch (cell) {
-        case kLstm:
-            return with(LstmMath<Standard, S>{});
-        case kGru:
-            return with(GruMath<Standard, S>{});
-        case kRnnTanh:
-            return with(RnnMath<Standard, S>{});
-        case kRnnRelu:
-            return with(RnnMath<Relu, S>{});
-        case kLstmLinear:
-            return with(LstmMath<Linear, S>{});
-        case kGruLinear:
-            return with(GruMath<Linear, S>{});
-        case kRnnLinear:
-            return with(RnnMath<Linear, S>{});
+    if constexpr (kVaried) {
+        if (is_lstm(a.cell)) return with(LstmMath<Any, S>{});
+        if (a.variant.reset_before) return with(GruBeforeMath<Any, S>{});
+        if (is_gru(a.cell)) return with(GruMath<Any, S>{});
+        return with(RnnMath<Any, S>{});
+    } else {
+        switch (a.cell) {
+            case kLstm:
+                return with(LstmMath<Standard, S>{});
+            case kGru:
+                return with(GruMath<Standard, S>{});
+            case kRnnTanh:
+                return with(RnnMath<Standard, S>{});
+            case kRnnRelu:
+                return with(RnnMath<Relu, S>{});
+        }
     }
 }
 

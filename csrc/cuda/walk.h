@@ -42,6 +42,31 @@ struct Walk {
         return from ? dev.widen(from[j]) : ComputeType<S>(0);
     }
 
+    // What zoneout keeps of unit j of a step's cells: all or nothing as drawn, or, without seeds, as much as it does on average.
+    // What the first of two products leads to is no h yet.
+    template <class Act, class F>
+    FUSED_RNN_DEVICE auto zoneout_of_cell(int64_t b, int64_t j) const {
+        if constexpr (kVaries<Act>) {
+            return zoneout<F>(b, j, a.two_products ? 0 : a.variant.zoneout_h, a.variant.zoneout_c);
+        } else {
+            return AllNew<F>{};
+        }
+    }
+    // And of h alone.
+    template <class Act, class F>
+    FUSED_RNN_DEVICE auto zoneout_of_h(int64_t b, int64_t j) const {
+        if constexpr (kVaries<Act>) {
+            return zoneout<F>(b, j, a.variant.zoneout_h, 0);
+        } else {
+            return AllNew<F>{};
+        }
+    }
+    // Recurrent dropout's mask of unit j of h.
+    template <class F>
+    FUSED_RNN_DEVICE F masked_h(int64_t b, int64_t j, F x) const {
+        return a.mask ? masked(x, a.mask[state(b, a.R) + j]) : x;
+    }
+
     // Row of the whole sequence.
     FUSED_RNN_DEVICE int64_t row(int64_t b) const { return a.seq.row(t) + b; }
     FUSED_RNN_DEVICE int64_t row_before(int64_t b) const { return a.seq.row(before) + b; }
@@ -50,6 +75,18 @@ struct Walk {
     // Where they begin in tensors [D, B, size] and [N, D*R].
     FUSED_RNN_DEVICE int64_t state(int64_t b, int64_t size) const { return (d * a.seq.B + b) * size; }
     FUSED_RNN_DEVICE int64_t output(int64_t n) const { return (n * a.D + d) * a.R; }
+
+  private:
+    template <class F>
+    FUSED_RNN_DEVICE Zoneout<F> zoneout(int64_t b, int64_t j, double of_h, double of_c) const {
+        F h = static_cast<F>(of_h), c = static_cast<F>(of_c);
+        if ((of_h > 0 || of_c > 0) && a.seeds) {
+            const RandomWords<uint32_t> words = random_words(a.seeds[d * a.seq.B + b], Draw::kZoneout, t, j);
+            h = happens(words.x[0], of_h);
+            c = happens(words.x[1], of_c);
+        }
+        return {of_h > 0, of_c > 0, h, F(1) - h, c, F(1) - c};
+    }
 };
 
 }  // namespace fused_rnn::cuda

@@ -19,7 +19,9 @@ class BackwardCall {
           needs_(needs),
           h0_(laid_out(in.h0)),
           saved_(laid_out(grads.saved)),
-          y_(laid_out(grads.y)) {
+          y_(laid_out(grads.y)),
+          mask_(call.recurrent_mask()) {
+        if (is_lstm(l.cell)) c0_ = laid_out(*in.c0);
         for (int64_t d = 0; d < l.D; ++d) {
             dg_.push_back(call.empty({l.N, width()}));
             if (l.projected) dr_.push_back(call.empty({l.N, l.R}));
@@ -48,16 +50,15 @@ class BackwardCall {
     std::vector<Tensor> dweights() const {
         std::vector<Tensor> out;
         for (int64_t d = 0; d < l.D; ++d) {
-            const bool biased = l.per_direction >= 4;
-            out.push_back(wants(d, 0) ? weight_gradient(d, l.I, call_.x_rows(), false) : call_.nothing());
-            out.push_back(wants(d, 1) ? weight_gradient(d, l.R, matrix_of(rows_before(d), l.R), true)
-                                      : call_.nothing());
-            if (biased) {
+            out.push_back(wants(d, 0) ? weight_gradient(d, l.I, call_.x_rows()) : call_.nothing());
+            out.push_back(wants(d, 1) ? recurrent_gradient(d) : call_.nothing());
+            if (l.biased) {
                 const Tensor sums = wants(d, 2) || wants(d, 3) ? column_sums(d) : call_.nothing();
                 out.push_back(wants(d, 2) ? bias_gradient(sums, false) : call_.nothing());
                 out.push_back(wants(d, 3) ? bias_gradient(sums, true) : call_.nothing());
             }
-            if (l.projected) out.push_back(wants(d, l.per_direction - 1) ? projection_gradient(d) : call_.nothing());
+            if (l.projected) out.push_back(wants(d, l.at_w_hr) ? projection_gradient(d) : call_.nothing());
+            if (l.variant.peephole) out.push_back(wants(d, l.at_w_ch) ? peephole_gradient(d) : call_.nothing());
         }
         return out;
     }
@@ -77,7 +78,7 @@ class BackwardCall {
     Tensor matrix_of(const Tensor& rows, int64_t columns) const {
         return matrix(data_of<S>(rows), l.N, columns, columns).tensor(call_.place);
     }
-    int64_t width() const { return gradient_blocks(l.cell) * l.H; }
+    int64_t width() const { return gradient_blocks(l.cell, l.variant) * l.H; }
     bool wants(int64_t d, int64_t k) const { return needs_ >> (kFirstWeight + d * l.per_direction + k) & 1; }
     Matrix<const S> gates(int64_t d, int64_t from, int64_t count) const {
         return matrix(data_of<S>(dg_[d]) + from, l.N, count, width());
@@ -86,26 +87,42 @@ class BackwardCall {
     // Where the loop finds the gates and states of direction d.
     void read_saved(int64_t d) {
         Saved<const S>& at = kept_[d] = kept_direction<S>(l, saved_, y_, d);
-        if (l.N == 0 || at.gates || !saved_gates_of(l.cell)) return;
-        const int64_t GH = l.G * l.H;
+        const int64_t gates = saved_gates_of(l.cell, l.variant);
+        if (l.N == 0 || at.gates || !gates) return;
         const DirectionWeights& w = l.weights[d];
         const auto products = [&](const Tensor& rows, const Tensor& weight, int64_t columns) {
-            const Tensor out = call_.empty_wide({l.N, GH}), right = laid_out(weight);
-            multiply(out, rows, matrix(data_of<S>(right), GH, columns, columns).transposed().tensor(call_.place));
+            const int64_t count = weight.size(0);
+            const Tensor out = call_.empty_wide({l.N, count}), right = laid_out(weight);
+            multiply(out, rows, matrix(data_of<S>(right), count, columns, columns).transposed().tensor(call_.place));
             return out;
         };
-        const Tensor gx = products(call_.x_rows(), *w.w_ih, l.I);
-        const Tensor hidden = products(matrix_of(rows_before(d), l.R), *w.w_hh, l.R);
-        std::optional<Tensor> b_ih, b_hh;
-        RebuildArgs<S> a{l.cell, l.N, l.H, data_of<F>(gx), data_of<F>(hidden), nullptr, nullptr, nullptr};
+        const Tensor gx = products(call_.x_rows(), *w.w_ih, l.I), before = rows_before(d);
+        const Tensor hidden = products(matrix_of(before, l.R), *w.w_hh, l.R);
+        std::optional<Tensor> b_ih, b_hh, w_ch, c_before;
+        RebuildArgs<S> a{};
+        call_.fill(a, mask_);
+        a.cell = l.cell;
+        a.d = d;
+        a.N = l.N;
+        a.H = l.H;
+        a.gx = data_of<F>(gx);
+        a.hidden = data_of<F>(hidden);
         if (w.b_ih) {
             a.b_ih = data_of<S>(b_ih.emplace(laid_out(*w.b_ih)));
             a.b_hh = data_of<S>(b_hh.emplace(laid_out(*w.b_hh)));
         }
-        at.ld_gates = saved_gates_of(l.cell) * l.H;
+        if (w.w_ch) {
+            a.w_ch[d] = data_of<S>(w_ch.emplace(laid_out(*w.w_ch)));
+            a.c_before = data_of<S>(c_before.emplace(cells_before(d)));
+        }
+        at.ld_gates = gates * l.H;
         rebuilt_.push_back(call_.empty({l.N, at.ld_gates}));
         at.gates = a.gates = mutable_data_of<S>(rebuilt_.back());
-        rebuild_gates(a, call_.device.stream());
+        over_rows(a, call_.device.stream());
+        if (!l.variant.reset_before) return;
+        const Tensor of_rh = products(matrix_of(reset_rows(d, before), l.H), *w.w_hr, l.H);
+        a.of_rh = data_of<F>(of_rh);
+        over_rows(a, call_.device.stream());
     }
 
     void run_loop(const Gradients& grads) {
@@ -120,7 +137,10 @@ class BackwardCall {
         a.N = l.N;
         a.H = l.H;
         a.R = l.R;
-        a.projected = l.projected;
+        a.G = gates_of_h(l.cell, l.variant);
+        a.width = width();
+        a.two_products = l.two_products;
+        call_.fill(a, mask_);
         const bool sums = l.begins && l.reset_initial;
         a.needs_dh0 = needs_ & kDh0 && !sums;
         a.h0 = data_of<S>(h0_);
@@ -129,71 +149,81 @@ class BackwardCall {
         if (grads.dy) a.dy = keep(*grads.dy);
         if (grads.dhn) a.dhn = keep(*grads.dhn);
         if (is_lstm(l.cell)) {
-            a.c0 = keep(*in_.c0);
+            a.c0 = data_of<S>(*c0_);
             a.dc0 = mutable_data_of<S>(*dc0_);
             if (grads.dcn) a.dcn = keep(*grads.dcn);
             if (grads.dcells) a.dcells = keep(*grads.dcells);
+            a.dc = mutable_data_of<F>(kept.emplace_back(call_.empty_wide({l.D, l.B, l.H})));
+            if (sums) a.sum_c = zeros(kept.emplace_back(call_.empty_wide({l.D, l.B, l.H})));
         }
-        if (is_lstm(l.cell) || is_gru(l.cell)) {
-            const Tensor& carry = kept.emplace_back(call_.empty_wide({l.D, l.B, l.H}));
-            a.carry = mutable_data_of<F>(carry);
-        }
-        if (sums && a.carry) {
-            sums_ = call_.empty_wide({l.D, l.B, l.H});
-            TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(sums_->get()));
-            a.sums = mutable_data_of<F>(*sums_);
+        if (is_gru(l.cell) || l.variant.zoneout_h > 0) {
+            a.passed = mutable_data_of<F>(kept.emplace_back(call_.empty_wide({l.D, l.B, l.R})));
+            if (sums) a.sum_h = zeros(sum_h_.emplace(call_.empty_wide({l.D, l.B, l.R})));
         }
         if (a.needs_dh0) a.dh0 = mutable_data_of<S>(*dh0_);
         a.first_copies16 = in_pieces<S>(l.H);
         a.second_copies16 = in_pieces<S>(l.R);
         for (int64_t d = 0; d < l.D; ++d) {
-            a.w_hh_t[d] = keep_transposed(*l.weights[d].w_hh);
+            const DirectionWeights& w = l.weights[d];
+            a.w_hh_t[d] = keep_transposed(*w.w_hh);
             a.dg[d] = mutable_data_of<S>(dg_[d]);
             a.saved[d] = kept_[d];
             a.first_copies16 = a.first_copies16 && in_pieces(a.w_hh_t[d]);
-            if (!l.projected) continue;
-            a.w_hr_t[d] = keep_transposed(*l.weights[d].w_hr);
-            a.dr[d] = mutable_data_of<S>(dr_[d]);
-            a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr_t[d]);
+            if (w.w_ch) a.w_ch[d] = keep(*w.w_ch);
+            if (!l.two_products) continue;
+            a.w_hr_t[d] = keep_transposed(*w.w_hr);
+            // d_n of a GRU whose reset gate comes before the product.
+            a.dr[d] = l.projected ? mutable_data_of<S>(dr_[d]) : a.dg[d] + 2 * l.H;
+            a.ld_dr = l.projected ? l.R : a.width;
+            a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr_t[d]) && in_pieces(a.dr[d]);
         }
-        call_.run_loop(a, true, backward<S>);
+        call_.run_loop(a, true, a.varies ? backward<S, true> : backward<S, false>);
         if (sums && needs_ & kDh0) sum_dh0();
+    }
+
+    static F* zeros(const Tensor& t) {
+        TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get()));
+        return mutable_data_of<F>(t);
     }
 
     // Of all episodes that begin from h0.
     void sum_dh0() {
-        const int64_t GH = l.G * l.H;
+        const int64_t G = gates_of_h(l.cell, l.variant), GH = G * l.H;
         const Tensor sums = call_.empty({l.B, GH});
         for (int64_t d = 0; d < l.D; ++d) {
-            sum_starts(SumsArgs<S>{call_.sequence(), l.cell, d, l.H, data_of<S>(dg_[d]), l.begins, true,
-                                   mutable_data_of<S>(sums)},
-                       call_.device.stream());
+            over_rows(SumsArgs<S>{call_.sequence(), l.cell, d, l.H, G, width(), data_of<S>(dg_[d]), l.begins, true,
+                                  mutable_data_of<S>(sums)},
+                      call_.device.stream());
             const Tensor w_hh = laid_out(*l.weights[d].w_hh);
             S* const to = mutable_data_of<S>(*dh0_) + d * l.B * l.R;
             multiply(Matrix<S>{to, l.B, l.R, l.R, 1}.tensor(call_.place),
                      Matrix<const S>{data_of<S>(sums), l.B, GH, GH, 1}.tensor(call_.place),
                      matrix(data_of<S>(w_hh), GH, l.R, l.R).tensor(call_.place));
         }
-        if (is_gru(l.cell)) torch::stable::copy_(*dh0_, torch::stable::subtract(*dh0_, *sums_, -1.0));
+        if (mask_) dh0_ = call_.masked(*dh0_, *mask_);
+        if (sum_h_) torch::stable::copy_(*dh0_, torch::stable::subtract(*dh0_, *sum_h_, -1.0));
     }
 
-    // h of the step before (in walking order), for every row.
+    // h of the step before (in walking order), for every row, as W_hh saw it.
     Tensor rows_before(int64_t d) const {
-        const Tensor to = call_.empty({l.N, l.R});
+        const F* mask = mask_ ? data_of<F>(*mask_) : nullptr;
+        return gather(d, h0_, l.R, data_of<S>(y_) + d * l.R, l.D * l.R, mask);
+    }
+    Tensor cells_before(int64_t d) const { return gather(d, *c0_, l.H, kept_[d].states, kept_[d].ld_states, nullptr); }
+    Tensor gather(int64_t d, const Tensor& first, int64_t size, const S* rows, int64_t ld, const F* mask) const {
+        const Tensor to = call_.empty({l.N, size});
         if (l.N == 0) return to;
-        BeforeArgs<S> a{};
-        a.seq = call_.sequence();
-        a.d = d;
-        a.D = l.D;
-        a.N = l.N;
-        a.R = l.R;
-        a.h = data_of<S>(y_) + d * l.R;
-        a.ld = l.D * l.R;
-        a.h0 = data_of<S>(h0_);
-        a.reset = l.begins;
-        a.reset_initial = l.reset_initial;
-        a.to = mutable_data_of<S>(to);
-        gather_before(a, call_.device.stream());
+        over_rows(BeforeArgs<S>{call_.sequence(), d, l.D, size, rows, ld, data_of<S>(first), l.begins, l.reset_initial,
+                                mask, mutable_data_of<S>(to)},
+                  call_.device.stream());
+        return to;
+    }
+
+    // r h, of h as rows_before() has it.
+    Tensor reset_rows(int64_t d, const Tensor& before) const {
+        const Tensor to = call_.empty({l.N, l.H});
+        const ResetArgs<S> a{l.N, l.H, kept_[d], data_of<S>(before), mutable_data_of<S>(to)};
+        if (l.N > 0) over_rows(a, call_.device.stream());
         return to;
     }
 
@@ -206,25 +236,58 @@ class BackwardCall {
         }
     }
 
-    // dg^T rows [G*H, columns]; `hidden`: of the hidden side, which for a GRU's n lies apart.
-    Tensor weight_gradient(int64_t d, int64_t columns, const Tensor& rows, bool hidden) const {
-        const int64_t GH = l.G * l.H, together = hidden && is_gru(l.cell) ? 2 * l.H : GH;
-        const Tensor out = call_.empty({GH, columns});
+    // dg^T rows, [G*H, columns].
+    Tensor weight_gradient(int64_t d, int64_t columns, const Tensor& rows) const {
+        const Tensor out = call_.empty({l.G * l.H, columns});
+        products_over_rows(out, gates(d, 0, l.G * l.H), rows);
+        return out;
+    }
+    // Of the hidden side: a GRU's n has a gradient, or rows, of its own.
+    Tensor recurrent_gradient(int64_t d) const {
+        const Tensor before = rows_before(d), rows = matrix_of(before, l.R);
+        if (!is_gru(l.cell)) return weight_gradient(d, l.R, rows);
+        const Tensor out = call_.empty({3 * l.H, l.R});
         S* to = mutable_data_of<S>(out);
-        products_over_rows(matrix(to, together, columns, columns).tensor(call_.place), gates(d, 0, together), rows);
-        if (together < GH)
-            products_over_rows(matrix(to + together * columns, l.H, columns, columns).tensor(call_.place),
-                               gates(d, 3 * l.H, l.H), rows);
+        products_over_rows(matrix(to, 2 * l.H, l.R, l.R).tensor(call_.place), gates(d, 0, 2 * l.H), rows);
+        const bool apart = biases_apart(l.cell, l.variant);
+        const Tensor of_n = apart ? before : reset_rows(d, before);
+        products_over_rows(matrix(to + 2 * l.H * l.R, l.H, l.R, l.R).tensor(call_.place),
+                           gates(d, (apart ? 3 : 2) * l.H, l.H), matrix_of(of_n, l.R));
         return out;
     }
 
     Tensor projection_gradient(int64_t d) const {
         const Tensor out = call_.empty({l.R, l.H}), unprojected = call_.empty({l.N, l.H});
+        std::optional<Tensor> c_before;
         if (l.N > 0) {
-            const UnprojectedArgs<S> a{l.N, l.H, l.cell == kLstmLinear, kept_[d], mutable_data_of<S>(unprojected)};
-            unprojected_rows(a, call_.device.stream());
+            UnprojectedArgs<S> a{};
+            call_.fill(a, mask_);
+            a.N = l.N;
+            a.H = l.H;
+            a.saved = kept_[d];
+            if (l.variant.zoneout_c > 0) a.c_before = data_of<S>(c_before.emplace(cells_before(d)));
+            a.to = mutable_data_of<S>(unprojected);
+            over_rows(a, call_.device.stream());
         }
         products_over_rows(out, matrix(data_of<S>(dr_[d]), l.N, l.R, l.R), matrix_of(unprojected, l.H));
+        return out;
+    }
+
+    Tensor peephole_gradient(int64_t d) const {
+        const int64_t count = (l.G - 1) * l.H, dims[1] = {0};
+        const Tensor before = cells_before(d), products = call_.empty_wide({l.N, count});
+        PeepholeArgs<S> a{};
+        call_.fill(a, mask_);
+        a.N = l.N;
+        a.H = l.H;
+        a.dg = data_of<S>(dg_[d]);
+        a.saved = kept_[d];
+        a.c_before = data_of<S>(before);
+        a.to = mutable_data_of<F>(products);
+        if (l.N > 0) over_rows(a, call_.device.stream());
+        Tensor out = call_.empty({count});
+        torch::stable::copy_(out, torch::stable::sum(products, torch::headeronly::IntHeaderOnlyArrayRef(dims, 1), false,
+                                                     scalar_type<F>()));
         return out;
     }
 
@@ -236,7 +299,7 @@ class BackwardCall {
     Tensor bias_gradient(Tensor sums, bool hidden) const {
         const int64_t GH = l.G * l.H;
         Tensor out = call_.empty({GH});
-        if (!hidden || !is_gru(l.cell)) {
+        if (!hidden || !biases_apart(l.cell, l.variant)) {
             torch::stable::copy_(out, torch::stable::narrow(sums, 0, 0, GH));
         } else {
             Tensor both = torch::stable::narrow(out, 0, 0, 2 * l.H), n = torch::stable::narrow(out, 0, 2 * l.H, l.H);
@@ -261,7 +324,8 @@ class BackwardCall {
     const LayerArgs& in_;
     const int64_t needs_;
     const Tensor h0_, saved_, y_;
-    std::optional<Tensor> dh0_, dc0_, sums_;
+    const std::optional<Tensor> mask_;
+    std::optional<Tensor> c0_, dh0_, dc0_, sum_h_;
     std::vector<Tensor> dg_, dr_, rebuilt_;
     Saved<const S> kept_[kMaxDirections] = {};
 };
@@ -275,7 +339,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     bool tell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward", in);
-    refuse_variants("layer_backward", l);
+    refuse_without_kernels("layer_backward", l);
     STD_TORCH_CHECK(!tell, "layer_backward: CUDA's kernels tell of no squares");
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
@@ -292,14 +356,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward_gates", in);
-    refuse_variants("layer_backward_gates", l);
+    refuse_without_kernels("layer_backward_gates", l);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
     return by_dtype("layer_backward_gates", l.type, [&]<class S>() {
         const LayerCall<S> call(l);
         const BackwardCall<S> pass(call, in, grads, kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0));
         return std::tuple(pass.dh0(), pass.dc0(), pass.all_gates(0, l.G * l.H),
-                          is_gru(cell) ? pass.all_gates(3 * l.H, l.H) : call.nothing(),
+                          biases_apart(cell, l.variant) ? pass.all_gates(3 * l.H, l.H) : call.nothing(),
                           l.projected ? pass.all_dr() : call.nothing());
     });
 }

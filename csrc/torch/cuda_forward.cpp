@@ -10,7 +10,8 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
     using F = ComputeType<S>;
     const Layer& l = call.l;
     const Tensor h0 = laid_out(in.h0);
-    std::optional<Tensor> c0, h_full, carry;
+    std::optional<Tensor> c0, h_full, z, carry, seen, h0_seen;
+    const std::optional<Tensor> mask = call.recurrent_mask();
     std::vector<Tensor> kept;  // until the end of this function: what is freed goes back to the stream's own pool
 
     ForwardArgs<S> a{};
@@ -20,7 +21,8 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
     a.N = l.N;
     a.H = l.H;
     a.R = l.R;
-    a.projected = l.projected;
+    a.two_products = l.two_products;
+    call.fill(a, mask);
     const Tensor x = call.x_rows();
     for (int64_t d = 0; d < l.D; ++d) {
         const DirectionWeights& w = l.weights[d];
@@ -35,6 +37,7 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.w_hr[d] = keep(w.w_hr);
         a.b_ih[d] = keep(w.b_ih);
         a.b_hh[d] = keep(w.b_hh);
+        a.w_ch[d] = keep(w.w_ch);
         a.saved[d] = saved_direction<S>(l, out.saved, d);
     }
     a.h0 = data_of<S>(h0);
@@ -49,9 +52,19 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         carry = call.empty_wide({l.D, l.B, l.H});
         a.carry = mutable_data_of<F>(*carry);
     }
-    if (l.projected) {
+    if (l.two_products) {
         h_full = call.empty({l.D, l.B, l.H});
         a.h_full = mutable_data_of<S>(*h_full);
+    }
+    if (l.variant.reset_before) {
+        z = call.empty_wide({l.D, l.B, l.H});
+        a.z = mutable_data_of<F>(*z);
+    }
+    if (mask) {
+        seen = call.empty({2, l.D, l.B, l.R});
+        h0_seen = call.masked(h0, *mask);
+        a.seen = mutable_data_of<S>(*seen);
+        a.h0_seen = data_of<S>(*h0_seen);
     }
     a.y = mutable_data_of<S>(out.y);
     a.hn = mutable_data_of<S>(out.hn);
@@ -62,7 +75,7 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.first_copies16 = a.first_copies16 && in_pieces(a.w_hh[d]);
         a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr[d]);
     }
-    call.run_loop(a, false, forward<S>);
+    call.run_loop(a, false, a.varies ? forward<S, true> : forward<S, false>);
 }
 
 }  // namespace
@@ -74,7 +87,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
                                                          OptionalTensor seed) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
-    refuse_variants("layer_forward", l);
+    refuse_without_kernels("layer_forward", l);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
         const LayerCall<S> call(l);
         const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };

@@ -6,9 +6,10 @@
 
 namespace fused_rnn::cuda {
 
-inline void refuse_variants(const char* op, const Layer& l) {
-    STD_TORCH_CHECK(l.variant.plain() && l.variant.recurrent_dropout == 0 && !l.variant.clips(), op,
-                    ": variants of cells have no CUDA kernels");
+// Python knows it too (kinds.py), and takes such layers through the reference.
+inline void refuse_without_kernels(const char* op, const Layer& l) {
+    STD_TORCH_CHECK(!l.variant.layer_norm && !l.variant.clips(), op,
+                    ": layer normalisation and clipped gradients have no CUDA kernels");
 }
 
 // One call of an op. Everything is queued on torch's current stream, nothing waits for the device.
@@ -44,10 +45,36 @@ class LayerCall {
         return Matrix<const S>{data_of<S>(rows), l.N, l.I, l.I, 1}.tensor(place);
     }
 
+    // What the kernels are told of a cell that is not torch's, but for w_ch. Each pass keeps its own tensors.
+    bool varies() const { return is_linear(l.cell) || !l.variant.plain() || l.variant.recurrent_dropout > 0; }
+    void fill(Varied<S>& to, const std::optional<Tensor>& mask) const {
+        to.varies = varies();
+        if (!to.varies) return;
+        to.variant = with_activations(l.cell, l.variant);
+        to.seeds = l.seeds;
+        if (mask) to.mask = data_of<F>(*mask);
+    }
+    // Recurrent dropout's, [D, B, R]; none where nothing is drawn.
+    std::optional<Tensor> recurrent_mask() const {
+        if (!l.seeds || l.variant.recurrent_dropout == 0) return {};
+        const Tensor mask = empty_wide({l.D, l.B, l.R});
+        over_rows(MaskArgs<S>{l.D * l.B, l.R, l.seeds, l.variant.recurrent_dropout, mutable_data_of<F>(mask)},
+                  device.stream());
+        return mask;
+    }
+    // h0, or its gradient, as W_hh sees it or sends it: [D, B, R].
+    Tensor masked(const Tensor& h, const Tensor& mask) const {
+        const Tensor to = empty({l.D, l.B, l.R});
+        over_rows(MaskedArgs<S>{l.D * l.B, l.R, data_of<S>(h), data_of<F>(mask), mutable_data_of<S>(to)},
+                  device.stream());
+        return to;
+    }
+
     template <class Args, class Launch>
     void run_loop(Args& args, bool backward, const Launch& launch) const {
-        const LoopShape shape{
-            l.cell, backward, l.T, l.B, l.D, l.H, l.projected ? l.R : 0, static_cast<int>(sizeof(S)), sizeof(S) == 2};
+        const int64_t gates = backward ? gates_of_h(l.cell, l.variant) : multiplied_gates(l.cell, l.variant);
+        const LoopShape shape{static_cast<int>(gates),     backward,      l.T, l.B, l.D, l.H, l.two_products ? l.R : 0,
+                              static_cast<int>(sizeof(S)), sizeof(S) == 2};
         const Plan p = plan(shape, device_limits());
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {

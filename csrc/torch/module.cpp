@@ -48,7 +48,7 @@ std::vector<int> threads_in_crowd(const std::vector<std::array<int64_t, 6>>& run
 py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
                    bool cooperative) {
-    const cuda::LoopShape shape{cell, backward, T, B, D, H, P, element_size, element_size == 2};
+    const cuda::LoopShape shape{cuda::multiplied_gates(cell), backward, T, B, D, H, P, element_size, element_size == 2};
     const cuda::Plan p =
         cuda::plan(shape, {sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative});
     constexpr const char* kTiles[] = {"few", "batch", "tensor"};

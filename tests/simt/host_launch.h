@@ -22,18 +22,18 @@ void launch_loop_on_host(const Args& args, const Plan& plan, const Kernel& kerne
     }
 }
 
-template <class Scheduler, class S>
+template <class Scheduler, bool kVaried, class S>
 void forward_on_host(const ForwardArgs<S>& args, const Plan& plan) {
-    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+    select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
             forward_loop<typename decltype(math)::Forward, decltype(choice)::template Tile>(device, args, grid);
         });
     });
 }
 
-template <class Scheduler, class S>
+template <class Scheduler, bool kVaried, class S>
 void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
-    select<S>(args.cell, plan.tile, [&](auto math, auto choice) {
+    select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
             backward_loop<typename decltype(math)::Backward, decltype(choice)::template Tile>(device, args, grid);
         });

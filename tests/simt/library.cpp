@@ -22,41 +22,35 @@ void add_multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
 
 DeviceLimits device_limits() { return host_limits(); }
 
-template <class S>
+template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream) {
-    forward_on_host<Fibers>(args, plan);
+    forward_on_host<Fibers, kVaried>(args, plan);
 }
-template <class S>
+template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream) {
-    backward_on_host<Fibers>(args, plan);
+    backward_on_host<Fibers, kVaried>(args, plan);
 }
-template <class S>
-void gather_before(const BeforeArgs<S>& args, Stream) {
-    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { gather_before(device, args); });
-}
-template <class S>
-void sum_starts(const SumsArgs<S>& args, Stream) {
-    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { sum_starts(device, args); });
-}
-template <class S>
-void rebuild_gates(const RebuildArgs<S>& args, Stream) {
-    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { rebuild_gates(device, args); });
-}
-template <class S>
-void unprojected_rows(const UnprojectedArgs<S>& args, Stream) {
-    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { unprojected_rows(device, args); });
+template <class Args>
+void over_rows(const Args& args, Stream) {
+    run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { each_row(device, args); });
 }
 void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Stream) {
     run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { write_steps(device, runs, batch_sizes, offsets); });
 }
 
-#define FUSED_RNN_INSTANTIATE(S)                                            \
-    template void forward<S>(const ForwardArgs<S>&, const Plan&, Stream);   \
-    template void backward<S>(const BackwardArgs<S>&, const Plan&, Stream); \
-    template void gather_before<S>(const BeforeArgs<S>&, Stream);           \
-    template void sum_starts<S>(const SumsArgs<S>&, Stream);                \
-    template void rebuild_gates<S>(const RebuildArgs<S>&, Stream);          \
-    template void unprojected_rows<S>(const UnprojectedArgs<S>&, Stream);
+#define FUSED_RNN_INSTANTIATE(S)                                                   \
+    template void forward<S, false>(const ForwardArgs<S>&, const Plan&, Stream);   \
+    template void forward<S, true>(const ForwardArgs<S>&, const Plan&, Stream);    \
+    template void backward<S, false>(const BackwardArgs<S>&, const Plan&, Stream); \
+    template void backward<S, true>(const BackwardArgs<S>&, const Plan&, Stream);  \
+    template void over_rows(const BeforeArgs<S>&, Stream);                         \
+    template void over_rows(const SumsArgs<S>&, Stream);                           \
+    template void over_rows(const RebuildArgs<S>&, Stream);                        \
+    template void over_rows(const UnprojectedArgs<S>&, Stream);                    \
+    template void over_rows(const MaskArgs<S>&, Stream);                           \
+    template void over_rows(const MaskedArgs<S>&, Stream);                         \
+    template void over_rows(const ResetArgs<S>&, Stream);                          \
+    template void over_rows(const PeepholeArgs<S>&, Stream);
 FUSED_RNN_INSTANTIATE(float)
 FUSED_RNN_INSTANTIATE(double)
 FUSED_RNN_INSTANTIATE(bf16)

@@ -1,6 +1,6 @@
 // The CUDA time loops on the host, threads of a kernel as threads of the system, against a plain scalar double
 // implementation: every cell, storage type and tile, padded and packed, with a projection, on devices small and smaller,
-// so that every way of a plan is taken. Built under the thread sanitizer by run.sh, which also breaks one thing at a time
+// so that every way of a plan is taken. Variants, whose values the suite tests, give the same bits on all of them. Built under the thread sanitizer by run.sh, which also breaks one thing at a time
 // (--fault=NAME) and expects that to be noticed.
 #include <cstdio>
 #include <string>
@@ -67,18 +67,23 @@ template <class S>
 struct Run {
     using F = ComputeType<S>;
     const Layer& l;
+    const Variant v;
+    const bool once;           // a step is one product
     const int64_t G, N, B, Q;  // Q: width of a row of dg
-    vector<F> gx[2], carry;
+    vector<F> gx[2], carry, dc, passed, z, mask;
     vector<S> w_hh[2], w_hr[2], b_ih[2], b_hh[2], w_hh_t[2], w_hr_t[2], dg[2], dr[2];
-    vector<S> h0, c0, dhn, dcn, dy, dcells, h_full, y, hn, cn, saved, dh0, dc0;
+    vector<S> h0, c0, dhn, dcn, dy, dcells, h_full, y, hn, cn, saved, dh0, dc0, seen, h0_seen;
+    vector<int64_t> seeds;
     vector<unsigned> arrivals;
 
-    explicit Run(const Layer& layer)
+    explicit Run(const Layer& layer, Variant variant = {})
         : l(layer),
+          v(variant),
+          once(!l.projected() && !v.reset_before),
           G(gates_of(l.cell)),
           N(l.rows()),
           B(l.seq.B),
-          Q(gradient_blocks(l.cell) * l.H),
+          Q(gradient_blocks(l.cell, v) * l.H),
           dy(narrow<S>(l.dy)),
           dcells(narrow<S>(l.dcells)) {
         const auto all = [&](vector<double> naive::Direction::* member) {
@@ -99,9 +104,13 @@ struct Run {
             vector<double> hidden(size_t(G * l.H), 0.0);
             if (is_gru(l.cell)) std::copy(in.bias.begin() + G * l.H, in.bias.end(), hidden.begin() + 2 * l.H);
             b_hh[d] = narrow<S>(hidden);
-            w_hh[d] = narrow<S>(in.w_hh);
-            w_hh_t[d] = transposed<S>(in.w_hh, G * l.H, l.R);
-            if (l.projected()) {
+            const auto of_n = in.w_hh.end() - (v.reset_before ? l.H * l.R : 0);
+            w_hh[d] = narrow<S>({in.w_hh.begin(), of_n});
+            w_hh_t[d] = transposed<S>({in.w_hh.begin(), of_n}, gates_of_h(l.cell, v) * l.H, l.R);
+            if (v.reset_before) {
+                w_hr[d] = narrow<S>({of_n, in.w_hh.end()});
+                w_hr_t[d] = transposed<S>({of_n, in.w_hh.end()}, l.H, l.R);
+            } else if (l.projected()) {
                 w_hr[d] = narrow<S>(in.w_hr);
                 w_hr_t[d] = transposed<S>(in.w_hr, l.R, l.H);
                 dr[d].resize(size_t(N * l.R));
@@ -110,16 +119,25 @@ struct Run {
         }
         h_full.resize(size_t(l.D * B * l.H));
         carry.resize(h_full.size());
+        dc.resize(h_full.size());
+        passed.resize(size_t(l.D * B * l.R));
         y.resize(size_t(N * l.D * l.R));
         hn.resize(size_t(l.D * B * l.R));
-        saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll) * l.H));
+        saved.resize(size_t(l.D * N * saved_of(l.cell, kSaveAll, v) * l.H));
         dh0.resize(hn.size());
         cn.resize(h_full.size());
         dc0.resize(h_full.size());
+        z.resize(h_full.size());
+        if (v.recurrent_dropout == 0) return;
+        for (int64_t row = 0; row < l.D * B; ++row) seeds.push_back(row);
+        for (size_t i = 0; i < hn.size(); ++i) mask.push_back(F(i % 3 ? 2 : 0));
+        seen.resize(2 * hn.size());
+        h0_seen = h0;
     }
 
     Plan planned(bool backward, const DeviceLimits& limits) {
-        const Plan p = plan({l.cell, backward, l.seq.T, B, l.D, l.H, l.projected() ? l.R : 0,
+        const int64_t gates = backward ? gates_of_h(l.cell, v) : multiplied_gates(l.cell, v);
+        const Plan p = plan({static_cast<int>(gates), backward, l.seq.T, B, l.D, l.H, once ? 0 : l.R,
                              static_cast<int>(sizeof(S)), sizeof(S) == 2},
                             limits);
         arrivals.assign(size_t(l.D * p.grid.slices), 0u);
@@ -135,29 +153,41 @@ struct Run {
         f.seq = b.seq = l.seq;
         f.cell = b.cell = l.cell;
         f.D = b.D = l.D, f.N = b.N = N, f.H = b.H = l.H, f.R = b.R = l.R;
-        f.projected = b.projected = l.projected();
+        f.two_products = b.two_products = !once;
+        f.varies = b.varies = is_linear(l.cell) || !v.plain() || !mask.empty();
+        if (f.varies) f.variant = b.variant = with_activations(l.cell, v);
+        if (!mask.empty()) {
+            f.seeds = b.seeds = seeds.data();
+            f.mask = b.mask = mask.data();
+            f.seen = seen.data(), f.h0_seen = h0_seen.data();
+        }
+        b.G = gates_of_h(l.cell, v), b.width = Q;
+        b.ld_dr = v.reset_before ? Q : l.R;
         f.first_copies16 = b.second_copies16 = whole_pieces(l.R);
         f.second_copies16 = b.first_copies16 = whole_pieces(l.H);
         for (int64_t d = 0; d < l.D; ++d) {
             f.gx[d] = gx[d].data(), f.w_hh[d] = w_hh[d].data(), f.w_hr[d] = w_hr[d].data();
             f.b_ih[d] = b_ih[d].data(), f.b_hh[d] = b_hh[d].data();
             b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
-            b.dg[d] = dg[d].data(), b.dr[d] = dr[d].data();
-            const int64_t vectors = saved_of(l.cell, kSaveAll), at = d * N * vectors * l.H;
+            b.dg[d] = dg[d].data(), b.dr[d] = v.reset_before ? b.dg[d] + 2 * l.H : dr[d].data();
+            const int64_t vectors = saved_of(l.cell, kSaveAll, v), at = d * N * vectors * l.H;
             f.saved[d] = saved_rows(l.cell, saved.data() + at, vectors, l.H);
             b.saved[d] = saved_rows<const S>(l.cell, saved.data() + at, vectors, l.H, y.data() + d * l.R, l.D * l.R);
         }
-        f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = b.carry = carry.data();
+        f.h0 = b.h0 = h0.data(), f.c0 = b.c0 = c0.data(), f.carry = carry.data();
+        b.dc = dc.data();
+        if (is_gru(l.cell) || v.zoneout_h > 0) b.passed = passed.data();
+        f.z = z.data();
         f.h_full = h_full.data(), f.y = y.data(), f.hn = hn.data(), f.cn = cn.data();
         b.dy = dy.data(), b.dhn = dhn.data(), b.dcn = dcn.data();
         if (!dcells.empty()) b.dcells = dcells.data();
         b.needs_dh0 = true, b.dh0 = dh0.data(), b.dc0 = dc0.data();
         Plan p = planned(false, limits);
         f.arrivals = arrivals.data();
-        forward_on_host<Threads>(f, p);
+        f.varies ? forward_on_host<Threads, true>(f, p) : forward_on_host<Threads, false>(f, p);
         p = planned(true, limits);
         b.arrivals = arrivals.data();
-        backward_on_host<Threads>(b, p);
+        b.varies ? backward_on_host<Threads, true>(b, p) : backward_on_host<Threads, false>(b, p);
     }
 
     void compare(const std::string& where) const {
@@ -182,13 +212,14 @@ struct Run {
     }
 };
 
+// Enough for a block a slice or for several blocks; too little to keep the weights; blocks that cannot wait.
+const DeviceLimits devices[] = {{3, 48 << 10, 100 << 10, 512, 1 << 16, true},
+                                {1, 48 << 10, 64 << 10, 256, 1 << 16, true},
+                                {2, 14800, 64 << 10, 256, 1 << 16, true},
+                                {2, 48 << 10, 64 << 10, 256, 1 << 16, false}};
+
 template <class S>
 void every_device(const Layer& l) {
-    // Enough for a block a slice or for several blocks; too little to keep the weights; blocks that cannot wait.
-    const DeviceLimits devices[] = {{3, 48 << 10, 100 << 10, 512, 1 << 16, true},
-                                    {1, 48 << 10, 64 << 10, 256, 1 << 16, true},
-                                    {2, 14800, 64 << 10, 256, 1 << 16, true},
-                                    {2, 48 << 10, 64 << 10, 256, 1 << 16, false}};
     int index = 0;
     for (const auto& limits : devices) {
         char where[160];
@@ -198,6 +229,39 @@ void every_device(const Layer& l) {
         Run<S> run(l);
         run(limits);
         run.compare(where);
+    }
+}
+
+// Blocks that meet compute what they do one launch after the other.
+template <class S>
+void alike(const Layer& l, Variant v) {
+    Run<S> alone(l, v);
+    alone(devices[3]);
+    for (int index = 0; index < 3; ++index) {
+        const std::string where = "variant of cell " + std::to_string(l.cell) + ", device " + std::to_string(index);
+        Run<S> run(l, v);
+        run(devices[index]);
+        const auto same = [&](const char* what, const vector<S>& got, const vector<S>& want) {
+            check(what, where, columns(got, 1, 0, 1), columns(want, 1, 0, 1), 0);
+        };
+        same("y", run.y, alone.y);
+        same("saved", run.saved, alone.saved);
+        same("dh0", run.dh0, alone.dh0);
+        for (int64_t d = 0; d < l.D; ++d) same("dg", run.dg[d], alone.dg[d]);
+    }
+}
+
+void variants(int64_t B) {
+    Variant before{}, drops{};
+    before.reset_before = true;
+    drops.recurrent_dropout = 0.5;
+    Variant both = before;
+    both.recurrent_dropout = both.zoneout_h = drops.zoneout_h = 0.5;
+    for (const bool packed : {false, true}) {
+        const Layer gru(kGru, 4, B, 40, 0, 1, packed, naive::Reset::none, 1);
+        alike<float>(gru, before);
+        alike<bf16>(gru, both);
+        alike<float>(Layer(kLstm, 4, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 2), drops);
     }
 }
 
@@ -233,6 +297,8 @@ int main(int argc, char** argv) {
             }
         }
     }
+    if (!quick) variants(2);
+    variants(5);
     std::printf("%ld comparisons, %ld failed\n", checks, failures);
     return failures ? 1 : 0;
 }

@@ -1,0 +1,175 @@
+// The cells backward: from dh of a step to dg, and what goes to the step before beside the product. As forward_cells.h.
+//
+// Of two products the first one's sum comes to show(), the second one's to store().
+#pragma once
+#include "backward_step.h"
+
+namespace fused_rnn::cuda {
+
+template <template <class> class ActT, class S>
+struct LstmBackward {
+    static constexpr bool kOnce = true, kTwice = true;
+    using F = ComputeType<S>;
+    using Act = ActT<F>;
+    using Args = BackwardArgs<S>;
+    struct Cell {
+        LstmGates<F> s;
+        F c, c_before, dc;
+    };
+    struct Shown {};
+
+    static FUSED_RNN_DEVICE bool passes(const Args& a) { return kVaries<Act> && a.passed; }
+
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        const Args& a = step.a;
+        const int64_t H = a.H, at = step.state(b, H) + j;
+        const Saved<const S>& saved = a.saved[step.d];
+        Cell cell{read_lstm_gates<Act, F>(dev, a, saved.gates_of(step.row(b)) + j),
+                  dev.widen(saved.state_of(step.row(b))[j]), step.state_before(dev, a.c0, b, j), 0};
+        if (step.goes_on(b)) {
+            cell.dc = a.dc[at];
+        } else if (step.ends(b) && a.dcn) {
+            cell.dc = dev.widen(a.dcn[at]);
+        }
+        if (a.dcells) cell.dc += dev.widen(a.dcells[(step.row(b) * a.D + step.d) * H + j]);
+        return cell;
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                       const Cell& cell, F dh) {
+        const Args& a = step.a;
+        const Act act = act_of<Act>(a);
+        const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
+        const LstmGates<F>& s = cell.s;
+        // c as o saw it, which zoneout may have thrown away.
+        const F tc = act.state(kept.of_c ? s.f * cell.c_before + s.i * s.g : cell.c), fresh = kept.to_new_h(dh);
+        const LstmGrad<F> grad = lstm_cell_grad<Act, F>(s.i, s.f, s.g, act.gate_grad(s.o, fresh * tc), cell.c_before,
+                                                        kept.to_new_c(cell.dc) + act.state_grad(tc, fresh * s.o), act,
+                                                        ties_of<Act, F>(dev, a, step.d, j));
+        step.pass_c(dev, b, j, kept.of_c ? grad.c_prev + kept.to_old_c(cell.dc) : grad.c_prev);
+        if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
+        keep_lstm_gates<Act>(dev, a, grad, step.gates(step.row(b)) + j);
+    }
+
+    // With a projection what comes to h is dr.
+    template <class Device>
+    static FUSED_RNN_DEVICE Shown load_shown(const Device&, const BackwardStep<S>&, int64_t, int64_t) {
+        return {};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void show(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                      const Shown&, F dh) {
+        const auto kept = step.template zoneout_of_h<Act, F>(b, j);
+        if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
+        dev.narrow(kept.to_new_h(dh), step.second(step.row(b))[j]);
+    }
+};
+
+template <template <class> class ActT, class S>
+struct GruBackward {
+    static constexpr bool kOnce = true, kTwice = false;
+    using F = ComputeType<S>;
+    using Act = ActT<F>;
+    struct Cell {
+        F r, z, n, hn, h_before;
+    };
+
+    static FUSED_RNN_DEVICE bool passes(const BackwardArgs<S>&) { return true; }
+
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        const int64_t H = step.a.H;
+        const S* s = step.a.saved[step.d].gates_of(step.row(b)) + j;
+        return {dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]),
+                step.state_before(dev, step.a.h0, b, j)};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                       const Cell& s, F dh) {
+        const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
+        const GruGrad<F> grad =
+            gru_step_grad<Act, F>(s.r, s.z, s.n, s.hn, s.h_before, kept.to_new_h(dh), act_of<Act>(step.a));
+        step.pass_h(b, j, kept.of_h ? grad.h_prev + kept.to_old_h(dh) : grad.h_prev);
+        const int64_t H = step.a.H;
+        S* to = step.gates(step.row(b)) + j;
+        dev.narrow(grad.r, to[0]);
+        dev.narrow(grad.z, to[H]);
+        dev.narrow(grad.n, to[2 * H]);
+        dev.narrow(grad.hn, to[3 * H]);
+    }
+};
+
+// With the reset gate before the product: dh gives d_z and d_n, whose product with W_hn is the gradient of r h.
+template <template <class> class ActT, class S>
+struct GruBeforeBackward {
+    static constexpr bool kOnce = false, kTwice = true;
+    using F = ComputeType<S>;
+    using Act = ActT<F>;
+    struct Shown {
+        F z, n, h_before;
+    };
+    struct Cell {
+        F r, h_before;
+    };
+
+    static FUSED_RNN_DEVICE bool passes(const BackwardArgs<S>&) { return true; }
+
+    template <class Device>
+    static FUSED_RNN_DEVICE Shown load_shown(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        const S* s = step.a.saved[step.d].gates_of(step.row(b)) + j;
+        return {dev.widen(s[step.a.H]), dev.widen(s[2 * step.a.H]), step.state_before(dev, step.a.h0, b, j)};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void show(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                      const Shown& s, F dh) {
+        const auto kept = step.template zoneout_of_h<Act, F>(b, j);
+        const GruGrad<F> grad = gru_update_grad<Act, F>(s.z, s.n, s.h_before, kept.to_new_h(dh), act_of<Act>(step.a));
+        step.a.passed[step.state(b, step.a.R) + j] = kept.of_h ? grad.h_prev + kept.to_old_h(dh) : grad.h_prev;
+        S* to = step.gates(step.row(b)) + j;
+        dev.narrow(grad.z, to[step.a.H]);
+        dev.narrow(grad.n, to[2 * step.a.H]);
+    }
+
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        return {dev.widen(step.a.saved[step.d].gates_of(step.row(b))[j]), step.state_before(dev, step.a.h0, b, j)};
+    }
+    // `drh`: the gradient of r h.
+    template <class Device>
+    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                       const Cell& s, F drh) {
+        const F seen = step.masked_h(b, j, s.h_before);
+        dev.narrow(act_of<Act>(step.a).gate_grad(s.r, drh * seen), step.gates(step.row(b))[j]);
+        step.pass_h(b, j, step.passed(b, j) + step.masked_h(b, j, drh * s.r));
+    }
+};
+
+template <template <class> class ActT, class S>
+struct RnnBackward {
+    static constexpr bool kOnce = true, kTwice = false;
+    using F = ComputeType<S>;
+    using Act = ActT<F>;
+    struct Cell {
+        F fresh;
+    };
+
+    static FUSED_RNN_DEVICE bool passes(const BackwardArgs<S>& a) { return kVaries<Act> && a.passed; }
+
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        const Saved<const S>& saved = step.a.saved[step.d];
+        const int64_t n = step.row(b);
+        // Zoneout may have thrown away what the step made.
+        return {dev.widen((passes(step.a) ? saved.gates_of(n) : saved.state_of(n))[j])};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                       const Cell& s, F dh) {
+        const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
+        if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
+        dev.narrow(rnn_step_grad<Act, F>(s.fresh, kept.to_new_h(dh), act_of<Act>(step.a)), step.gates(step.row(b))[j]);
+    }
+};
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,64 @@
+// A step of the forward pass of one direction: what it reads and where it shows its h.
+#pragma once
+#include "lstm_gates.h"
+#include "walk.h"
+
+namespace fused_rnn::cuda {
+
+template <class S>
+struct ForwardStep : Walk<ForwardArgs<S>> {
+    using Walk<ForwardArgs<S>>::Walk;
+    using Walk<ForwardArgs<S>>::a;
+    using Walk<ForwardArgs<S>>::d;
+    using F = ComputeType<S>;
+
+    // h of the step before; null where it is zero.
+    FUSED_RNN_DEVICE const S* h_before(int64_t b) const {
+        return this->starts(b) ? this->start(a.h0, b, a.R) : a.y + this->output(this->row_before(b));
+    }
+    template <class Device>
+    FUSED_RNN_DEVICE F h_before(const Device& dev, int64_t b, int64_t j) const {
+        const S* h = h_before(b);
+        return h ? dev.widen(h[j]) : F(0);
+    }
+    // The same, as a GRU carries it: not narrowed in between.
+    template <class Device>
+    FUSED_RNN_DEVICE F carried_h(const Device& dev, int64_t b, int64_t j) const {
+        return this->starts(b) ? this->start(dev, a.h0, b, a.H, j) : a.carry[this->state(b, a.H) + j];
+    }
+    // What W_hh sees of it.
+    template <class Act>
+    FUSED_RNN_DEVICE const S* seen_before(int64_t b) const {
+        if constexpr (kVaries<Act>) {
+            if (a.mask) return this->starts(b) ? this->start(a.h0_seen, b, a.R) : seen(this->before, b);
+        }
+        return h_before(b);
+    }
+    template <class Act, class Device>
+    FUSED_RNN_DEVICE void show(const Device& dev, int64_t b, int64_t j, F h) const {
+        dev.narrow(h, a.y[this->output(this->row(b)) + j]);
+        if (this->ends(b)) dev.narrow(h, a.hn[this->state(b, a.R) + j]);
+        if constexpr (kVaries<Act>) {
+            if (a.mask) dev.narrow(this->masked_h(b, j, h), seen(this->t, b)[j]);
+        }
+    }
+    // Row of W_hh of gate g, unit j.
+    FUSED_RNN_DEVICE const S* weight(int g, int64_t j) const { return a.w_hh[d] + (g * a.H + j) * a.R; }
+    // Pre-activation of gate g of G but for the recurrent product; `hidden`: b_hh belongs inside another product.
+    template <class Device>
+    FUSED_RNN_DEVICE F input(const Device& dev, int64_t b, int g, int G, int64_t j, bool hidden) const {
+        const int64_t k = g * a.H + j;
+        F x = a.gx[d][this->row(b) * G * a.H + k];
+        if (a.b_ih[d]) x += dev.widen(a.b_ih[d][k]);
+        if (a.b_hh[d] && !hidden) x += dev.widen(a.b_hh[d][k]);
+        return x;
+    }
+
+  private:
+    // Blocks that read those of one step write those of the next.
+    FUSED_RNN_DEVICE S* seen(int64_t t, int64_t b) const {
+        return a.seen + (t & 1) * a.D * a.seq.B * a.R + this->state(b, a.R);
+    }
+};
+
+}  // namespace fused_rnn::cuda

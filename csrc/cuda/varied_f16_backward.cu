@@ -1,0 +1,5 @@
+#include "kernels.cuh"
+
+namespace fused_rnn::cuda {
+template void backward<f16, true>(const BackwardArgs<f16>&, const Plan&, Stream);
+}  // namespace fused_rnn::cuda

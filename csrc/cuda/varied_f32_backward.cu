@@ -1,0 +1,5 @@
+#include "kernels.cuh"
+
+namespace fused_rnn::cuda {
+template void backward<float, true>(const BackwardArgs<float>&, const Plan&, Stream);
+}  // namespace fused_rnn::cuda
