@@ -87,18 +87,20 @@ format: venv
 sanitize: $(if $(WITH_TORCH),venv)
 	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON="$(abspath $(PY))" WITH_TORCH=$(WITH_TORCH) bash tests/cpp/sanitize.sh
 
-# The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then the suite on them, but for what
-# runs on the reference whatever the kernels. (g++ 12 or clang: g++ 11 has no _Float16.)
-SIMT_TESTS ?= tests/test_loop.py tests/test_loop_inputs.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py \
-    tests/test_differential.py tests/test_transforms.py tests/test_recompute.py tests/test_reset.py tests/test_cells.py
+# The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then tests on them, of the kernels
+# rather than of what Python does around them (SIMT_TESTS=tests for all). (g++ 12 or clang: g++ 11 has no _Float16.)
+SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py tests/test_recompute.py \
+    tests/test_reset.py tests/test_cells.py --deselect tests/test_gradcheck.py::TestHigherOrders
+SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py -k "test_ops or test_gates"
 # On devices that want other plans: what a plan can change.
 SIMT_PLANS ?= tests/test_loop.py -k "edges or options or tiles or chunks or gates"
+ON_HOST := $(PY) -m pytest --kernels=cuda-on-host
 simt: build
 	bash tests/simt/run.sh
-	$(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) --deselect tests/test_gradcheck.py::TestHigherOrders $(SIMT_TESTS)
-	$(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) tests/test_variants.py tests/test_regularisation.py -k "test_ops or test_gates"
-	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_PLANS)
-	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(PY) -m pytest --kernels=cuda-on-host $(PYTEST_FLAGS) $(SIMT_PLANS)
+	$(ON_HOST) $(PYTEST_FLAGS) $(SIMT_TESTS)
+	$(ON_HOST) $(PYTEST_FLAGS) $(SIMT_VARIANTS)
+	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_PLANS)
+	FUSED_RNN_CUDA_LIMITS=cooperative=0 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_PLANS)
 
 compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat

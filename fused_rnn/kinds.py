@@ -86,7 +86,7 @@ class Variant(NamedTuple):
     @property
     def on_cuda(self) -> bool:
         """Whether CUDA's kernels have it: all but sums over the units of a row between steps, and bounds."""
-        return not (self.layer_norm or self.clip_value or self.clip_norm)
+        return not (self.layer_norm or self.clips)
 
     def without(self, *options: str) -> Variant | None:
         """The same but for these; None for torch's cell."""

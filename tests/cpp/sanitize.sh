@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The time loops alone (loops.cpp with csrc/cpu, no torch, no Python) under the address, the undefined behaviour and the thread
 # sanitizer, a build each, as the first two in one compile 1.7 times as long as apart; then with what threads wait by taken
-# out, which the thread sanitizer must notice. About five minutes on two cores, most of it compilation. CXX, JOBS and OUT can
+# out, which the thread sanitizer must notice. About eight minutes on two cores. CXX, JOBS and OUT can
 # be set; WITH_TORCH=1 also runs the loop tests of the op library built with the address sanitizer (three minutes more; needs
 # the Python environment that PYTHON names).
 set -euo pipefail
@@ -23,23 +23,34 @@ build() {
     $CXX "$@" "$to"/*.o -o "$to/loops" -pthread
 }
 
+# run FOLDER: FOLDER/loops beside whatever is compiled next; finish: its outcome
+run() {
+    running=$1
+    "$OUT/$1/loops" >"$OUT/$1/log" 2>&1 &
+}
+finish() {
+    local outcome=0
+    wait $! || outcome=$?
+    echo "== $running"
+    cat "$OUT/$running/log"
+    return $outcome
+}
+
 rm -rf "$OUT"
-echo "== addresses"
 build address -fsanitize=address
-"$OUT/address/loops"
-
-echo "== undefined behaviour"
+run address
 build undefined -fsanitize=undefined -fno-sanitize-recover=undefined
-"$OUT/undefined/loops"
-
-echo "== threads"
+finish
+run undefined
 build thread -fsanitize=thread
+finish
+echo "== thread"
 TSAN_OPTIONS=halt_on_error=1 "$OUT/thread/loops" quick
 
 mkdir -p "$OUT/broken"
 cp "$OUT"/thread/*.o "$OUT/broken"
 for wait in barrier_wait progress_wait; do
-    echo "== threads, $wait taken out: a race must be found"
+    echo "== thread, $wait taken out: a race must be found"
     $CXX $FLAGS -fsanitize=thread -D$wait=${wait}_of_team -c csrc/cpu/team.cpp -o "$OUT/broken/team.o"
     $CXX $FLAGS -fsanitize=thread -Dwithout_$wait -c tests/cpp/no_wait.cpp -o "$OUT/broken/no_wait.o"
     $CXX -fsanitize=thread "$OUT"/broken/*.o -o "$OUT/broken/loops" -pthread
