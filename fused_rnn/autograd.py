@@ -28,6 +28,7 @@ NOTHING, ALL, STATES = map(int, ops.Save)
 
 _functorch_active = torch._C._are_functorch_transforms_active
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+_lazy_clone = getattr(torch, "_lazy_clone", torch.clone)  # not public: where it is missing, a copy at once
 
 
 def transformed() -> bool:
@@ -124,7 +125,7 @@ def _kept(y: Tensor, c0: Maybe) -> Maybe:
     on the CPU. It becomes a copy at the first such change, if any. A graph changes nothing in place that it keeps."""
     if c0 is not None or y.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    return torch._lazy_clone(y)
+    return _lazy_clone(y)
 
 
 def _lowered(function: type[Function], *args: Any) -> tuple:
