@@ -6,6 +6,7 @@ the device of tests/simt, which plays a GPU with fibers for threads. So the suit
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import torch
@@ -23,14 +24,19 @@ def build() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sources = ["tests/simt/library.cpp", "csrc/cuda/plan.cpp", "csrc/cuda/limits.cpp", "csrc/torch/layer.cpp"]
     sources += ["csrc/torch/cuda_forward.cpp", "csrc/torch/cuda_backward.cpp"]
-    cpp_extension.load(
-        "fused_rnn_host",
-        [str(ROOT / source) for source in sources],
-        build_directory=str(folder),
-        is_python_module=False,
-        # Without -O3: it takes four times as long to compile, and hardly less to run.
-        extra_cflags=["-std=c++20", "-O1", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020A000000000000"],
-    )
+    with open(folder / "building", "w") as building:
+        # Of several processes one compiles. torch's own lock is a file that a killed build leaves behind, and that
+        # is then waited for without an end; this one goes with its holder.
+        fcntl.flock(building, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        cpp_extension.load(
+            "fused_rnn_host",
+            [str(ROOT / source) for source in sources],
+            build_directory=str(folder),
+            is_python_module=False,
+            # Without -O3: it takes four times as long to compile, and hardly less to run.
+            extra_cflags=["-std=c++20", "-O1", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020A000000000000"],
+        )
 
 
 def use() -> None:
