@@ -66,18 +66,14 @@ def test_every_instruction_set(isa, kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_number_of_threads(kind):
+def test_any_number_of_threads(kind, threads):
     """The same bits, where threads share the units of a row too."""
     for sizes in ({"B": 3, "H": 640, "T": 17}, {"B": 24, "H": 64, "T": 20, "D": 2}):
-        problem = make(Case(**{**KINDS[kind], **sizes}), torch.float32)
-        threads, results = torch.get_num_threads(), []
-        try:
-            for n in (1, 2, 3):
-                torch.set_num_threads(n)
-                results.append(run_ops(problem))
-                results[-1].pop("dx")  # a product of BLAS
-        finally:
-            torch.set_num_threads(threads)
+        problem, results = make(Case(**{**KINDS[kind], **sizes}), torch.float32), []
+        for n in (1, 2, 3):
+            threads(n)
+            results.append(run_ops(problem))
+            results[-1].pop("dx")  # a product of BLAS
         assert_identical(results[1], results[0])
         assert_identical(results[2], results[0])
 

@@ -117,9 +117,8 @@ def trials(draw, smooth=False):
     options |= {name: draw(st.sampled_from([0.0, 0.0, 0.3])) for name in LOOP_RATES + CALL_RATES}
     # Normalised, a row of two has no slope but its rounding; nearly constant ones make much of one in few bits.
     options["layer_norm"] = exact and hidden > 2 and draw(st.integers(0, 2)) == 0
-    clips = exact and not (
-        smooth and layers > 1
-    )  # a second derivative by way of a layer above goes back through a clip
+    # A second derivative by way of a layer above goes back through a clip.
+    clips = exact and not (smooth and layers > 1)
     options |= {f"clip_grad_{n}": draw(st.sampled_from([None, 0.3])) if clips else None for n in ("value", "norm")}
     if kind == "RNN":
         options["nonlinearity"] = draw(names)
@@ -175,8 +174,8 @@ def check(trial: Trial) -> None:
     errors = trial.errors()
     if errors:
         kinds, texts = zip(*errors, strict=True)
-        kernels = mock.patch.object(ops, "_layer_forward", side_effect=AssertionError("a kernel ran"))
-        with kernels, pytest.raises(kinds, match="|".join(map(re.escape, texts))):
+        ran = dict.fromkeys(("_layer_forward", "_stack_forward"), mock.Mock(side_effect=AssertionError("a kernel ran")))
+        with mock.patch.multiple(ops, **ran), pytest.raises(kinds, match="|".join(map(re.escape, texts))):
             Called(trial, trial.module(), True)(trial.input, trial.hx)
     else:
         module = trial.module()

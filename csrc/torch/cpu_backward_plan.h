@@ -86,13 +86,7 @@ struct BackwardDirection {
             if (sums_resets) dc_reset = gradient_buffer(k, l, {}, d, l.H);
         }
         reset = ResetState<F, S>(k, l, in, d);
-        a.seq = l.seq;
-        a.cell = l.cell;
-        a.variant = resolved(l.cell, l.variant);
-        a.H = l.H;
-        a.R = l.R;
-        a.reverse = d == 1;
-        a.two_products = l.two_products;
+        describe(a, l, d);
         a.dy = dy ? data_of<S>(*dy) + d * l.R : nullptr;
         a.ld_dy = l.D * l.R;
         a.dcells = dcells ? data_of<S>(*dcells) + d * l.H : nullptr;

@@ -11,8 +11,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
     const auto make = [&](std::initializer_list<int64_t> sizes) { return empty(sizes, l.type); };
-    LayerOutputs out{l.packed ? make({l.N, l.D * l.R}) : make({l.T, l.B, l.D * l.R}), make({l.D, l.B, l.R}),
-                     is_lstm(cell) ? make({l.D, l.B, l.H}) : make({0}), saved_tensor("layer_forward", l, save, make)};
+    const LayerOutputs out = new_outputs("layer_forward", l, save, make);
     if (l.N > 0) {
         cpu_by_dtype("layer_forward", l.type,
                      [&]<class F, class S>() { ForwardPass<F, S>(l, in, out, split_f32).run(out); });

@@ -52,6 +52,7 @@ class ForwardPass {
     }
 
     bool packs() const { return !direct_; }
+    const cpu::Pool& pool() const { return pool_; }
     cpu::LoopSize size() const {
         return loop_size<S>(layer_, dir_[0].packed_hh, dir_[0].packed_hr, layer_.T, loop_tiles_ != nullptr);
     }
@@ -140,13 +141,7 @@ class ForwardPass {
         if (l.two_products) to.h_full = Buffer<F>(l.B * cpu::padded(l.H));
         if (l.variant.reset_before) to.z = Buffer<F>(to.h_full.count());
 
-        a.seq = l.seq;
-        a.cell = l.cell;
-        a.variant = resolved(l.cell, l.variant);
-        a.H = l.H;
-        a.R = l.R;
-        a.reverse = d == 1;
-        a.two_products = l.two_products;
+        describe(a, l, d);
         a.ld_gx = direct_ ? l.G * l.H : cpu::padded(l.G * l.H);
         a.bias = to.bias.data();
         a.bias_hn = bias_hn(l.cell, l.H, to.bias);

@@ -131,6 +131,18 @@ const cpu::TileKernels<F, S>* loop_tiles_for(const Layer& l, const cpu::TileKern
     return std::is_same_v<S, float> && l.B == 1 ? nullptr : tiles;
 }
 
+// What the time loops of both passes are told of direction d.
+template <class Args>
+void describe(Args& to, const Layer& l, int64_t d) {
+    to.seq = l.seq;
+    to.cell = l.cell;
+    to.variant = resolved(l.cell, l.variant);
+    to.H = l.H;
+    to.R = l.R;
+    to.reverse = d == 1;
+    to.two_products = l.two_products;
+}
+
 // Weights and other inputs in the compute type, contiguous: as they are, or converted once.
 template <class F, class S>
 class Compute {

@@ -36,8 +36,7 @@ class Floor {
           weights_(in.weights.begin() + i * in.each(), in.weights.begin() + (i + 1) * in.each()),
           args_{x_, h0_, c0_, weights_, in.batch_sizes, in.cell, in.reset, in.reset_initial, in.variant, none_},
           layer_("stack_forward", args_),
-          out_{layer_.packed ? empty({layer_.N, layer_.R}, layer_.type)
-                             : empty({layer_.T, layer_.B, layer_.R}, layer_.type),
+          out_{new_y(layer_, [&](std::initializer_list<int64_t> sizes) { return empty(sizes, layer_.type); }),
                torch::stable::narrow(hn, 0, i, 1), is_lstm(in.cell) ? torch::stable::narrow(cn, 0, i, 1) : cn,
                empty({0}, layer_.type)} {
         if (layer_.N > 0) pass_.emplace(layer_, args_, out_, in.split_f32);
@@ -46,7 +45,7 @@ class Floor {
 
     ForwardPass<F, S>& pass() { return *pass_; }
     bool goes_beside(int64_t layers) const {
-        return pass_ && pass_->packs() && cpu::side_by_side_pays(pass_->size(), layers, torch_pool().threads);
+        return pass_ && pass_->packs() && cpu::side_by_side_pays(pass_->size(), layers, pass_->pool().threads);
     }
     void run() {
         if (pass_) pass_->run(out_);
@@ -74,7 +73,7 @@ struct SideBySide {
         progress.resize(floors.size());
         cpu::LoopSize size = floors[0].pass().size();
         size.layers = static_cast<int64_t>(floors.size());
-        cpu::run_loop(torch_pool(), size, work, this);
+        cpu::run_loop(floors[0].pass().pool(), size, work, this);
         for (Floor<F, S>& floor : floors) floor.finish();
     }
     static void work(void* context, const cpu::Share& share) {

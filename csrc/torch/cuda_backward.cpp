@@ -53,7 +53,7 @@ class BackwardCall {
             out.push_back(wants(d, 0) ? weight_gradient(d, l.I, call_.x_rows()) : call_.nothing());
             out.push_back(wants(d, 1) ? recurrent_gradient(d) : call_.nothing());
             if (l.biased) {
-                const Tensor sums = wants(d, 2) || wants(d, 3) ? column_sums(d) : call_.nothing();
+                const Tensor sums = wants(d, 2) || wants(d, 3) ? column_sums(dg_[d], l.type) : call_.nothing();
                 out.push_back(wants(d, 2) ? bias_gradient(sums, false) : call_.nothing());
                 out.push_back(wants(d, 3) ? bias_gradient(sums, true) : call_.nothing());
             }
@@ -84,6 +84,16 @@ class BackwardCall {
         return matrix(data_of<S>(dg_[d]) + from, l.N, count, width());
     }
 
+    // What a kernel over all rows is told of the cell.
+    template <class Args>
+    Args row_args() const {
+        Args a{};
+        call_.fill(a, mask_);
+        a.N = l.N;
+        a.H = l.H;
+        return a;
+    }
+
     // Where the loop finds the gates and states of direction d.
     void read_saved(int64_t d) {
         Saved<const S>& at = kept_[d] = kept_direction<S>(l, saved_, y_, d);
@@ -99,12 +109,9 @@ class BackwardCall {
         const Tensor gx = products(call_.x_rows(), *w.w_ih, l.I), before = rows_before(d);
         const Tensor hidden = products(matrix_of(before, l.R), *w.w_hh, l.R);
         std::optional<Tensor> b_ih, b_hh, w_ch, c_before;
-        RebuildArgs<S> a{};
-        call_.fill(a, mask_);
+        auto a = row_args<RebuildArgs<S>>();
         a.cell = l.cell;
         a.d = d;
-        a.N = l.N;
-        a.H = l.H;
         a.gx = data_of<F>(gx);
         a.hidden = data_of<F>(hidden);
         if (w.b_ih) {
@@ -131,21 +138,11 @@ class BackwardCall {
         kept.reserve(16);
         const auto keep = [&](const Tensor& t) { return data_of<S>(kept.emplace_back(laid_out(t))); };
         const auto keep_transposed = [&](const Tensor& w) { return keep(torch::stable::transpose(w, 0, 1)); };
-        a.seq = call_.sequence();
-        a.cell = l.cell;
-        a.D = l.D;
-        a.N = l.N;
-        a.H = l.H;
-        a.R = l.R;
+        call_.describe(a, h0_, mask_);
         a.G = gates_of_h(l.cell, l.variant);
         a.width = width();
-        a.two_products = l.two_products;
-        call_.fill(a, mask_);
         const bool sums = l.begins && l.reset_initial;
         a.needs_dh0 = needs_ & kDh0 && !sums;
-        a.h0 = data_of<S>(h0_);
-        a.reset = l.begins;
-        a.reset_initial = l.reset_initial;
         if (grads.dy) a.dy = keep(*grads.dy);
         if (grads.dhn) a.dhn = keep(*grads.dhn);
         if (is_lstm(l.cell)) {
@@ -260,10 +257,7 @@ class BackwardCall {
         const Tensor out = call_.empty({l.R, l.H}), unprojected = call_.empty({l.N, l.H});
         std::optional<Tensor> c_before;
         if (l.N > 0) {
-            UnprojectedArgs<S> a{};
-            call_.fill(a, mask_);
-            a.N = l.N;
-            a.H = l.H;
+            auto a = row_args<UnprojectedArgs<S>>();
             a.saved = kept_[d];
             if (l.variant.zoneout_c > 0) a.c_before = data_of<S>(c_before.emplace(cells_before(d)));
             a.to = mutable_data_of<S>(unprojected);
@@ -274,28 +268,24 @@ class BackwardCall {
     }
 
     Tensor peephole_gradient(int64_t d) const {
-        const int64_t count = (l.G - 1) * l.H, dims[1] = {0};
+        const int64_t count = (l.G - 1) * l.H;
         const Tensor before = cells_before(d), products = call_.empty_wide({l.N, count});
-        PeepholeArgs<S> a{};
-        call_.fill(a, mask_);
-        a.N = l.N;
-        a.H = l.H;
+        auto a = row_args<PeepholeArgs<S>>();
         a.dg = data_of<S>(dg_[d]);
         a.saved = kept_[d];
         a.c_before = data_of<S>(before);
         a.to = mutable_data_of<F>(products);
         if (l.N > 0) over_rows(a, call_.device.stream());
         Tensor out = call_.empty({count});
-        torch::stable::copy_(out, torch::stable::sum(products, torch::headeronly::IntHeaderOnlyArrayRef(dims, 1), false,
-                                                     scalar_type<F>()));
+        torch::stable::copy_(out, column_sums(products, scalar_type<F>()));
         return out;
     }
 
-    // Of dg, in its own order: the same sums serve both biases.
-    Tensor column_sums(int64_t d) const {
+    static Tensor column_sums(const Tensor& rows, ScalarType type) {
         const int64_t dims[1] = {0};
-        return torch::stable::sum(dg_[d], torch::headeronly::IntHeaderOnlyArrayRef(dims, 1), false, l.type);
+        return torch::stable::sum(rows, torch::headeronly::IntHeaderOnlyArrayRef(dims, 1), false, type);
     }
+    // `sums`: of dg, in its own order; the same serve both biases.
     Tensor bias_gradient(Tensor sums, bool hidden) const {
         const int64_t GH = l.G * l.H;
         Tensor out = call_.empty({GH});

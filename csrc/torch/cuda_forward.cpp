@@ -15,14 +15,7 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
     std::vector<Tensor> kept;  // until the end of this function: what is freed goes back to the stream's own pool
 
     ForwardArgs<S> a{};
-    a.seq = call.sequence();
-    a.cell = l.cell;
-    a.D = l.D;
-    a.N = l.N;
-    a.H = l.H;
-    a.R = l.R;
-    a.two_products = l.two_products;
-    call.fill(a, mask);
+    call.describe(a, h0, mask);
     const Tensor x = call.x_rows();
     for (int64_t d = 0; d < l.D; ++d) {
         const DirectionWeights& w = l.weights[d];
@@ -40,9 +33,6 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.w_ch[d] = keep(w.w_ch);
         a.saved[d] = saved_direction<S>(l, out.saved, d);
     }
-    a.h0 = data_of<S>(h0);
-    a.reset = l.begins;
-    a.reset_initial = l.reset_initial;
     if (is_lstm(l.cell)) {
         c0 = laid_out(*in.c0);
         a.c0 = data_of<S>(*c0);
@@ -91,9 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
         const LayerCall<S> call(l);
         const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };
-        const LayerOutputs out{
-            l.packed ? call.empty({l.N, l.D * l.R}) : call.empty({l.T, l.B, l.D * l.R}), call.empty({l.D, l.B, l.R}),
-            is_lstm(cell) ? call.empty({l.D, l.B, l.H}) : call.nothing(), saved_tensor("layer_forward", l, save, make)};
+        const LayerOutputs out = new_outputs("layer_forward", l, save, make);
         if (l.N > 0) run_forward(call, in, out);
         return {out.y, out.hn, out.cn, out.saved};
     });

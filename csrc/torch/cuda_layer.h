@@ -54,6 +54,21 @@ class LayerCall {
         to.seeds = l.seeds;
         if (mask) to.mask = data_of<F>(*mask);
     }
+    // What the time loops of both passes are told.
+    template <class Args>
+    void describe(Args& to, const Tensor& h0, const std::optional<Tensor>& mask) const {
+        to.seq = sequence();
+        to.cell = l.cell;
+        to.D = l.D;
+        to.N = l.N;
+        to.H = l.H;
+        to.R = l.R;
+        to.two_products = l.two_products;
+        to.h0 = data_of<S>(h0);
+        to.reset = l.begins;
+        to.reset_initial = l.reset_initial;
+        fill(to, mask);
+    }
     // Recurrent dropout's, [D, B, R]; none where nothing is drawn.
     std::optional<Tensor> recurrent_mask() const {
         if (!l.seeds || l.variant.recurrent_dropout == 0) return {};

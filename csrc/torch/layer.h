@@ -83,14 +83,24 @@ struct Gradients {
 
 void check_gradients(const char* op, const Layer& l, const Gradients& g);
 
-// What a forward pass keeps: [D, N, S*H], or [0].
+struct LayerOutputs {
+    Tensor y, hn, cn, saved;
+};
+
+// empty(sizes) makes each of them.
 template <class Empty>
-Tensor saved_tensor(const char* op, const Layer& l, int64_t save, const Empty& empty) {
+Tensor new_y(const Layer& l, const Empty& empty) {
+    return l.packed ? empty({l.N, l.D * l.R}) : empty({l.T, l.B, l.D * l.R});
+}
+// What a forward pass keeps is [D, N, S*H], or [0].
+template <class Empty>
+LayerOutputs new_outputs(const char* op, const Layer& l, int64_t save, const Empty& empty) {
     STD_TORCH_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
-    return save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H});
+    return {new_y(l, empty), empty({l.D, l.B, l.R}), is_lstm(l.cell) ? empty({l.D, l.B, l.H}) : empty({0}),
+            save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H})};
 }
 
-// Direction d of it, to write.
+// Direction d of what is kept, to write.
 template <class S>
 Saved<S> saved_direction(const Layer& l, const Tensor& saved, int64_t d) {
     if (!saved.numel()) return {};

@@ -6,10 +6,6 @@
 
 namespace fused_rnn {
 
-struct LayerOutputs {
-    Tensor y, hn, cn, saved;
-};
-
 // The same for every device.
 using LayerForward = std::tuple<Tensor, Tensor, Tensor, Tensor>(Tensor x, Tensor h0, OptionalTensor c0,
                                                                 std::vector<Tensor> weights, OptionalTensor batch_sizes,

@@ -403,7 +403,8 @@ void every_type(const Layer& l, bool every) {
 
 int main(int argc, char** argv) {
     const bool quick = argc > 1 && std::string(argv[1]) == "quick";  // under an emulator
-    floors();                                                        // first: without its wait a race is found at once
+    // First: without its wait a race is found at once.
+    floors();
     struct Size {
         int64_t T, B, H, P;
     };
