@@ -77,6 +77,17 @@ def state_count() -> RuntimeError:
     return RuntimeError("lstm expects two hidden states")
 
 
+def state_type(which: str, given: Any) -> TypeError:
+    return TypeError(f"Expected {which} to be a tensor, got {type(given).__name__}")
+
+
+def no_memory() -> RuntimeError:
+    return RuntimeError(
+        "Stream works on memory, which tensors of torch.export and FakeTensorMode lack and no trace records: use the "
+        "module there"
+    )
+
+
 def reset_type(given: Any) -> TypeError:
     kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
     return TypeError(f"reset must be a bool tensor, got {kind}")

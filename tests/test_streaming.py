@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrizations
 
 import fused_rnn
@@ -167,7 +168,16 @@ def test_state(kind):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("rows", [[1, 3], [-3, 3], torch.tensor([False, True, False, True]), torch.tensor([3, 1])])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [1, 3],
+        [-3, 3],
+        [False, True, False, True],
+        torch.tensor([False, True, False, True]),
+        torch.tensor([3, 1]),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_reset_of_some_rows(kind, rows):
     module = getattr(fused_rnn, kind)(5, 7, 2)
@@ -290,6 +300,32 @@ REFUSED = {
         RuntimeError,
         "LSTM: hx and cx must have the dtype of input and weights (torch.float32)",
     ),
+    "state's device": (
+        lambda s: setattr(s, "state", (torch.zeros(1, 2, 7), torch.zeros(1, 2, 7, device="meta"))),
+        ValueError,
+        "Stream runs on the CPU, the state is on meta",
+    ),
+    "half a state": (
+        lambda s: setattr(s, "state", (torch.zeros(1, 2, 7), None)),
+        TypeError,
+        "Expected hidden[1] to be a tensor, got NoneType",
+    ),
+    "one of two states": (
+        lambda s: setattr(s, "state", (torch.zeros(1, 2, 7),)),
+        RuntimeError,
+        "lstm expects two hidden states",
+    ),
+    "zeros that are nowhere": (
+        lambda s: s(torch._efficientzerotensor(2, 5)),
+        RuntimeError,
+        "Stream works on memory",
+    ),
+    "floats for rows": (lambda s: s.reset([0.5]), TypeError, "rows must be a bool mask or signed integers, got torch."),
+    "bytes for rows": (
+        lambda s: s.reset(torch.ones(2, dtype=torch.uint8)),
+        TypeError,
+        "rows must be a bool mask or signed integers, got torch.uint8",
+    ),
     "fork": (lambda s: s.fork(0), ValueError, "batch_size must be a positive int, got 0"),
 }
 
@@ -301,6 +337,47 @@ def test_refused_calls(what):
     with pytest.raises(error, match="^" + re.escape(text)):
         call(stream)
     assert all(not part.any() for part in stream.state)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tracers_are_refused():
+    """They record no kernel that works on memory: what they made would give what happens to lie there."""
+    stream, x = fused_rnn.Stream(nn.GRU(5, 7), 2), torch.zeros(2, 5)
+    with pytest.raises(RuntimeError, match="Stream works on memory"):
+        torch.jit.trace(lambda x: stream(x), (x,))
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="Stream works on memory"):
+        stream(x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_default_device(kind):
+    module, x = getattr(nn, kind)(5, 7, 2), torch.randn(4, 2, 5)
+    expected = fused_rnn.Stream(module, 2)
+    y = expected(x)
+    with torch.device("meta"):
+        stream = fused_rnn.Stream(module, 2)
+        assert torch.equal(stream(x), y)
+        for mine, others in zip(states_of(stream.state), states_of(expected.state), strict=True):
+            assert torch.equal(mine, others)
+        stream.reset([0])
+    assert not states_of(stream.state)[0][:, 0].any()
+
+
+def test_tensors_that_are_lazily_negative():
+    module, x = nn.LSTM(1, 7), torch.randn(1, 1)
+    state = torch.randn(1, 1, 7)
+    stream, negative = fused_rnn.Stream(module), fused_rnn.Stream(module)
+    stream.state, negative.state = (-state, state), (torch._neg_view(state), state)
+    conjugate = torch.complex(x, x).conj().imag
+    assert conjugate.is_neg()
+    assert conjugate.is_contiguous()
+    assert torch.equal(negative(conjugate), stream(-x))
+
+
+def with_weight(name, shape):
+    module = nn.GRU(3, 4, 2)
+    setattr(module, name, nn.Parameter(torch.zeros(shape)))
+    return module
 
 
 @pytest.mark.parametrize(
@@ -320,6 +397,9 @@ def test_refused_calls(what):
         ),
         (lambda: fused_rnn.Stream(nn.GRU(3, 3), 0), ValueError, "batch_size must be a positive int, got 0"),
         (lambda: fused_rnn.Stream(nn.GRU(3, 3), 1.5), ValueError, "batch_size must be a positive int, got 1.5"),
+        (lambda: fused_rnn.Stream(with_weight("weight_hh_l1", (1, 1))), RuntimeError, ""),
+        (lambda: fused_rnn.Stream(with_weight("weight_ih_l0", (5, 3))), RuntimeError, ""),
+        (lambda: fused_rnn.Stream(with_weight("bias_ih_l0", (1,))), RuntimeError, ""),
     ],
 )
 def test_refused_modules(make, error, text):
