@@ -23,7 +23,17 @@ from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 from .stack import Net, OneLayer, by_reference, stack
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN_RELU",
+    "RNN_TANH",
+    "check_lengths_type",
+    "check_packed_reset",
+    "check_reset",
+    "has_kernels",
+    "sequence",
+]
 
 Maybe = Tensor | None
 Standing = Callable[[OneLayer, bool], OneLayer]  # what stands for each layer; whether there are kernels
@@ -246,9 +256,13 @@ def check_packed_reset(reset: Any, input: PackedSequence) -> None:
             raise checks.reset_packing()
 
 
-def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+def check_lengths_type(lengths: Any) -> None:
     if not isinstance(lengths, Tensor) or lengths.dtype not in _INTEGERS:
         raise checks.lengths_type(lengths)
+
+
+def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+    check_lengths_type(lengths)
     if lengths.shape != shape:
         raise checks.lengths_size(shape, lengths)
 
