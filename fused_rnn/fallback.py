@@ -47,9 +47,8 @@ def run(
 ) -> tuple[Any, Any, Any]:
     """The same as ``functional._run``: y, hn, cn (or None)."""
     cell, batch, hidden, projection, layers, directions, dropout, training, *_ = net
-    error = (
-        None if batch_sizes is None else checks.elsewhere(input, (h0, c0), weights)
-    )  # torch asks for padded rows only
+    # Where its tensors are, torch itself asks for padded rows only.
+    error = None if batch_sizes is None else checks.elsewhere(input, (h0, c0), weights)
     if error is not None:
         raise error
     if h0 is None:
