@@ -77,6 +77,33 @@ def state_count() -> RuntimeError:
     return RuntimeError("lstm expects two hidden states")
 
 
+def state_missing(index: int) -> TypeError:
+    return TypeError(f"expected Tensor as element {index} in argument 2, but got NoneType")
+
+
+def elsewhere(x: Tensor, states: Sequence[Tensor | None], weights: Sequence[Tensor]) -> RuntimeError | None:
+    """None where all of them are on the device of x."""
+    for what, tensors in (("hidden", states), ("parameter", weights)):
+        for tensor in tensors:
+            if tensor is not None and tensor.device != x.device:
+                return RuntimeError(
+                    f"Input and {what} tensors are not at the same device, found input tensor at {x.device} and {what} "
+                    f"tensor at {tensor.device}"
+                )
+    return None
+
+
+def state_type(which: str, given: Any) -> TypeError:
+    return TypeError(f"Expected {which} to be a tensor, got {type(given).__name__}")
+
+
+def no_memory() -> RuntimeError:
+    return RuntimeError(
+        "Stream works on memory, which tensors of torch.export and FakeTensorMode lack and no trace records: use the "
+        "module there"
+    )
+
+
 def reset_type(given: Any) -> TypeError:
     kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
     return TypeError(f"reset must be a bool tensor, got {kind}")

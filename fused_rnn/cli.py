@@ -34,14 +34,22 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def positive(text: str) -> int:
+    """A type for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("module", nargs="?", choices=["LSTM", "GRU", "RNN"], help="how its loops would be launched")
-    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--hidden", type=positive, default=256)
     parser.add_argument("--projection", type=int, default=0)
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--layers", type=positive, default=1)
     parser.add_argument("--bidirectional", action="store_true")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=positive, default=32)
+    parser.add_argument("--steps", type=positive, default=100)
     parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], default="float32")
     parser.add_argument("--on", default="h200", help="h200, h100 or a100, or cuda for the one that is there")
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
+from . import checks
 from .reference import Cell
 
 __all__ = ["layer", "run", "warn_once"]
@@ -46,6 +47,10 @@ def run(
 ) -> tuple[Any, Any, Any]:
     """The same as ``functional._run``: y, hn, cn (or None)."""
     cell, batch, hidden, projection, layers, directions, dropout, training, *_ = net
+    # Where its tensors are, torch itself asks for padded rows only.
+    error = None if batch_sizes is None else checks.elsewhere(input, (h0, c0), weights)
+    if error is not None:
+        raise error
     if h0 is None:
         h0 = input.new_zeros((layers * directions, batch, projection or hidden))
         if cell == Cell.LSTM:

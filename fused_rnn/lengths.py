@@ -52,7 +52,7 @@ class Packing:
         self.order = order[: int(longest_first.count_nonzero())]  # [B'], which row of the batch each of the packed is
         self.sizes = (self.batch, steps) if batch_first else (steps, self.batch)
         last = int(longest_first[0]) if self.batch else 0
-        there = torch.arange(max(last, 1)).unsqueeze(1) < longest_first[: len(self.order)]
+        there = torch.arange(max(last, 1), device="cpu").unsqueeze(1) < longest_first[: len(self.order)]
         self.batch_sizes = there.sum(1)  # one step of no rows, where there is none at all
         t, b = there.nonzero(as_tuple=True)
         self.places = self.order[b] * steps + t if batch_first else t * self.batch + self.order[b]  # [N], in the padded

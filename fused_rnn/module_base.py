@@ -85,6 +85,12 @@ class SequenceModule(RNNBase):
         if self.variant is None and self.connection is None:  # no other goes to cuDNN
             super().flatten_parameters()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what looks at this very module: a copy would be recorded for good."""
+        state: dict[str, Any] = super().__getstate__()
+        state.pop("recorder", None)
+        return state
+
     def extra_repr(self) -> str:
         own: dict[str, Any] = {"recompute": True} if self.recompute else {}
         own |= self._variant_arguments()

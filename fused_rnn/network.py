@@ -23,7 +23,17 @@ from .ops import WITHOUT_CUDA, packed_rows
 from .reference import Cell, Variant
 from .stack import Net, OneLayer, by_reference, stack
 
-__all__ = ["GRU", "LSTM", "RNN_RELU", "RNN_TANH", "check_packed_reset", "check_reset", "has_kernels", "sequence"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN_RELU",
+    "RNN_TANH",
+    "check_lengths_type",
+    "check_packed_reset",
+    "check_reset",
+    "has_kernels",
+    "sequence",
+]
 
 Maybe = Tensor | None
 Standing = Callable[[OneLayer, bool], OneLayer]  # what stands for each layer; whether there are kernels
@@ -41,7 +51,7 @@ _RESET_STATES = {"zero": False, "initial": True}
 def has_kernels(input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]) -> bool:
     """Whether these tensors may go to our ops."""
     if input.is_cpu:
-        here = weights[0].is_cpu and (h0 is None or h0.is_cpu)
+        here = weights[0].is_cpu and (h0 is None or h0.is_cpu) and (c0 is None or c0.is_cpu)
     else:
         here = input.is_cuda and not WITHOUT_CUDA and _all_on(input.device, h0, c0, weights)
     return here and input.dtype in _KERNEL_DTYPES and not (_is_tracing() and _untraceable((input, h0, c0, *weights)))
@@ -173,12 +183,10 @@ def _packed(
         check_packed_reset(reset, input)
     h0 = c0 = None
     if hx is not None:
-        h0, c0 = (hx[0], hx[1]) if cell == LSTM else (hx, None)
+        h0, c0 = _two_states(hx) if cell == LSTM else (hx, None)
     batch = _packed_batch(batch_sizes, sorted_indices, h0)
     if h0 is not None:
         _check_states(h0, c0, layers * directions, batch, projection or hidden, hidden)
-        if c0 is not None and len(hx) != 2:
-            raise checks.state_count()
         h0, c0 = _permuted(h0, sorted_indices), _permuted(c0, sorted_indices)
 
     sizes = (batch, hidden, projection, layers, directions)
@@ -189,6 +197,16 @@ def _packed(
     hn, cn = _permuted(hn, unsorted_indices), _permuted(cn, unsorted_indices)
     y = PackedSequence(data, *input[1:])
     return y if c is None else (y, PackedSequence(c, *input[1:])), hn if cn is None else (hn, cn)
+
+
+def _two_states(hx: Any) -> Any:
+    """An LSTM's, beside a PackedSequence: no rank has been asked for, which would have missed one that is not there."""
+    if len(hx) != 2:
+        raise checks.state_count()
+    for i, state in enumerate(hx):
+        if state is None:
+            raise checks.state_missing(i)
+    return hx[0], hx[1]
 
 
 def _packed_batch(batch_sizes: Tensor, sorted_indices: Maybe, h0: Maybe) -> int:
@@ -238,9 +256,13 @@ def check_packed_reset(reset: Any, input: PackedSequence) -> None:
             raise checks.reset_packing()
 
 
-def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+def check_lengths_type(lengths: Any) -> None:
     if not isinstance(lengths, Tensor) or lengths.dtype not in _INTEGERS:
         raise checks.lengths_type(lengths)
+
+
+def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+    check_lengths_type(lengths)
     if lengths.shape != shape:
         raise checks.lengths_size(shape, lengths)
 

@@ -106,7 +106,7 @@ def _projected(
     if h0 is not None:
         first = [pad(h0[:1], (0, 0, 0, 0, 0, rest)), pad(h0[1:], (0, 0, 0, 0, rest, 0))]  # in reverse the last
         if lengths is not None:  # of each row
-            last = torch.arange(x.shape[0]).unsqueeze(1) == lengths - 1
+            last = torch.arange(x.shape[0], device=x.device).unsqueeze(1) == lengths - 1
             first[1] = torch.where(last.unsqueeze(-1), h0[1:], 0)
         x = torch.cat([x, *first[:directions]], 2)
     plain = []

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import onnx_nodes
+from . import checks, onnx_nodes
 from .reference import Cell, Variant, extra_weights, gates_of
 
 __all__ = [
@@ -258,6 +258,13 @@ def _rows_and_hidden(
     return rows, weights[0].shape[0] // gates_of(cell, variant)
 
 
+def _check_devices(x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]) -> None:
+    """Here, as torch comes here for a single tensor on meta, and would give memory that nothing has written to."""
+    error = checks.elsewhere(x, (h0, c0), weights)
+    if error is not None:
+        raise error
+
+
 @torch.library.register_fake("fused_rnn::layer_forward")
 def _(
     x: Tensor,
@@ -273,6 +280,7 @@ def _(
     variant: Sequence[float] | None = None,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_devices(x, h0, c0, weights)
     directions, batch, features = h0.shape  # D, B, R
     made = _variant(variant)
     rows, hidden = _rows_and_hidden(x, weights, cell, made)
@@ -305,6 +313,7 @@ def _(
     reset_initial: bool = False,
     variant: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices(x, h0, c0, weights)
     cn = x.new_empty(0) if c0 is None else x.new_empty(layers, *c0.shape[1:])
     return x.new_empty(*x.shape[:-1], h0.shape[2]), x.new_empty(layers, *h0.shape[1:]), cn
 

@@ -53,7 +53,7 @@ class LayerRecord:
     def keep(self, saved: Tensor, y: Tensor) -> None:
         """What a forward kept for its backward."""
         gated = self.cell.is_lstm or self.cell.is_gru
-        self.saved = saved if gated else torch.stack(y.reshape(saved.shape[1], -1).chunk(self.directions, -1))
+        self.saved = saved if gated else torch.stack(y.reshape(-1, y.shape[-1]).chunk(self.directions, -1))
 
     def after_step(self, direction: int, t: int, state: State) -> State:
         """The same of the reference, whose every step passes here on its way to the next,"""

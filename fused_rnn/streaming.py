@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn.modules.rnn import RNNBase
 
-from . import _C, checks
-from .reference import Cell, split_weights
+from . import _C, checks, ops
+from .reference import Cell, Variant, split_weights
 
 __all__ = ["Stream"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CPU = torch.device("cpu")  # whatever the default device is
+_ROWS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _empty = torch.empty
 _is_grad_enabled = torch.is_grad_enabled
+_is_tracing = torch._C._is_tracing  # past the Python part
 
 
 class Stream:
@@ -39,6 +42,7 @@ class Stream:
         TypeError: ``module`` is none of these.
         ValueError: it is bidirectional, has connections between its layers, is on another device, or of a dtype without
             kernels; a ``batch_size`` below 1.
+        RuntimeError: sizes of its weights do not fit each other.
     """
 
     def __init__(self, module: RNNBase, batch_size: int = 1) -> None:
@@ -57,7 +61,8 @@ class Stream:
         cell, variant = Cell[module.mode], getattr(module, "variant", None)
         self._set(batch_size, dtype, module.batch_first, module.input_size, module.hidden_size, module.proj_size)
         self._layers, self._has_c = module.num_layers, cell is Cell.LSTM
-        kept = [weight.contiguous() for weight in weights]  # until they are packed
+        kept = [_plain(weight) for weight in weights]  # until they are packed
+        self._check_weights(kept, int(cell), variant)
         each = len(kept) // self._layers
         layers = []
         for first in range(0, len(kept), each):
@@ -74,6 +79,12 @@ class Stream:
         self._batch, self._dtype, self._batch_first = batch_size, dtype, batch_first
         self._input_size, self._hidden, self._features = features, hidden, projection or hidden
 
+    def _check_weights(self, weights: Sequence[Tensor], cell: int, variant: Variant | None) -> None:
+        """One step of the op, which refuses what does not fit: the kernels of streams trust every size."""
+        widths = (self._input_size, self._features, self._hidden)
+        x, h, c = (torch.zeros((1, 1, width), dtype=self._dtype, device=_CPU) for width in widths)
+        ops.stack_forward(x, h, c if self._has_c else None, weights, None, cell, self._layers, variant=variant)
+
     def __call__(self, input: Tensor) -> Tensor:
         """The next step, [B, I] -> [B, R], or steps, [T, B, I] -> [T, B, R] ([B, T, ..] if the module is batch_first).
 
@@ -81,7 +92,8 @@ class Stream:
 
         Raises:
             ValueError: another rank, dtype or device than the stream's.
-            RuntimeError: sizes that do not fit; no steps; an input that requires grad, where gradients are recorded.
+            RuntimeError: sizes that do not fit; no steps; an input that requires grad, where gradients are recorded; a
+                trace, or a tensor without memory, as in ``torch.export``.
         """
         shape = input.shape
         if input.dtype is not self._dtype or not input.is_cpu:
@@ -106,8 +118,13 @@ class Stream:
         if not steps:
             raise checks.no_steps()
         input = input.contiguous()
-        output = _empty(result, dtype=self._dtype)
-        self._stream.run(input.data_ptr(), steps, output.data_ptr())
+        if input.is_neg():
+            input = input.resolve_neg()
+        output = _empty(result, dtype=self._dtype, device=_CPU)
+        x, y = input.data_ptr(), output.data_ptr()
+        if not (x and y) or _is_tracing():
+            raise checks.no_memory()
+        self._stream.run(x, steps, y)
         return output.transpose(0, 1) if self._batch_first and len(shape) == 3 else output
 
     def _mismatch(self, input: Tensor) -> ValueError:
@@ -118,42 +135,50 @@ class Stream:
     @property
     def state(self) -> Any:
         """A copy of the state as the modules have it: h [L, B, R], or for an LSTM (h, c [L, B, H]). May be set."""
-        h = _empty((self._layers, self._batch, self._features), dtype=self._dtype)
-        if not self._has_c:
-            self._stream.read_state(h.data_ptr(), 0)
-            return h
-        c = _empty((self._layers, self._batch, self._hidden), dtype=self._dtype)
-        self._stream.read_state(h.data_ptr(), c.data_ptr())
-        return h, c
+        widths = (self._features, self._hidden) if self._has_c else (self._features,)
+        parts = [_empty((self._layers, self._batch, width), dtype=self._dtype, device=_CPU) for width in widths]
+        self._stream.read_state(*_two_addresses(parts))
+        return tuple(parts) if self._has_c else parts[0]
 
     @state.setter
     def state(self, state: Any) -> None:
-        h, c = state if self._has_c else (state, None)
-        expected = (self._layers, self._batch)
-        for which, width, given in (("hidden[0]", self._features, h), ("hidden[1]", self._hidden, c)):
-            if given is None:
-                continue
-            if given.shape != (*expected, width):
-                raise checks.state_size(which if self._has_c else "hidden", (*expected, width), given)
-            if given.dtype != self._dtype or not given.is_cpu:
-                raise checks.state_dtype((h,) if c is None else (h, c), self._dtype)
-        h, c = h.detach().contiguous(), None if c is None else c.detach().contiguous()
-        self._stream.write_state(h.data_ptr(), _address(c))
+        states = tuple(state) if self._has_c else (state,)
+        names = ("hidden[0]", "hidden[1]") if self._has_c else ("hidden",)
+        if len(states) != len(names):
+            raise checks.state_count()
+        for which, width, given in zip(names, (self._features, self._hidden), states, strict=False):
+            if not isinstance(given, Tensor):
+                raise checks.state_type(which, given)
+            expected = (self._layers, self._batch, width)
+            if given.shape != expected:
+                raise checks.state_size(which, expected, given)
+            if not given.is_cpu:
+                raise ValueError(f"Stream runs on the CPU, the state is on {given.device}")
+            if given.dtype != self._dtype:
+                raise checks.state_dtype(states, self._dtype)
+        parts = [_plain(part.detach()) for part in states]
+        self._stream.write_state(*_two_addresses(parts))
 
     def reset(self, rows: Tensor | Sequence[int] | None = None) -> None:
         """Zero state: for all B streams, for those of a mask (bool [B]), or for those numbered.
 
         Raises:
             IndexError: a number that is not one of the B streams', or a mask of another size.
+            TypeError: rows that are neither bool nor signed integers.
         """
         if rows is None:
             self._stream.clear()
             return
-        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+        if not isinstance(rows, Tensor):
+            rows = list(rows)
+            rows = torch.tensor(rows, dtype=None if rows else torch.int64, device=_CPU)
+        if rows.dtype == torch.bool:
             if rows.shape != (self._batch,):
                 raise IndexError(f"The shape of the mask {list(rows.shape)} does not match the batch of {self._batch}")
-            rows = rows.nonzero().flatten()
-        numbers = [int(row) for row in rows]
+            rows = rows.nonzero()
+        elif rows.dtype not in _ROWS:  # uint8 indexes as a mask in torch
+            raise TypeError(f"rows must be a bool mask or signed integers, got {rows.dtype}")
+        numbers = rows.flatten().tolist()
         for row in numbers:
             if not -self._batch <= row < self._batch:
                 raise IndexError(f"index {row} is out of bounds for a batch of {self._batch}")
@@ -170,5 +195,21 @@ class Stream:
         return other
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """The same numbers as they lie in memory."""
+    return tensor.resolve_neg().contiguous()
+
+
 def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    if tensor is None:
+        return 0
+    address = tensor.data_ptr()
+    if not address:
+        raise checks.no_memory()
+    return address
+
+
+def _two_addresses(state: Sequence[Tensor]) -> tuple[int, int]:
+    """h's, and c's or 0."""
+    h, *c = map(_address, state)
+    return h, c[0] if c else 0

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 
 from . import checks
-from .network import check_packed_reset, check_reset
+from .network import check_lengths_type, check_packed_reset, check_reset
 
 __all__ = ["truncated_bptt"]
 
@@ -66,7 +66,8 @@ def truncated_bptt(
     Raises:
         ValueError: for ``steps`` below 1; two directions, of which one begins at the end of the stream; ``reset_to``;
             ``lengths`` beside a PackedSequence.
-        TypeError, RuntimeError: for a reset that does not fit the input. The rest is ``module``'s to refuse.
+        TypeError, RuntimeError: for a reset that does not fit the input, lengths that are not integers. The rest is
+            ``module``'s to refuse.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps must be a positive int, got {steps!r}")
@@ -84,6 +85,8 @@ def truncated_bptt(
         return _packed(module, input, steps, hx, reset, options)
     if reset is not None:
         check_reset(reset, input, input.shape[: reset.dim() if isinstance(reset, Tensor) else 0])
+    if lengths is not None:
+        check_lengths_type(lengths)
     if dim is None:
         dim = int(getattr(module, "batch_first", False) and not (recurrent and input.dim() == 2))
     return _padded(module, input, steps, hx, dim, reset, lengths, options)

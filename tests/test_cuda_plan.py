@@ -98,6 +98,13 @@ def test_of_a_module():
     assert found["backward"] == _C.cuda_plan(backward=True, **size)
 
 
+@pytest.mark.parametrize("option", ["--hidden", "--layers", "--batch", "--steps"])
+def test_info_refuses_sizes_that_are_none(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "GRU", option, "0"])
+    assert f"argument {option}: 0 is not a positive number" in capsys.readouterr().err
+
+
 def test_info_prints_it(capsys):
     assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "h100", "--layers", "2"]) == 0
     out = capsys.readouterr().out

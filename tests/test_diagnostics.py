@@ -1,6 +1,8 @@
 """What ``fused_rnn.diagnostics`` tells, beside hooks, exact Jacobians and exact spectra."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -265,6 +267,24 @@ def test_other_dtypes():
     assert flow.layers[0].h.isfinite().all()
     with pytest.raises(RuntimeError, match="gates were not recorded"):
         flow.layers[0].gates
+
+
+def test_a_copy_is_not_recorded():
+    rnn, x = fused_rnn.RNN(I, H), torch.randn(T, B, I)
+    with gradient_flow(rnn) as flow:
+        for another in (copy.deepcopy(rnn), pickle.loads(pickle.dumps(rnn))):
+            another(x)
+        rnn(x)
+    assert len(flow.calls) == 1
+    assert another.recorder is None
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_batch_of_no_rows(kind):
+    rnn = getattr(fused_rnn, kind)(I, H)
+    with gradient_flow(rnn) as flow:
+        rnn(torch.zeros(T, 0, I))[0].sum().backward()
+    assert torch.equal(flow.layers[0].h, torch.zeros(T, dtype=F64))
 
 
 class TestErrors:

@@ -103,6 +103,7 @@ FORWARD = {
     "three states": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4), Z(2, 3, 4), Z(2, 3, 4)))),
     "one state": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4),))),
     "a tensor as states": ("two", lambda: (Z(5, 3, 3), Z(2, 3, 4))),
+    "c elsewhere": ("two", lambda: (Z(5, 3, 3), (Z(2, 3, 4), Z(2, 3, 4, device="meta")))),
     "input elsewhere": ("every", lambda: (Z(5, 3, 3, device="meta"),)),
 }
 
@@ -135,6 +136,14 @@ def test_state_dtype(kind):
     if kind != "LSTM" and on_cpu():
         assert text.startswith(raised(theirs, x, h)[1])
     assert raised(ours, x, (Z(1, 2, 4), h) if kind == "LSTM" else h)[0] is RuntimeError
+
+
+@pytest.mark.parametrize("given", [(None, Z(2, 2, 4)), (Z(2, 2, 4), None), (None, None), (Z(2, 2, 4),)])
+def test_packed_states_that_are_not_there(given):
+    theirs, ours = pair("LSTM", 3, 4, 2)
+    x = PACKED(Z(5, 2, 3), [5, 2])
+    with native_loops():
+        assert raised(ours, x, given) == raised(theirs, x, given)
 
 
 @pytest.mark.parametrize("enforce_sorted", [True, False])

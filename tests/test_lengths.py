@@ -329,6 +329,14 @@ def test_functions_and_autocast(kind):
         assert all(t.is_inference() for t in flat(ours(x, lengths=lengths)))
 
 
+def test_whatever_the_default_device():
+    gru, x, lengths = fused_rnn.GRU(3, 4), torch.randn(5, 3, 3), torch.tensor([5, 0, 2])
+    expected = gru(x, lengths=lengths)
+    with torch.device("meta"):
+        for given, wanted in zip(gru(x, lengths=lengths), expected, strict=True):
+            assert torch.equal(given, wanted)
+
+
 def test_complex_numbers():
     """Without kernels: by the reference."""
     ours = fused_rnn.LSTM(I, H, 2, bidirectional=True, dtype=torch.complex128)

@@ -1,5 +1,6 @@
 """The ops as torch sees them: schema, fake kernels, loading. What they compute is test_loop.py's."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import WITHOUT_CUDA_KERNELS, cuda_kernels
+from devices import WITHOUT_CUDA_KERNELS, cuda_kernels, native_loops
 from loop_cases import Case, forward, make
+from pairs import KINDS, pair
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.library import opcheck
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import fused_rnn
 from fused_rnn import ops
 from fused_rnn.ops import Save
 from fused_rnn.reference import Activation, Cell, Variant
@@ -199,3 +204,30 @@ def test_a_broken_library_says_so(tmp_path):
     message = _import_copied(tmp_path, b"not a library")
     assert message.startswith("ImportError: fused_rnn: ")
     assert f"does not load under torch {torch.__version__}" in message
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0", "weight_ih_l1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_left_on_meta(kind, name, training):
+    """As ``load_state_dict(..., assign=True)`` of too few leaves it behind. A single tensor on meta brings a call to
+    the op's shapes, which are memory that nothing has written to."""
+    theirs, ours = pair(kind, 3, 4, 2)
+    for module in (theirs, ours):
+        setattr(module, name, nn.Parameter(getattr(module, name).to("meta")))
+    x = torch.zeros(5, 2, 3)
+    with torch.set_grad_enabled(training):
+        with native_loops(), pytest.raises(RuntimeError) as error:
+            theirs(x)
+        for given in (x, pack_padded_sequence(x, [5, 2])):  # for which torch gives garbage
+            with pytest.raises(RuntimeError, match=re.escape(str(error.value))):
+                ours(given)
+
+
+@pytest.mark.parametrize("name", ["weight_hh", "bias_ih", "bias_hh"])
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell"])
+def test_a_parameter_of_a_cell_left_on_meta(kind, name):
+    cell = getattr(fused_rnn, kind)(3, 4)
+    setattr(cell, name, nn.Parameter(getattr(cell, name).to("meta")))
+    with pytest.raises(RuntimeError):
+        cell(torch.zeros(2, 3))

@@ -240,6 +240,8 @@ def test_unbatched_and_modules_of_torch():
         ({"reset_to": "initial"}, ValueError, "resets to zero"),
         ({"reset": torch.zeros(T, B)}, TypeError, "reset must be a bool tensor, got torch.float32"),
         ({"reset": [True]}, TypeError, "reset must be a bool tensor, got list"),
+        ({"lengths": torch.full((B,), 2.0)}, TypeError, "lengths must be an integer tensor, got torch.float32"),
+        ({"lengths": [2] * B}, TypeError, "lengths must be an integer tensor, got list"),
         (
             {"reset": torch.zeros(T - 1, B, dtype=torch.bool)},
             RuntimeError,

@@ -103,7 +103,7 @@ def _tell(name: str, module: Module, x: torch.Tensor, layers: list[LayerFlow], o
         gate = "" if isinstance(module, modules.RNN) else f", gate {spectrum.gate}"
         print(f"{name}, {where}{gate}: W_hh has spectral radius {spectrum.radius:.3f}, norm {spectrum.norm:.3f}")
     if options.jacobian and not options.bidirectional:
-        steps = sorted({round(t) for t in torch.linspace(0, options.steps - 2, 6).tolist()})
+        steps = sorted({round(t) for t in torch.linspace(0, options.steps - 2, 6, device="cpu").tolist()})
         for t, norm in zip(steps, jacobian_norms(module, x[:, 0], steps).tolist(), strict=True):
             print(f"{name}: d h_{options.steps - 1} / d h_{t} has a largest singular value of about {norm:.3e}")
     for layer in layers:

@@ -62,7 +62,7 @@ def table(flow: LayerFlow, rows: int = 11) -> str:
     shown |= {f"{state} clipped to": factor for state, (_, factor) in flow.clipping.items()}
     if flow.has_gates:
         shown |= {f"{gate} saturated": low + high for gate, (low, high) in flow.saturation.items()}
-    steps = sorted({round(t) for t in torch.linspace(0, flow.steps - 1, min(rows, flow.steps)).tolist()})
+    steps = sorted({round(t) for t in torch.linspace(0, flow.steps - 1, min(rows, flow.steps), device="cpu").tolist()})
     lines = ["step  " + "  ".join(f"{name:>12}" for name in shown)]
     for t in steps:
         cells = []
