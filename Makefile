@@ -91,7 +91,7 @@ sanitize: $(if $(WITH_TORCH),venv)
 # rather than of what Python does around them (SIMT_TESTS=tests for all). (g++ 12 or clang: g++ 11 has no _Float16.)
 SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py tests/test_recompute.py \
     tests/test_reset.py tests/test_cells.py --deselect tests/test_gradcheck.py::TestHigherOrders
-SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py -k "test_ops or test_gates"
+SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py -k "test_ops or test_gates"
 # On devices that want other plans: what a plan can change.
 SIMT_PLANS ?= tests/test_loop.py -k "edges or options or tiles or chunks or gates"
 ON_HOST := $(PY) -m pytest --kernels=cuda-on-host

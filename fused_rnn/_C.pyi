@@ -36,6 +36,7 @@ def cuda_plan(
     threads_per_sm: int,
     registers_per_sm: int,
     cooperative: bool,
+    rowwise: bool = False,
 ) -> dict[str, Any]: ...
 
 class Stream:

@@ -83,11 +83,6 @@ class Variant(NamedTuple):
         """Whether gradients are clipped between steps."""
         return self.clip_value > 0 or self.clip_norm > 0
 
-    @property
-    def on_cuda(self) -> bool:
-        """Whether CUDA's kernels have it: all but sums over the units of a row between steps, and bounds."""
-        return not (self.layer_norm or self.clips)
-
     def without(self, *options: str) -> Variant | None:
         """The same but for these; None for torch's cell."""
         nothing: dict[str, Any] = dict.fromkeys(options, 0)

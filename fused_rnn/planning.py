@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import _C
-from .reference import Cell
+from .reference import Cell, Variant
 
 __all__ = ["DEVICES", "plans"]
 
@@ -52,5 +52,8 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
         "P": module.proj_size,
         "element_size": weight.element_size(),
     }
+    variant = module.variant or Variant()
     for backward in (False, True):
-        yield "backward" if backward else "forward", _C.cuda_plan(backward=backward, **size, **_limits(device))
+        rowwise = variant.layer_norm or (backward and variant.clips)
+        plan = _C.cuda_plan(backward=backward, rowwise=rowwise, **size, **_limits(device))
+        yield "backward" if backward else "forward", plan

@@ -6,10 +6,9 @@ packed sequences, as torch wants them there, and random generators, so that ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils import rnn
@@ -46,17 +45,6 @@ def rounds_operands(dtype: torch.dtype) -> bool:
     """Whether products of a narrow type take their operands in it: CUDA's kernels and the CPU's matrix tiles do, its
     other kernels widen them."""
     return cuda_kernels() or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
-
-
-WITHOUT_CUDA_KERNELS = pytest.mark.cpu_only("CUDA's kernels neither normalise nor clip")
-
-
-def each_kind(kinds: Mapping[str, dict], names: Iterable[str] | None = None) -> list:
-    """Names of ``kinds``, of which each has a ``variant``; marked where CUDA's kernels do not have that."""
-    return [
-        pytest.param(name, marks=[] if kinds[name]["variant"].on_cuda else WITHOUT_CUDA_KERNELS)
-        for name in names or kinds
-    ]
 
 
 def isas() -> list[str]:

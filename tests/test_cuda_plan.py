@@ -28,6 +28,7 @@ def loops(draw):
         "H": H,
         "P": draw(st.integers(0, H - 1)) if cell.is_lstm else 0,
         "element_size": draw(st.sampled_from([2, 4, 8])),
+        "rowwise": draw(st.booleans()),
     }
 
 
@@ -55,9 +56,11 @@ def test_plans_fit_device_and_work(loop, gpu):
     assert (plan["slices"] - 1) * plan["slice_rows"] < loop["B"] <= plan["slices"] * plan["slice_rows"]
     assert plan["slice_rows"] % ROWS[plan["tile"]] == 0
     # Every block has units to work on in one product or the other.
-    assert (plan["parts"] - 1) * plan["units"] < max(loop["H"], loop["P"])
+    gates = Cell(loop["cell"]).gates if loop["rowwise"] and not loop["backward"] else 1
+    assert (plan["parts"] - 1) * plan["units"] < max(gates * loop["H"], loop["P"])
     if plan["mode"] == "alone":
-        assert plan["parts"] == 1 or (loop["T"] == 1 and not loop["backward"] and not loop["P"])
+        once = loop["T"] == 1 and not (loop["backward"] or loop["P"] or loop["rowwise"])
+        assert plan["parts"] == 1 or once
     else:
         assert plan["mode"] == ("cooperative" if gpu["cooperative"] else "steps")
     # Blocks that wait for each other must all be there.
@@ -96,6 +99,12 @@ def test_of_a_module():
     assert found.keys() == {"forward", "backward"}
     size = {"cell": 0, "T": 7, "B": 20, "D": 2, "H": 96, "P": 32, "element_size": 2, **DEVICES["a100"]}
     assert found["backward"] == _C.cuda_plan(backward=True, **size)
+    clipped = fused_rnn.GRU(3, 96, clip_grad_norm=1.0, device="meta")
+    size |= {"cell": 1, "D": 1, "P": 0, "element_size": 4}
+    assert dict(plans(clipped, batch=20, steps=7, device="a100")) == {
+        "forward": _C.cuda_plan(backward=False, **size),
+        "backward": _C.cuda_plan(backward=True, rowwise=True, **size),
+    }
 
 
 @pytest.mark.parametrize("option", ["--hidden", "--layers", "--batch", "--steps"])

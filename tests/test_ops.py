@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import WITHOUT_CUDA_KERNELS, cuda_kernels, native_loops
+from devices import native_loops
 from loop_cases import Case, forward, make
 from pairs import KINDS, pair
 from torch import nn
@@ -96,13 +96,8 @@ def test_opcheck_with_gradients_of_cells(packed):
         Case(Cell.LSTM, P=4, D=2, variant=Variant(Activation.SOFTSIGN, peephole=True)),
         Case(Cell.LSTM, P=4, D=2, variant=Variant(Activation.SOFTSIGN, peephole=True, coupled=True)),
         Case(Cell.GRU, D=2, variant=Variant(reset_before=True)),
-        *(
-            pytest.param(Case(cell, D=2, P=P, variant=variant), marks=WITHOUT_CUDA_KERNELS)
-            for cell, P, variant in (
-                (Cell.LSTM, 4, Variant(peephole=True, layer_norm=True)),
-                (Cell.GRU, 0, Variant(layer_norm=True)),
-            )
-        ),
+        Case(Cell.LSTM, P=4, D=2, variant=Variant(peephole=True, layer_norm=True)),
+        Case(Cell.GRU, D=2, variant=Variant(layer_norm=True)),
     ],
     ids=str,
 )
@@ -115,14 +110,6 @@ def test_opcheck_with_a_variant(case, packed):
         opcheck(torch.ops.fused_rnn.layer_backward.default, (*args, needs), option, test_utils=UTILS)
         if not case.variant.layer_norm:
             opcheck(torch.ops.fused_rnn.layer_backward_gates.default, args, option, test_utils=UTILS)
-
-
-@pytest.mark.skipif(not cuda_kernels(), reason="the CPU's kernels know all of them")
-@pytest.mark.parametrize("variant", [Variant(layer_norm=True), Variant(clip_value=0.1), Variant(clip_norm=0.1)])
-def test_kernels_of_cuda_refuse_a_variant(variant):
-    assert not variant.on_cuda
-    with pytest.raises(RuntimeError, match=r"layer_forward: .* have no CUDA kernels"):
-        forward(make(Case(Cell.GRU, variant=variant)))
 
 
 def _strided(tensor):

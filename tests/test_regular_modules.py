@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from devices import cuda_kernels, device, rng_state
+from devices import device, rng_state
 from pairs import distance, flat, largest_of, run
 from test_variant_modules import state_of
 from torch import nn
@@ -131,7 +131,7 @@ class TestModules:
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_compiled(packed):
     """One graph for all sizes, the masks of eager mode from the same seed, and the same again in the backward."""
-    rates = dict.fromkeys(RATES[:4], 0.3) | ({} if cuda_kernels() else {"clip_grad_norm": 0.7})
+    rates = dict.fromkeys(RATES[:4], 0.3) | {"clip_grad_norm": 0.7}
     module = fused_rnn.GRU(I, H, 2, dtype=torch.float64, dropout=0.3, **rates)
     torch._dynamo.reset()
 

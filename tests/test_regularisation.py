@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import each_kind
 from layer_cases import assert_close, make_layer, scalar
 from loop_cases import Case, assert_identical, assert_near, assert_same, backward_gates, expected, forward, make
 from loop_cases import run as run_ops
@@ -95,7 +94,7 @@ SIZES_OF_LOOPS = [
 @pytest.mark.parametrize("save", [Save.ALL, Save.STATES])
 @pytest.mark.parametrize("sizes", SIZES_OF_LOOPS, ids=str)
 @pytest.mark.parametrize("seeded", SEEDED)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_ops(kind, seeded, sizes, save):
     problem = make(Case(**{**KINDS[kind], **sizes}, seeded=seeded))
     assert_same(run_ops(problem, save), expected(problem), rtol=1e-9, atol=1e-10)
@@ -110,7 +109,7 @@ def test_pieces_of_time(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_instruction_set(isa, kind, dtype):
     """Within a few roundings of the truth; a mask taken wrong errs by the size of the values."""
     problem = make(
@@ -140,7 +139,7 @@ def test_any_number_of_threads(kind):
         assert_identical(results[2], results[0])
 
 
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_rates_at_the_ends(kind):
     """Never is the plain cell, always keeps the old state; NaN that is dropped or not kept goes no further."""
     problem = make(Case(**KINDS[kind], D=2, packed=True, seeded=True))
@@ -214,7 +213,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_first_derivatives(kind, options):
     cells = KINDS[kind]["cell"].is_lstm
     layer = make_layer("lstm", **{**KINDS[kind], "seeded": True, "cells": cells, **options})
@@ -231,7 +230,7 @@ def test_further_derivatives(kind, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"D": 2, "recompute": True}], ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_each_example(kind, options):
     """A row has the same masks in all examples, however they are folded."""
     layer = make_layer("lstm", **{**KINDS[kind], "seeded": True, **options})

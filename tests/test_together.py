@@ -28,8 +28,6 @@ from torch.utils._pytree import tree_map
 import fused_rnn
 from fused_rnn import network, ops
 
-pytestmark = pytest.mark.cpu_only("it draws normalisation and clips, which CUDA's kernels do not have")
-
 NAMES = ["sigmoid", "hard_sigmoid", "hard_tanh", "softsign", "tanh", "relu", "identity"]
 SMOOTH = ["sigmoid", "tanh", "softsign", "identity"]
 LOOP_RATES = ["recurrent_dropout", "zoneout_h"]

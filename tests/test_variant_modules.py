@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from devices import WITHOUT_CUDA_KERNELS, device
+from devices import device
 from episodes import random_mask
 from pairs import distance, flat, largest_of, run
 from torch import nn
@@ -43,9 +43,7 @@ def state_of(module: nn.Module, *shape: int):
     return (h, torch.randn(*shape, H)) if module.mode == "LSTM" else h
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=WITHOUT_CUDA_KERNELS if "normed" in name else []) for name in MODULES]
-)
+@pytest.mark.parametrize("name", MODULES)
 class TestModules:
     def test_copies(self, name):
         module = MODULES[name](recompute=True)
@@ -205,7 +203,6 @@ def test_parameters_of_normalisation(kind, bias):
             assert parameter.abs().max() <= H**-0.5
 
 
-@WITHOUT_CUDA_KERNELS
 def test_rows_without_variance():
     """No input, no state: what is normalised is zero, and gradients are finite."""
     for kind in ("LSTM", "GRU", "RNN"):

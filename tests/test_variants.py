@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import WITHOUT_CUDA_KERNELS, each_kind
 from layer_cases import assert_close, make_layer, scalar
 from loop_cases import Case, Problem, assert_near, assert_same, backward, backward_gates, expected, forward, make
 from loop_cases import run as run_ops
@@ -94,13 +93,13 @@ SIZES_OF_LOOPS = [
 
 @pytest.mark.parametrize("save", [Save.ALL, Save.STATES])
 @pytest.mark.parametrize("sizes", SIZES_OF_LOOPS, ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_ops(kind, sizes, save):
     problem = problem_of(kind, **sizes)
     assert_same(run_ops(problem, save), expected(problem), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", each_kind(KINDS, SOME))
+@pytest.mark.parametrize("kind", SOME)
 def test_pieces_of_time(kind):
     problem = problem_of(kind, T=36, B=110, H=80, I=3, D=2, packed=True, reset="initial")
     want = expected(problem)
@@ -109,7 +108,7 @@ def test_pieces_of_time(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_instruction_set(isa, kind, dtype):
     """Within a few roundings of the truth."""
     variant = KINDS[kind]["variant"]
@@ -167,7 +166,6 @@ def test_ops_refuse():
         forward(replace(make(Case(Cell.RNN_RELU)), variant=(1,)))
 
 
-@WITHOUT_CUDA_KERNELS
 def test_ops_refuse_to_normalise():
     normed = make(Case(Cell.LSTM, variant=Variant(layer_norm=True)))
     for k, text in enumerate(
@@ -217,7 +215,6 @@ def test_the_reset_gate_before_by_hand():
         torch.testing.assert_close(shown, h)
 
 
-@WITHOUT_CUDA_KERNELS
 def test_normalisation_by_hand():
     """A unit's step from statistics by their definition."""
     problem = make(Case(Cell.LSTM, T=3, B=1, I=2, H=2, variant=Variant(layer_norm=True)))
@@ -265,7 +262,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_first_derivatives(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], **options})
     assert gradcheck(layer.ours, layer.leaves(), fast_mode=bool(options))
@@ -273,10 +270,7 @@ def test_first_derivatives(kind, options):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [
-        pytest.param(*kind.values, options, marks=kind.marks)
-        for kind, options in zip(each_kind(KINDS, SOME), OPTIONS * len(SOME), strict=False)
-    ],
+    list(zip(SOME, OPTIONS * len(SOME), strict=False)),
     ids=str,
 )
 def test_further_derivatives(kind, options):
@@ -286,7 +280,7 @@ def test_further_derivatives(kind, options):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", each_kind(KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_each_example(kind, options):
     layer = make_layer("lstm", **{**KINDS[kind], **options})
     if layer.reset is not None or layer.batch_sizes is not None:
@@ -303,7 +297,7 @@ def test_gradients_of_each_example(kind, options):
     assert_close(got, want)
 
 
-@pytest.mark.parametrize("kind", each_kind(KINDS, SOME))
+@pytest.mark.parametrize("kind", SOME)
 def test_each_weight_alone(kind):
     problem = problem_of(kind, D=2, T=8)
     y, _, _, saved = forward(problem)

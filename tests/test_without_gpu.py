@@ -71,25 +71,20 @@ SOFTSIGN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("without", "clipped"), [("", True), ("nobody built them", True), ("nobody built them", False)]
-)
 @pytest.mark.parametrize("name", CELLS)
-def test_one_warning_where_a_variant_has_no_kernels(name, without, clipped, device, monkeypatch):
+def test_one_warning_where_a_variant_has_no_kernels(name, device, monkeypatch):
     """Torch's own functions do not know it: no op and none of them runs."""
-    monkeypatch.setattr(network, "WITHOUT_CUDA", without)
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "nobody built them")
     monkeypatch.setattr(fallback, "_warned", set())
     ran = by_reference_alone(monkeypatch)
-    given = {"clip_grad_value": 0.1} if clipped else SOFTSIGN[name]
-    text = "of a layer with normalisation or clipped gradients go" if clipped else "go"
-    with pytest.warns(UserWarning, match=f"CUDA tensors {text} through plain torch, step by step") as caught:
-        run(name, device, layers=2, **given)
+    with pytest.warns(UserWarning, match="CUDA tensors go through plain torch, step by step") as caught:
+        run(name, device, layers=2, **SOFTSIGN[name])
     assert len(caught) == 1
     assert len(ran) == 2
-    assert all(variant.clip_value if clipped else variant.state for variant in ran)
+    assert all(variant.state for variant in ran)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(name, device, **given)
+        run(name, device, **SOFTSIGN[name])
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -98,10 +93,15 @@ def test_variants_go_to_the_kernels(name, device, monkeypatch):
     variants = []
     forward = ops.layer_forward
     monkeypatch.setattr(ops, "layer_forward", lambda *args: variants.append(args[9]) or forward(*args))
-    for given in (SOFTSIGN[name], {"zoneout_h": 0.2}, {"recurrent_dropout": 0.2, "training": True}):
+    for given in (
+        SOFTSIGN[name],
+        {"zoneout_h": 0.2},
+        {"recurrent_dropout": 0.2, "training": True},
+        {"clip_grad_norm": 0.2},
+    ):
         y, *_ = run(name, device, layers=2, **given)
         assert y.device.type == "cuda"
-    assert len(variants) == 6
+    assert len(variants) == 8
     assert all(any(variant) for variant in variants)
 
 

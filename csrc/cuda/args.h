@@ -97,6 +97,35 @@ struct BackwardArgs : Varied<S> {
     unsigned* arrivals;
 };
 
+// Gains and shifts of layer normalisation; null without.
+template <class S>
+struct Norm {
+    const S* x[kMaxDirections];        // [G*H]
+    const S* h[kMaxDirections];        // [G*H]
+    const S* c[kMaxDirections];        // [H], LSTM
+    const S* c_shift[kMaxDirections];  // [H], LSTM
+};
+
+// Of loops that look at whole rows between products (rowwise_forward.h, rowwise_backward.h).
+template <class S>
+struct RowwiseForwardArgs : ForwardArgs<S> {  // gx is normalised
+    Norm<S> norm;
+    ComputeType<S>* sums;  // [D, B, G*H]: of the first product, until their row is looked at
+};
+
+template <class S>
+struct RowwiseBackwardArgs : BackwardArgs<S> {  // without sum_c and sum_h
+    Norm<S> norm;
+    ComputeType<S>* sums;  // [D, B, ld_sums]: of the product at hand, then the gradients that they are part of
+    int64_t ld_sums;
+    // With layer normalisation: the gradients of h W_hh^T [N, G*H], and, of an LSTM, rows whose sum is the gradient of
+    // norm.c and norm.c_shift, [N, 2*H].
+    S* dproduct[kMaxDirections];
+    ComputeType<S>* dnorm[kMaxDirections];
+    // Zero at first, where episodes begin from the initial state: what each sends to h0 [D, B, R] and to c0 [D, B, H].
+    ComputeType<S>*to_h0, *to_c0;
+};
+
 // How a launch shares a loop among blocks, and which part of it it runs (plan.h fills it).
 struct Grid {
     int parts;            // blocks that share the units of one slice of the batch
@@ -106,7 +135,7 @@ struct Grid {
     int teams;            // of a block: each computes its own units of the block's tile
     int chunk;            // elements of the summed dimension that are staged at once
     bool resident;        // the weights of the first phase stay in shared memory
-    int phases;           // bit 0 the first product of a step, bit 1 the second (projection)
+    int phases;           // bits: the products of a step, each with the rows that follow it, if any do
     int64_t first, last;  // walked steps; in the backward pass step T gives dh0
 };
 

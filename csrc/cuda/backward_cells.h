@@ -41,12 +41,23 @@ struct LstmBackward {
         const Args& a = step.a;
         const Act act = act_of<Act>(a);
         const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
+        const F tc = act.state(seen_by_o(cell, kept)), fresh = kept.to_new_h(dh);
+        retreat(dev, step, b, j, cell, dh, act.gate_grad(cell.s.o, fresh * tc), act.state_grad(tc, fresh * cell.s.o),
+                kept);
+    }
+    // c as o saw it, which zoneout may have thrown away.
+    template <class Kept>
+    static FUSED_RNN_DEVICE F seen_by_o(const Cell& cell, const Kept& kept) {
+        return kept.of_c ? cell.s.f * cell.c_before + cell.s.i * cell.s.g : cell.c;
+    }
+    // The rest, from what came to o and what came from h to that c.
+    template <class Device, class Kept>
+    static FUSED_RNN_DEVICE void retreat(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                         const Cell& cell, F dh, F d_o, F dc, const Kept& kept) {
+        const Args& a = step.a;
         const LstmGates<F>& s = cell.s;
-        // c as o saw it, which zoneout may have thrown away.
-        const F tc = act.state(kept.of_c ? s.f * cell.c_before + s.i * s.g : cell.c), fresh = kept.to_new_h(dh);
-        const LstmGrad<F> grad = lstm_cell_grad<Act, F>(s.i, s.f, s.g, act.gate_grad(s.o, fresh * tc), cell.c_before,
-                                                        kept.to_new_c(cell.dc) + act.state_grad(tc, fresh * s.o), act,
-                                                        ties_of<Act, F>(dev, a, step.d, j));
+        const LstmGrad<F> grad = lstm_cell_grad<Act, F>(s.i, s.f, s.g, d_o, cell.c_before, kept.to_new_c(cell.dc) + dc,
+                                                        act_of<Act>(a), ties_of<Act, F>(dev, a, step.d, j));
         step.pass_c(dev, b, j, kept.of_c ? grad.c_prev + kept.to_old_c(cell.dc) : grad.c_prev);
         if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
         keep_lstm_gates<Act>(dev, a, grad, step.gates(step.row(b)) + j);

@@ -38,11 +38,18 @@ struct LstmForward {
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                     const Cell& cell, const F (&sums)[4]) {
+        const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
+        const LstmStep<F> s = advance(dev, step, b, j, cell, sums, kept);
+        return kept.of_h ? kept.h(step.h_before(dev, b, j), s.h) : s.h;
+    }
+    // All but what zoneout keeps of h.
+    template <class Device, class Kept>
+    static FUSED_RNN_DEVICE LstmStep<F> advance(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
+                                                const Cell& cell, const F (&sums)[4], const Kept& kept) {
         const ForwardArgs<S>& a = step.a;
         const LstmStep<F> s =
             lstm_step<Act, F>(cell.x[0] + sums[0], cell.x[1] + sums[1], cell.x[2] + sums[2], cell.x[3] + sums[3],
                               cell.c, act_of<Act>(a), ties_of<Act, F>(dev, a, step.d, j));
-        const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
         const F c = kept.c(cell.c, s.c);
         const int64_t at = step.state(b, a.H) + j;
         a.carry[at] = c;
@@ -50,7 +57,7 @@ struct LstmForward {
         const Saved<S>& saved = a.saved[step.d];
         if (saved.gates) keep_lstm_gates<Act>(dev, a, s, saved.gates_of(step.row(b)) + j);
         if (saved.states) dev.narrow(c, saved.state_of(step.row(b))[j]);
-        return kept.of_h ? kept.h(step.h_before(dev, b, j), s.h) : s.h;
+        return s;
     }
 
     // With a projection the product is h.

@@ -34,7 +34,7 @@ cudaError_t launch_once(void (*kernel)(Args, Grid), const Args& args, const Grid
 // Blocks cannot wait for each other: one launch a product.
 template <class Args>
 void launch_steps(void (*kernel)(Args, Grid), const Args& args, const Plan& plan, cudaStream_t stream) {
-    each_step(plan.grid, args.seq.T,
+    each_step(plan, args.seq.T,
               [&](const Grid& grid) { check(launch_once(kernel, args, grid, plan, stream), "launching a step"); });
 }
 

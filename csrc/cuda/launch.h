@@ -1,9 +1,10 @@
-// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu, inst_*.cu and varied_*.cu; tests
-// implement it for the host (tests/simt). Errors are thrown as std::runtime_error.
+// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu, inst_*.cu, varied_*.cu and
+// rowwise_*.cu; tests implement it for the host (tests/simt). Errors are thrown as std::runtime_error.
 #pragma once
 #include <vector>
 
 #include "plan.h"
+#include "norm_rows.h"
 #include "varied_rows.h"
 
 namespace fused_rnn::cuda {
@@ -19,6 +20,11 @@ template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
 template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
+// Those that look at whole rows: with layer normalisation; backward with clipped gradients too.
+template <class S>
+void rowwise_forward(const RowwiseForwardArgs<S>& args, const Plan& plan, Stream stream);
+template <class S>
+void rowwise_backward(const RowwiseBackwardArgs<S>& args, const Plan& plan, Stream stream);
 // What each_row() is for arguments of this kind.
 template <class Args>
 void over_rows(const Args& args, Stream stream);

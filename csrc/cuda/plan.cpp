@@ -23,7 +23,7 @@ constexpr TileShape shape_of(TileKind kind, double rate) {
 // Rates are guesses until a GPU has told (docs/performance.md): what the tiles' loads from shared memory leave of the
 // peak. They only choose among plans that are all right.
 TileShape tile_shape(const LoopShape& s) {
-    if (s.B <= 2) {
+    if (s.B <= 2 && !s.rowwise) {
         return s.element_size == 8   ? shape_of<FewTile<double, 1>>(TileKind::kFew, 16)
                : s.element_size == 4 ? shape_of<FewTile<float, 1>>(TileKind::kFew, 32)
                                      : shape_of<FewTile<bf16, 1>>(TileKind::kFew, 32);
@@ -96,7 +96,7 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     p.grid.slice_rows = tiles_a_slice * tile.rows;
     p.blocks = static_cast<int>(s.D * p.grid.slices * parts);
 
-    const bool alone = parts == 1 || (s.T == 1 && count == 1 && !s.backward);
+    const bool alone = parts == 1 || (s.T == 1 && count == 1 && !s.backward && !s.rowwise);
     if (!alone && p.blocks > together) return false;
     p.mode = alone ? Mode::kAlone : limits.cooperative ? Mode::kCooperative : Mode::kSteps;
     p.grid.meets = p.mode == Mode::kCooperative;
@@ -110,7 +110,7 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
         clocks +=
             tiles * (kTileClocks + adds * std::min(per_sm, static_cast<double>(std::max<int64_t>(fit, 1))) / tile.rate);
         if (!p.grid.resident) clocks += tiles * kTileClocks * static_cast<double>(divide_up(phases[i].K, p.grid.chunk));
-        if (!alone) clocks += kBarrierClocks;
+        if (!alone) clocks += s.rowwise ? 2 * kBarrierClocks : kBarrierClocks;
     }
     clocks *= waves;
     if (clocks < best.clocks) best = {p, clocks};
@@ -123,11 +123,12 @@ Plan plan(const LoopShape& s, const DeviceLimits& limits) {
     const TileShape tile = tile_shape(s);
     const int64_t R = s.P ? s.P : s.H;
     const int G = s.gates;
-    const Phase forward[2] = {{R, s.H, G}, {s.H, s.P, 1}};
+    // Rows are looked at gate by gate, so that no thread needs all gates of a unit.
+    const Phase forward[2] = {s.rowwise ? Phase{R, G * s.H, 1} : Phase{R, s.H, G}, {s.H, s.P, 1}};
     const Phase backward[2] = {{G * s.H, R, 1}, {R, s.H, 1}};
     const Phase* phases = s.backward ? backward : forward;
     const int count = s.P ? 2 : 1;
-    const int64_t columns = std::max(s.H, R);
+    const int64_t columns = std::max(count == 2 ? phases[1].columns : 0, phases[0].columns);
 
     Candidate best{{}, std::numeric_limits<double>::infinity()};
     for (int teams = 1; teams * tile.team <= kMaxThreads; teams *= 2) {
@@ -139,7 +140,9 @@ Plan plan(const LoopShape& s, const DeviceLimits& limits) {
     }
     if (best.plan.blocks == 0)
         throw std::runtime_error("fused_rnn: not enough shared memory on this device for any tile");
-    for (int i = 0; i < count; ++i) best.plan.grid.phases |= 1 << i;
+    const int of_rows = !s.rowwise ? 0 : s.backward ? count : 1;
+    best.plan.grid.phases = (1 << (count + of_rows)) - 1;
+    best.plan.closing = s.rowwise ? 2 : 1;
     best.plan.grid.first = 0;
     best.plan.grid.last = s.backward ? s.T + 1 : s.T;
     return best.plan;

@@ -24,6 +24,7 @@ struct LoopShape {
     int64_t P;         // columns of a second product, or 0
     int element_size;  // of the storage type
     bool half;         // f16 or bf16: tensor cores multiply it
+    bool rowwise;      // whole rows are looked at behind a product
 };
 
 enum class Mode : int {
@@ -37,14 +38,16 @@ struct Plan {
     Mode mode;
     Grid grid;
     int threads, blocks, shared_bytes;
-    int units;  // of a block's tile
+    int units;    // of a block's tile
+    int closing;  // the last of the phases that give dh0, after the last step
 };
 
 Plan plan(const LoopShape& shape, const DeviceLimits& limits);
 
 // The grids of a loop of T steps cut into launches, each of which ends where its blocks would have to meet.
 template <class Launch>
-void each_step(Grid grid, int64_t T, const Launch& launch) {
+void each_step(const Plan& plan, int64_t T, const Launch& launch) {
+    Grid grid = plan.grid;
     const int64_t end = grid.last;
     const int phases = grid.phases;
     grid.meets = false;
@@ -52,7 +55,7 @@ void each_step(Grid grid, int64_t T, const Launch& launch) {
         grid.first = step;
         grid.last = step + 1;
         for (int phase = 1; phase <= phases; phase <<= 1) {
-            if (phase > 1 && step == T) break;  // dh0 is one product
+            if (step == T && phase > plan.closing) break;
             grid.phases = phase;
             launch(grid);
         }

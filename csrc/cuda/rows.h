@@ -141,7 +141,7 @@ FUSED_RNN_DEVICE void rebuild_gates(const Device& dev, const RebuildArgs<S>& a) 
                 if (!apart) continue;
                 dev.narrow(s.n, to[2 * H]);
                 dev.narrow(hn, to[3 * H]);
-            } else {
+            } else if (!kVaries<Act> || saved_activations_of(a.cell, a.variant)) {
                 dev.narrow(rnn_step<Act, F>(both(0), act), to[0]);
             }
         }

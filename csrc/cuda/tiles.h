@@ -5,6 +5,8 @@
 // A tile tells: kTeam threads, kRows x kUnits cells, kCells of them a thread's own, kStep (the summed dimension comes in
 // multiples of it, filled up with zeros). `w` lies gate by gate, `gate_stride` elements apart.
 #pragma once
+#include <type_traits>
+
 #include "cell_math.h"
 
 namespace fused_rnn::cuda {
@@ -115,5 +117,9 @@ template <class S, int G>
 using FewTile = FmaTile<S, G, 2, 4, 16>;
 template <class S, int G>
 using BatchTile = FmaTile<S, G, 16, 8, 1>;
+
+// Where rows follow a product, a thread needs one sum of a cell at a time.
+template <class S>
+using RowwiseTile = std::conditional_t<sizeof(S) == 2, MmaTile<S, 1>, BatchTile<S, 1>>;
 
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,6 @@
 // More of rows.h: what is kept of no step, but is a factor of a product around the loops; masks.
 #pragma once
+#include "row_math.h"
 #include "rows.h"
 
 namespace fused_rnn::cuda {
@@ -83,6 +84,8 @@ struct UnprojectedArgs : Varied<S> {
     int64_t N, H;
     Saved<const S> saved;
     const S* c_before;  // [N, H], with zoneout of c
+    const S* gain;      // [H], with layer normalisation
+    const S* shift;     // [H]
     S* to;
 
     int64_t rows() const { return N; }
@@ -98,8 +101,25 @@ FUSED_RNN_DEVICE void unproject(const Device& dev, const UnprojectedArgs<S>& a) 
     }
 }
 template <class Device, class S>
+FUSED_RNN_DEVICE void unproject_normed(const Device& dev, const UnprojectedArgs<S>& a) {
+    using F = ComputeType<S>;
+    using Act = Any<F>;
+    const Act act = act_of<Act>(a);
+    each_row_of(dev, a.N, [&](int64_t n) {
+        const S* o = a.saved.gates_of(n) + of_f<Act>(a) + 2 * a.H;
+        const auto c = [&](int64_t j) { return shown_cell<Act>(dev, a, n, j); };
+        const auto moments = moments_of<F>(dev, a.H, c);
+        each_unit(dev, a.H, [&](int64_t j) {
+            const F normed = moments.normal(c(j)) * dev.widen(a.gain[j]) + dev.widen(a.shift[j]);
+            dev.narrow(dev.widen(o[j]) * act.state(normed), a.to[n * a.H + j]);
+        });
+    });
+}
+template <class Device, class S>
 FUSED_RNN_DEVICE void each_row(const Device& dev, const UnprojectedArgs<S>& a) {
-    if (a.varies) {
+    if (a.gain) {
+        unproject_normed(dev, a);
+    } else if (a.varies) {
         unproject<Any<ComputeType<S>>>(dev, a);
     } else {
         unproject<Standard<ComputeType<S>>>(dev, a);

@@ -1,6 +1,6 @@
 // The forward op on an accelerator: gx = x W_ih^T of the whole sequence as one product a direction, then the time loop of
 // all directions together.
-#include "cuda_layer.h"
+#include "cuda_norm.h"
 
 namespace fused_rnn::cuda {
 namespace {
@@ -14,13 +14,16 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
     const std::optional<Tensor> mask = call.recurrent_mask();
     std::vector<Tensor> kept;  // until the end of this function: what is freed goes back to the stream's own pool
 
-    ForwardArgs<S> a{};
+    const LayerNorm<S> norm(call);
+    RowwiseForwardArgs<S> a{};
     call.describe(a, h0, mask);
     const Tensor x = call.x_rows();
     for (int64_t d = 0; d < l.D; ++d) {
         const DirectionWeights& w = l.weights[d];
         const Tensor w_ih = laid_out(*w.w_ih), gx = call.empty_wide({l.N, l.G * l.H});
         multiply(gx, x, Matrix<const S>{data_of<S>(w_ih), l.G * l.H, l.I, l.I, 1}.transposed().tensor(call.place));
+        a.saved[d] = saved_direction<S>(l, out.saved, d);
+        if (l.variant.layer_norm) norm.normalise(d, false, gx, a.saved[d]);
         a.gx[d] = data_of<F>(gx);
         kept.push_back(gx);
         const auto keep = [&](const Tensor* t) -> const S* {
@@ -31,7 +34,6 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.b_ih[d] = keep(w.b_ih);
         a.b_hh[d] = keep(w.b_hh);
         a.w_ch[d] = keep(w.w_ch);
-        a.saved[d] = saved_direction<S>(l, out.saved, d);
     }
     if (is_lstm(l.cell)) {
         c0 = laid_out(*in.c0);
@@ -65,7 +67,13 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
         a.first_copies16 = a.first_copies16 && in_pieces(a.w_hh[d]);
         a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr[d]);
     }
-    call.run_loop(a, false, a.varies ? forward<S, true> : forward<S, false>);
+    if (l.variant.layer_norm) {
+        a.norm = norm.weights();
+        a.sums = mutable_data_of<F>(kept.emplace_back(call.empty_wide({l.D, l.B, l.G * l.H})));
+        call.run_loop(a, false, true, rowwise_forward<S>);
+    } else {
+        call.run_loop(a, false, false, a.varies ? forward<S, true> : forward<S, false>);
+    }
 }
 
 }  // namespace
@@ -77,7 +85,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, Op
                                                          OptionalTensor seed) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
-    refuse_without_kernels("layer_forward", l);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
         const LayerCall<S> call(l);
         const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };

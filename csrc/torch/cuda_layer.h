@@ -6,12 +6,6 @@
 
 namespace fused_rnn::cuda {
 
-// Python knows it too (kinds.py), and takes such layers through the reference.
-inline void refuse_without_kernels(const char* op, const Layer& l) {
-    STD_TORCH_CHECK(!l.variant.layer_norm && !l.variant.clips(), op,
-                    ": layer normalisation and clipped gradients have no CUDA kernels");
-}
-
 // One call of an op. Everything is queued on torch's current stream, nothing waits for the device.
 template <class S>
 class LayerCall {
@@ -49,7 +43,6 @@ class LayerCall {
     bool varies() const { return is_linear(l.cell) || !l.variant.plain() || l.variant.recurrent_dropout > 0; }
     void fill(Varied<S>& to, const std::optional<Tensor>& mask) const {
         to.varies = varies();
-        if (!to.varies) return;
         to.variant = with_activations(l.cell, l.variant);
         to.seeds = l.seeds;
         if (mask) to.mask = data_of<F>(*mask);
@@ -86,10 +79,11 @@ class LayerCall {
     }
 
     template <class Args, class Launch>
-    void run_loop(Args& args, bool backward, const Launch& launch) const {
-        const int64_t gates = backward ? gates_of_h(l.cell, l.variant) : multiplied_gates(l.cell, l.variant);
-        const LoopShape shape{static_cast<int>(gates),     backward,      l.T, l.B, l.D, l.H, l.two_products ? l.R : 0,
-                              static_cast<int>(sizeof(S)), sizeof(S) == 2};
+    void run_loop(Args& args, bool backward, bool rowwise, const Launch& launch) const {
+        const int64_t gates = backward || rowwise ? gates_of_h(l.cell, l.variant) : multiplied_gates(l.cell, l.variant);
+        const LoopShape shape{
+            static_cast<int>(gates),     backward,       l.T,    l.B, l.D, l.H, l.two_products ? l.R : 0,
+            static_cast<int>(sizeof(S)), sizeof(S) == 2, rowwise};
         const Plan p = plan(shape, device_limits());
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {

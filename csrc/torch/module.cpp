@@ -47,8 +47,9 @@ std::vector<int> threads_in_crowd(const std::vector<std::array<int64_t, 6>>& run
 
 py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
-                   bool cooperative) {
-    const cuda::LoopShape shape{cuda::multiplied_gates(cell), backward, T, B, D, H, P, element_size, element_size == 2};
+                   bool cooperative, bool rowwise) {
+    const cuda::LoopShape shape{
+        cuda::multiplied_gates(cell), backward, T, B, D, H, P, element_size, element_size == 2, rowwise};
     const cuda::Plan p =
         cuda::plan(shape, {sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative});
     constexpr const char* kTiles[] = {"few", "batch", "tensor"};
@@ -117,7 +118,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
           py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),
           py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),
-          py::arg("cooperative"),
+          py::arg("cooperative"), py::arg("rowwise") = false,
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Stream>(m, "Stream", "What streaming.py is made of. It trusts every address and size.")

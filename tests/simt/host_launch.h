@@ -2,6 +2,8 @@
 #pragma once
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/limits.h"
+#include "../../csrc/cuda/rowwise_backward.h"
+#include "../../csrc/cuda/rowwise_forward.h"
 #include "../../csrc/cuda/select.h"
 #include "host_device.h"
 
@@ -16,7 +18,7 @@ void launch_loop_on_host(const Args& args, const Plan& plan, const Kernel& kerne
                                [&](const HostDevice<Scheduler>& device) { kernel(device, grid); });
     };
     if (plan.mode == Mode::kSteps) {
-        each_step(plan.grid, args.seq.T, once);
+        each_step(plan, args.seq.T, once);
     } else {
         once(plan.grid);
     }
@@ -38,6 +40,18 @@ void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
             backward_loop<typename decltype(math)::Backward, decltype(choice)::template Tile>(device, args, grid);
         });
     });
+}
+
+template <class Scheduler, class S>
+void rowwise_forward_on_host(const RowwiseForwardArgs<S>& args, const Plan& plan) {
+    launch_loop_on_host<Scheduler>(
+        args, plan, [&](const auto& device, const Grid& grid) { rowwise_forward_loop(device, args, grid); });
+}
+
+template <class Scheduler, class S>
+void rowwise_backward_on_host(const RowwiseBackwardArgs<S>& args, const Plan& plan) {
+    launch_loop_on_host<Scheduler>(
+        args, plan, [&](const auto& device, const Grid& grid) { rowwise_backward_loop(device, args, grid); });
 }
 
 }  // namespace fused_rnn::cuda

@@ -30,6 +30,14 @@ template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream) {
     backward_on_host<Fibers, kVaried>(args, plan);
 }
+template <class S>
+void rowwise_forward(const RowwiseForwardArgs<S>& args, const Plan& plan, Stream) {
+    rowwise_forward_on_host<Fibers>(args, plan);
+}
+template <class S>
+void rowwise_backward(const RowwiseBackwardArgs<S>& args, const Plan& plan, Stream) {
+    rowwise_backward_on_host<Fibers>(args, plan);
+}
 template <class Args>
 void over_rows(const Args& args, Stream) {
     run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { each_row(device, args); });
@@ -38,18 +46,22 @@ void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Strea
     run_on_host<Fibers>(2, 32, 0, [&](const auto& device) { write_steps(device, runs, batch_sizes, offsets); });
 }
 
-#define FUSED_RNN_INSTANTIATE(S)                                                   \
-    template void forward<S, false>(const ForwardArgs<S>&, const Plan&, Stream);   \
-    template void forward<S, true>(const ForwardArgs<S>&, const Plan&, Stream);    \
-    template void backward<S, false>(const BackwardArgs<S>&, const Plan&, Stream); \
-    template void backward<S, true>(const BackwardArgs<S>&, const Plan&, Stream);  \
-    template void over_rows(const BeforeArgs<S>&, Stream);                         \
-    template void over_rows(const SumsArgs<S>&, Stream);                           \
-    template void over_rows(const RebuildArgs<S>&, Stream);                        \
-    template void over_rows(const UnprojectedArgs<S>&, Stream);                    \
-    template void over_rows(const MaskArgs<S>&, Stream);                           \
-    template void over_rows(const MaskedArgs<S>&, Stream);                         \
-    template void over_rows(const ResetArgs<S>&, Stream);                          \
+#define FUSED_RNN_INSTANTIATE(S)                                                        \
+    template void forward<S, false>(const ForwardArgs<S>&, const Plan&, Stream);        \
+    template void forward<S, true>(const ForwardArgs<S>&, const Plan&, Stream);         \
+    template void backward<S, false>(const BackwardArgs<S>&, const Plan&, Stream);      \
+    template void backward<S, true>(const BackwardArgs<S>&, const Plan&, Stream);       \
+    template void rowwise_forward(const RowwiseForwardArgs<S>&, const Plan&, Stream);   \
+    template void rowwise_backward(const RowwiseBackwardArgs<S>&, const Plan&, Stream); \
+    template void over_rows(const NormaliseArgs<S>&, Stream);                           \
+    template void over_rows(const NormGradArgs<S>&, Stream);                            \
+    template void over_rows(const BeforeArgs<S>&, Stream);                              \
+    template void over_rows(const SumsArgs<S>&, Stream);                                \
+    template void over_rows(const RebuildArgs<S>&, Stream);                             \
+    template void over_rows(const UnprojectedArgs<S>&, Stream);                         \
+    template void over_rows(const MaskArgs<S>&, Stream);                                \
+    template void over_rows(const MaskedArgs<S>&, Stream);                              \
+    template void over_rows(const ResetArgs<S>&, Stream);                               \
     template void over_rows(const PeepholeArgs<S>&, Stream);
 FUSED_RNN_INSTANTIATE(float)
 FUSED_RNN_INSTANTIATE(double)

@@ -69,9 +69,11 @@ struct Run {
     const Layer& l;
     const Variant v;
     const bool once;           // a step is one product
+    const bool rowwise;        // that looks at whole rows
     const int64_t G, N, B, Q;  // Q: width of a row of dg
-    vector<F> gx[2], carry, dc, passed, z, mask;
+    vector<F> gx[2], carry, dc, passed, z, mask, sums, dnorm[2];
     vector<S> w_hh[2], w_hr[2], b_ih[2], b_hh[2], w_hh_t[2], w_hr_t[2], dg[2], dr[2];
+    vector<S> gains, dproduct[2];
     vector<S> h0, c0, dhn, dcn, dy, dcells, h_full, y, hn, cn, saved, dh0, dc0, seen, h0_seen;
     vector<int64_t> seeds;
     vector<unsigned> arrivals;
@@ -80,6 +82,7 @@ struct Run {
         : l(layer),
           v(variant),
           once(!l.projected() && !v.reset_before),
+          rowwise(v.layer_norm || v.clips()),
           G(gates_of(l.cell)),
           N(l.rows()),
           B(l.seq.B),
@@ -116,7 +119,11 @@ struct Run {
                 dr[d].resize(size_t(N * l.R));
             }
             dg[d].resize(size_t(N * Q));
+            dproduct[d].resize(size_t(N * G * l.H));
+            dnorm[d].resize(size_t(N * 2 * l.H));
         }
+        for (int64_t k = 0; k < G * l.H; ++k) gains.push_back(h0[size_t(k) % h0.size()]);
+        sums.resize(size_t(l.D * B * G * l.H));
         h_full.resize(size_t(l.D * B * l.H));
         carry.resize(h_full.size());
         dc.resize(h_full.size());
@@ -136,9 +143,10 @@ struct Run {
     }
 
     Plan planned(bool backward, const DeviceLimits& limits) {
-        const int64_t gates = backward ? gates_of_h(l.cell, v) : multiplied_gates(l.cell, v);
+        const bool rows = backward ? rowwise : v.layer_norm;
+        const int64_t gates = backward || rows ? gates_of_h(l.cell, v) : multiplied_gates(l.cell, v);
         const Plan p = plan({static_cast<int>(gates), backward, l.seq.T, B, l.D, l.H, once ? 0 : l.R,
-                             static_cast<int>(sizeof(S)), sizeof(S) == 2},
+                             static_cast<int>(sizeof(S)), sizeof(S) == 2, rows},
                             limits);
         arrivals.assign(size_t(l.D * p.grid.slices), 0u);
         return p;
@@ -148,14 +156,14 @@ struct Run {
     bool whole_pieces(int64_t count) const { return count * int64_t(sizeof(S)) % kVectorBytes == 0; }
 
     void operator()(const DeviceLimits& limits) {
-        ForwardArgs<S> f{};
-        BackwardArgs<S> b{};
+        RowwiseForwardArgs<S> f{};
+        RowwiseBackwardArgs<S> b{};
         f.seq = b.seq = l.seq;
         f.cell = b.cell = l.cell;
         f.D = b.D = l.D, f.N = b.N = N, f.H = b.H = l.H, f.R = b.R = l.R;
         f.two_products = b.two_products = !once;
         f.varies = b.varies = is_linear(l.cell) || !v.plain() || !mask.empty();
-        if (f.varies) f.variant = b.variant = with_activations(l.cell, v);
+        f.variant = b.variant = with_activations(l.cell, v);
         if (!mask.empty()) {
             f.seeds = b.seeds = seeds.data();
             f.mask = b.mask = mask.data();
@@ -170,6 +178,11 @@ struct Run {
             f.b_ih[d] = b_ih[d].data(), f.b_hh[d] = b_hh[d].data();
             b.w_hh_t[d] = w_hh_t[d].data(), b.w_hr_t[d] = w_hr_t[d].data();
             b.dg[d] = dg[d].data(), b.dr[d] = v.reset_before ? b.dg[d] + 2 * l.H : dr[d].data();
+            b.dproduct[d] = dproduct[d].data(), b.dnorm[d] = dnorm[d].data();
+            if (v.layer_norm) {
+                f.norm.h[d] = f.norm.c[d] = f.norm.c_shift[d] = gains.data();
+                b.norm = f.norm;
+            }
             const int64_t vectors = saved_of(l.cell, kSaveAll, v), at = d * N * vectors * l.H;
             f.saved[d] = saved_rows(l.cell, saved.data() + at, vectors, l.H);
             b.saved[d] = saved_rows<const S>(l.cell, saved.data() + at, vectors, l.H, y.data() + d * l.R, l.D * l.R);
@@ -182,12 +195,22 @@ struct Run {
         b.dy = dy.data(), b.dhn = dhn.data(), b.dcn = dcn.data();
         if (!dcells.empty()) b.dcells = dcells.data();
         b.needs_dh0 = true, b.dh0 = dh0.data(), b.dc0 = dc0.data();
+        f.sums = b.sums = sums.data(), b.ld_sums = l.H;
         Plan p = planned(false, limits);
         f.arrivals = arrivals.data();
-        f.varies ? forward_on_host<Threads, true>(f, p) : forward_on_host<Threads, false>(f, p);
+        launch(f, p, v.layer_norm, f.varies);
         p = planned(true, limits);
         b.arrivals = arrivals.data();
-        b.varies ? backward_on_host<Threads, true>(b, p) : backward_on_host<Threads, false>(b, p);
+        launch(b, p, rowwise, b.varies);
+    }
+
+    static void launch(const RowwiseForwardArgs<S>& a, const Plan& p, bool rowwise, bool varies) {
+        if (rowwise) return rowwise_forward_on_host<Threads>(a, p);
+        varies ? forward_on_host<Threads, true>(a, p) : forward_on_host<Threads, false>(a, p);
+    }
+    static void launch(const RowwiseBackwardArgs<S>& a, const Plan& p, bool rowwise, bool varies) {
+        if (rowwise) return rowwise_backward_on_host<Threads>(a, p);
+        varies ? backward_on_host<Threads, true>(a, p) : backward_on_host<Threads, false>(a, p);
     }
 
     void compare(const std::string& where) const {
@@ -262,6 +285,13 @@ void variants(int64_t B) {
         alike<float>(gru, before);
         alike<bf16>(gru, both);
         alike<float>(Layer(kLstm, 4, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 2), drops);
+        Variant rows{};
+        rows.layer_norm = true;
+        rows.clip_value = packed ? 0 : 0.3;
+        rows.clip_norm = 0.5;
+        alike<float>(Layer(kLstm, 3, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 3), rows);
+        rows.layer_norm = false;
+        alike<bf16>(gru, rows);
     }
 }
 
