@@ -32,7 +32,7 @@ help:
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
 	@echo "make gpu       on a machine with a CUDA device: build, suite, sanitizers, benchmark (benchmarks/gpu.sh)"
 	@echo "make tables    tables and picture of README.md and docs/performance.md from RESULTS=file.json"
-	@echo "make docs      the API reference from docstrings, in out/api; open out/api/index.html"
+	@echo "make docs      the API reference from docstrings, in docs/api"
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
@@ -70,7 +70,7 @@ tables: venv
 	    --plot docs/pictures/performance.png
 
 docs: build
-	PYTHONPATH=. $(PY) -m sphinx -q -W -b html docs/api out/api
+	PYTHONPATH=. $(PY) -m sphinx -q -W -E -a -b markdown -d out/doctrees docs/api/source docs/api
 
 lint: venv
 	$(PY) -m ruff check .

@@ -117,7 +117,7 @@ class Stream:
 
     @property
     def state(self) -> Any:
-        """A copy of the state as the modules have it: h [L, B, R], or for an LSTM (h, c [L, B, H]). May be set."""
+        """A copy of the state as the modules have it, h [L, B, R] or an LSTM's (h, c [L, B, H]). May be set."""
         h = _empty((self._layers, self._batch, self._features), dtype=self._dtype)
         if not self._has_c:
             self._stream.read_state(h.data_ptr(), 0)
