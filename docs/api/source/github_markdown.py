@@ -11,7 +11,7 @@ from sphinx_markdown_builder.contexts import IndentContext, SubContext, SubConte
 from sphinx_markdown_builder.escape import escape_markdown_chars
 from sphinx_markdown_builder.translator import MarkdownTranslator
 
-WIDTH = 100  # of a signature
+WIDTH = 100  # of a signature (which is "py": "python" is code that runs)
 
 
 def signature(node: addnodes.desc_signature) -> str:
@@ -62,7 +62,7 @@ class GitHubTranslator(MarkdownTranslator):
             self._push_context(TitleContext(self.status.section_level + 1))
             self.add(name)
             self._pop_context()
-        self.add(f"```python\n{signature(node)}\n```", prefix_eol=2, suffix_eol=2)
+        self.add(f"```py\n{signature(node)}\n```", prefix_eol=2, suffix_eol=2)
         raise nodes.SkipNode
 
     def visit_field_list(self, node: nodes.field_list) -> None:
