@@ -17,7 +17,7 @@ __all__ = ["lower"]
 def lower(program: ExportedProgram) -> ExportedProgram:
     """``program`` with the ops of this package replaced by ONNX nodes, for ``torch.onnx.export``.
 
-    As in ::
+    For example::
 
         torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, (x,))))
 
