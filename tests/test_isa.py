@@ -127,6 +127,8 @@ SPLITS = {
     "packed rows": Case(Cell.LSTM, T=24, B=13, I=0, H=72, packed=True),
     "units of a few": Case(Cell.GRU, T=20, B=6, I=0, H=900),  # enough for matrix tiles
     "packed units": Case(Cell.GRU, T=20, B=3, I=0, H=310, packed=True),
+    # More than a core multiplies at once through tiles.
+    "rows, many": Case(Cell.LSTM, T=6, B=230, I=0, H=300),
     "rows, reset": Case(Cell.LSTM, T=24, B=13, I=0, H=72, reset="initial"),
     "directions, reset": Case(Cell.LSTM, T=40, B=2, I=0, H=90, D=2, reset="zero"),
     "units, reset": Case(Cell.LSTM, T=20, B=3, I=0, H=330, packed=True, reset="initial"),

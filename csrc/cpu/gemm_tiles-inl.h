@@ -3,7 +3,8 @@
 // pack_tiles-inl.h lays factors out. Included inside the ISA namespace that has them.
 
 constexpr int kTileRows = 16;
-constexpr int64_t kRowsAtATime = 256;  // of a left factor: with a panel they stay in L2
+constexpr int64_t kRowsAtATime = 256;         // of a left factor: with a panel they stay in L2
+constexpr int64_t kBytesAtATime = 512 << 10;  // the same, in a loop
 
 // Which rows the eight tile registers have: sums 0 to 3, left factors 4 and 5, right ones 6 and 7. Two blocks of rows of
 // up to 16 share every right tile.
@@ -111,7 +112,6 @@ template <class S>
 struct TileRows {
     using Packed = bf16;
     static constexpr int64_t kBlock = kTwoTiles;
-    static constexpr bool kRowsFirst = true;
     TileState state;
     const float* a = nullptr;
     int64_t ld = 0, K = 0, first = 0;
@@ -121,8 +121,14 @@ struct TileRows {
         a = rows;
         ld = row;
         K = depth;
-        scratch = static_cast<bf16*>(thread_scratch(kBlock * tile_row<S>(K) * 2));
+        scratch = static_cast<bf16*>(thread_scratch(blocks_at_once() * block_bytes()));
     }
+    // As many as stay in L2 beside a panel, which serves them one after the other.
+    int64_t blocks_at_once() const {
+        const int64_t blocks = kBytesAtATime / block_bytes();
+        return blocks > 1 ? blocks : 1;
+    }
+    int64_t block_bytes() const { return kBlock * tile_row<S>(K) * 2; }
     void take(int64_t b, int64_t end) {
         first = b;
         narrow_rows<S>(a + b * ld, ld, end - b, K, scratch, tile_row<S>(K));

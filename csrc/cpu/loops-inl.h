@@ -29,7 +29,6 @@ template <class F>
 struct Rows {
     using Packed = F;
     static constexpr int64_t kBlock = kBlockRows;
-    static constexpr bool kRowsFirst = false;  // a panel stays in L1 for all blocks of rows
     const F* a = nullptr;
     int64_t ld = 0, K = 0;
 
@@ -38,6 +37,8 @@ struct Rows {
         ld = row;
         K = depth;
     }
+    // That a panel, which stays in L1, serves one after the other.
+    int64_t blocks_at_once() const { return int64_t(1) << 40; }
     void take(int64_t, int64_t) {}
     int64_t packed_depth() const { return K; }
     void multiply(int64_t b, int64_t end, const F* panel, int vectors, F* c, int64_t ldc, bool accumulate) {
@@ -45,19 +46,22 @@ struct Rows {
     }
 };
 
-// f(p, b, end) for all panels and blocks of rows, blocks as even as they come.
+// f(p, b, end) for all panels and blocks of rows, blocks as even as they come. Panels come by turns from the first and from
+// the last, `back` says whose turn it is: of weights that do not fit a cache as a whole it still has those used last.
 template <class Operand, class Function>
-FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0, int64_t b1, const Function& f) {
+FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0, int64_t b1, bool& back,
+                                     const Function& f) {
     const int64_t blocks = b1 > b0 ? (b1 - b0 + Operand::kBlock - 1) / Operand::kBlock : 0;
+    const int64_t most = operand.blocks_at_once(), count = panels.end - panels.begin;
     const auto from = [&](int64_t i) { return b0 + (b1 - b0) * i / blocks; };
-    if constexpr (Operand::kRowsFirst) {
-        for (int64_t i = 0; i < blocks; ++i) {
-            operand.take(from(i), from(i + 1));
-            for (int64_t p = panels.begin; p < panels.end; ++p) f(p, from(i), from(i + 1));
+    for (int64_t i0 = 0; i0 < blocks; i0 += most) {
+        const int64_t i1 = blocks - i0 < most ? blocks : i0 + most;
+        operand.take(from(i0), from(i1));
+        for (int64_t k = 0; k < count; ++k) {
+            const int64_t p = back ? panels.end - 1 - k : panels.begin + k;
+            for (int64_t i = i0; i < i1; ++i) f(p, from(i), from(i + 1));
         }
-    } else {
-        for (int64_t p = panels.begin; p < panels.end; ++p)
-            for (int64_t i = 0; i < blocks; ++i) f(p, from(i), from(i + 1));
+        back = !back;
     }
 }
 
@@ -88,7 +92,8 @@ template <class F>
 void multiply_panels(const F* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K, int64_t p0,
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     Rows<F> operand;
-    for_each_block(operand, Range{p0, p1}, 0, M, [&](int64_t p, int64_t b, int64_t end) {
+    bool back = false;
+    for_each_block(operand, Range{p0, p1}, 0, M, back, [&](int64_t p, int64_t b, int64_t end) {
         multiply_panel<F, false>(a + b * lda, lda, end - b, panels + shape.offset(p, K), shape, p, K, c + b * ldc, ldc,
                                  accumulate);
     });
@@ -135,6 +140,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     const bool by_rows = a.variant.layer_norm;
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range r_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    bool back = false, r_back = false;
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
@@ -142,7 +148,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
 
         operand.set(a.left(1 - next), a.ld_h, a.R);
-        for_each_block(operand, panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, panels, slice.b0, b1, back, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
             if (by_rows) {
@@ -164,7 +170,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
 
         const int64_t final_from = a.final_from(t);
         operand.set(a.h_full, a.ld_c, a.H);
-        for_each_block(operand, r_panels, slice.b0, b1, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, r_panels, slice.b0, b1, r_back, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = r_shape.vectors(p);
             operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
             second_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
@@ -190,6 +196,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     const int64_t r0 = shape.first_column(panels.begin);
     const int64_t r1 = panels.end == shape.count() ? a.R : shape.first_column(panels.end);
     const bool passes_h = a.passes_h();
+    bool back = false, h_back = false;
 
     for (int64_t step = t0; step < t1; ++step) {
         const int64_t t = a.reverse ? step : t0 + t1 - 1 - step;
@@ -201,7 +208,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
             output_gradient_rows(a, t, b0, b1, r0, r1);
             if (slice.barrier) barrier_wait(slice.barrier);
             operand.set(a.dr + chunk_row * a.ld_dr, a.ld_dr, a.R);
-            for_each_block(operand, h_panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
+            for_each_block(operand, h_panels, b0, b1, h_back, [&](int64_t p, int64_t b, int64_t end) {
                 const int vectors = r_shape.vectors(p);
                 const int64_t u0 = r_shape.first_column(p);
                 const int64_t u1 = u0 + vectors * W < a.H ? u0 + vectors * W : a.H;
@@ -227,7 +234,7 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
 
         const F* dg = a.dgh + chunk_row * a.ld_dg;
         operand.set(dg, a.ld_dg, a.w_hh.K);
-        for_each_block(operand, panels, b0, b1, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, panels, b0, b1, back, [&](int64_t p, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;
             if (!a.mask) {

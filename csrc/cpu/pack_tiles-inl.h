@@ -61,8 +61,12 @@ FUSED_RNN_INLINE void narrow_tile(const float* from, int64_t count, bf16* to) {
 template <int parts>
 FUSED_RNN_INLINE void narrow_tile(const bf16* from, int64_t count, bf16* to) {
     static_assert(parts == 1, "bf16 has no rest");
+    if (count >= kTileDepth) {  // without a call of memcpy for each
+        __builtin_memcpy(to, from, kTileDepth * sizeof(bf16));
+        return;
+    }
     bf16 row[kTileDepth] = {};
-    __builtin_memcpy(row, from, static_cast<size_t>(count < kTileDepth ? count : kTileDepth) * sizeof(bf16));
+    __builtin_memcpy(row, from, static_cast<size_t>(count) * sizeof(bf16));
     __builtin_memcpy(to, row, sizeof(row));
 }
 
