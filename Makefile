@@ -24,7 +24,7 @@ CPP := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name 
 # are those of the pinned torch, so test_errors.py is not among these.
 COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
-    tests/test_packed.py tests/test_onnx.py
+    tests/test_packed.py tests/test_onnx.py tests/test_stack.py tests/test_recompute.py tests/test_plan.py
 
 .PHONY: help venv build test bench gpu tables docs lint format sanitize simt compat cuda-check clean
 help:
@@ -32,7 +32,7 @@ help:
 	@echo "make bench     build and run the quick benchmark (BENCH='--grid --out out' for all of it)"
 	@echo "make gpu       on a machine with a CUDA device: build, suite, sanitizers, benchmark (benchmarks/gpu.sh)"
 	@echo "make tables    tables and picture of README.md and docs/performance.md from RESULTS=file.json"
-	@echo "make docs      the API reference from docstrings, in out/api; open out/api/index.html"
+	@echo "make docs      the API reference from docstrings, in docs/api"
 	@echo "make build     compile the C++ in place, only what changed"
 	@echo "make lint      ruff, clang-format, mypy;  make format  lay out anew"
 	@echo "make sanitize  build and run the loop tests under the address, undefined and thread sanitizers"
@@ -70,7 +70,7 @@ tables: venv
 	    --plot docs/pictures/performance.png
 
 docs: build
-	PYTHONPATH=. $(PY) -m sphinx -q -W -b html docs/api out/api
+	PYTHONPATH=. $(PY) -m sphinx -q -W -E -a -b markdown -d out/doctrees docs/api/source docs/api
 
 lint: venv
 	$(PY) -m ruff check .

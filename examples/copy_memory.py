@@ -1,15 +1,16 @@
 """Copy memory (Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016): an LSTM reads some symbols, waits, and
 says them again, with chrono initialisation (Tallec and Ollivier 2018, section 3) and without.
 
-    python -m examples.copy_memory [--delay 100] [--symbols 3] [--iterations 600] [--seeds 0] [--out FOLDER]
+    python -m examples.copy_memory [--delay 100] [--symbols 3] [--iterations 1600] [--seeds 0] [--out FOLDER]
 
 A row is K symbols of an alphabet of A, ``delay`` blanks, a cue, K - 1 blanks; wanted at the cue and after it are the
 symbols, in their order. Who remembers nothing has a cross entropy of ln A: the figures told are shares of it. Who knows
-which three of eight symbols there were, but not their order, has 0.447: as far as chrono comes here.
+which three of eight symbols there were, but not their order, has 0.447. There chrono stays for some hundred iterations
+before it finds the order; with batches of 32 in place of 128 it was there after 800 still.
 
-Asserted at the end, on fresh rows and for each seed: with chrono less than 0.6 is left, with a forget gate's bias of 1,
-the usual advice, more than 0.95; and, before training, more of the gradient comes from the cue to the first symbol with
-chrono.
+Asserted at the end, on fresh rows and for each seed: with chrono less than 0.2 is left, so that the order is known,
+with a forget gate's bias of 1, the usual advice, more than 0.95; and, before training, more of the gradient comes from
+the cue to the first symbol with chrono.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import fused_rnn
 from examples.common import draw_curves, plotting, write
 from fused_rnn.diagnostics import LayerFlow, gradient_flow, plots
 
-LEARNED, FAILED = 0.6, 0.95  # of ln A
+LEARNED, FAILED = 0.2, 0.95  # of ln A
 
 # What is done to an LSTM as torch draws it, forget gate biases around 0, for a task with this delay.
 INITIAL: dict[str, Callable[[nn.Module, int], Any]] = {
@@ -114,9 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delay", type=int, default=100)
     parser.add_argument("--symbols", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=1600)
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the plots and the numbers")

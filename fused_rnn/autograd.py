@@ -81,7 +81,8 @@ def layer(
             x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )
     else:
-        apply = _FusedLayerJvp.apply if transformed() else _apply_untransformed
+        # Beyond it here too: where a compiled caller broke off, Dynamo would come upon the Function's insides.
+        apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _apply_untransformed
         y, hn, cn, every_c, *_ = apply(
             x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
         )

@@ -34,13 +34,12 @@ _NAMES = {cls.__name__ for cls in _OURS}
 
 @dataclass(frozen=True)
 class Swap:
-    """One module: where it is in the model (every place of a shared one; "" is the model itself) and what became of
-    it; ``reason`` says why it was left as it is, and is None if it was swapped."""
+    """One module, and what became of it."""
 
-    paths: tuple[str, ...]
-    before: str
-    after: str
-    reason: str | None = None
+    paths: tuple[str, ...]  #: where it is in the model: every place of a shared one; "" is the model itself
+    before: str  #: the name of its class
+    after: str  #: that of the class it has now
+    reason: str | None = None  #: why it was left as it is; None if it was swapped
 
     def __str__(self) -> str:
         where = ", ".join(path or "(the model)" for path in self.paths)
@@ -51,8 +50,8 @@ class Swap:
 class Conversion:
     """What :func:`convert` did; printing it tells in words."""
 
-    swapped: list[Swap] = field(default_factory=list)
-    left: list[Swap] = field(default_factory=list)
+    swapped: list[Swap] = field(default_factory=list)  #: what is of the other library now
+    left: list[Swap] = field(default_factory=list)  #: what was left, and why
 
     def __str__(self) -> str:
         lines = [f"swapped {len(self.swapped)}, left {len(self.left)} as they are"]
@@ -74,7 +73,7 @@ def convert(model: torch.nn.Module, to: Literal["fused", "torch"] = "fused") -> 
         to: "fused" for ours, "torch" for those of ``torch.nn``.
 
     Returns:
-        A report: ``swapped`` and ``left``, each a list of :class:`Swap`; ``print`` it.
+        A report with ``swapped`` and ``left``, each a list of :class:`Swap`; ``print`` it.
 
     Raises:
         ValueError: for another ``to``.

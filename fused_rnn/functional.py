@@ -85,7 +85,7 @@ def lstm(
     All tensors have one dtype: float32, float64, bfloat16, float16 (others where torch's own functions take them).
 
     Returns:
-        (output, (h_n, c_n)): output [T, B, D*R] in the layout of ``input``, or a PackedSequence. With ``cells``
+        (output, (h_n, c_n)), the output [T, B, D*R] in the layout of ``input``, or a PackedSequence. With ``cells``
         ((output, c), (h_n, c_n)), c [T, B, D*H] of the last layer in the same layout.
 
     Raises:

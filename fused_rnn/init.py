@@ -136,7 +136,7 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
 
 
 def apply_(module: Module, name: str, **arguments: Any) -> Module:
-    """One of the above by its name without the underscore: "orthogonal", "identity", "forget_bias", "chrono"."""
+    """One of these functions by its name without the underscore: "orthogonal", "identity", "forget_bias", "chrono"."""
     if name not in _BY_NAME:
         raise ValueError(f"no initialisation is called {name!r}: there are {', '.join(_BY_NAME)}")
     initialised: Module = _BY_NAME[name](module, **arguments)

@@ -92,8 +92,9 @@ def from_onnx(
     Args:
         layers: for each W [D, G*H, I], R [D, G*H, H], and B [D, 2*G*H] and P [D, 3*H] (peepholes of an LSTM), either
             of which may be None or left out.
-        nonlinearity: of the ``RNN`` the weights are for; gate_activation, activation: of the ``LSTM`` or ``GRU``;
-            reset_after: of the ``GRU``.
+        nonlinearity: of the ``RNN`` the weights are for.
+        gate_activation, activation: of the ``LSTM`` or ``GRU``.
+        reset_after: of the ``GRU``.
         linear_before_reset, ...: the attributes of these nodes, with ONNX's own defaults, so that for a GRU either
             ``linear_before_reset=1`` or ``reset_after=False`` has to be given. ``hidden_size`` and ``layout`` change
             nothing here.
@@ -158,8 +159,7 @@ def onnx_attributes(module: RNNBase) -> dict[str, Any]:
     """The attributes of the ONNX nodes that have the weights of :func:`to_onnx`: ``hidden_size``, and of ``direction``,
     ``linear_before_reset``, ``activations``, ``activation_alpha`` and ``activation_beta`` what is needed.
 
-    Raises:
-        As :func:`to_onnx`.
+    Errors as :func:`to_onnx`.
     """
     _unprojected(module)
     own = _variant(module)

@@ -15,7 +15,9 @@ __all__ = ["lower"]
 
 
 def lower(program: ExportedProgram) -> ExportedProgram:
-    """``program`` with the ops of this package replaced by ONNX nodes, for ``torch.onnx.export``. ::
+    """``program`` with the ops of this package replaced by ONNX nodes, for ``torch.onnx.export``.
+
+    For example::
 
         torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, (x,))))
 

@@ -134,7 +134,7 @@ class Stream:
 
     @property
     def state(self) -> Any:
-        """A copy of the state as the modules have it: h [L, B, R], or for an LSTM (h, c [L, B, H]). May be set."""
+        """A copy of the state as the modules have it, h [L, B, R] or an LSTM's (h, c [L, B, H]). May be set."""
         widths = (self._features, self._hidden) if self._has_c else (self._features,)
         parts = [_empty((self._layers, self._batch, width), dtype=self._dtype, device=_CPU) for width in widths]
         self._stream.read_state(*_two_addresses(parts))

@@ -31,8 +31,10 @@ def truncated_bptt(
     **options: Any,
 ) -> Iterator[Chunk]:
     """Calls ``module`` on ``steps`` steps of ``input`` after the other, each call with the state of the one before,
-    detached. Gradients are those of truncated BPTT(k, k), k = ``steps`` (Williams and Peng 1990): none passes from a
-    chunk into an earlier one. ::
+    detached.
+
+    Gradients are those of truncated BPTT(k, k), k = ``steps`` (Williams and Peng 1990): none passes from a chunk into
+    an earlier one. ::
 
         for output, state, part in fused_rnn.truncated_bptt(lstm, x, 50):
             loss = criterion(output, targets[part])
@@ -59,7 +61,7 @@ def truncated_bptt(
         options: more keywords for every call, such as ``cells=True``.
 
     Yields:
-        (output, state, part) for each chunk: what ``module`` returned, and which steps of ``input`` they were, a slice
+        For each chunk (output, state, part), what ``module`` returned and which steps of ``input`` they were, a slice
         along ``dim``. Of a PackedSequence the outputs are packed, those of the rows that are left in the order in which
         they were, ``part`` tells the rows of its ``data``, and the state has all B rows.
 

@@ -111,7 +111,7 @@ def copying(python_loop):
     return importlib.import_module("examples.copy_memory")
 
 
-COPY = ["--delay", "50", "--symbols", "1", "--hidden", "32", "--iterations"]
+COPY = ["--delay", "50", "--symbols", "1", "--hidden", "32", "--batch", "32", "--iterations"]
 
 
 def test_copy_memory(copying, tmp_path, capsys):

@@ -34,8 +34,9 @@ def gradient_flow(module: nn.Module, gates: bool = True) -> Iterator[GradientFlo
     no kernels, hooks on the plain-torch reference do, step by step.
 
     Raises:
-        ValueError: where there is nothing to record. RuntimeError: if it is being recorded already; from the calls:
-            under ``torch.compile`` or ``torch.func``, and with ``lengths`` on another device than the CPU.
+        ValueError: where there is nothing to record.
+        RuntimeError: if it is being recorded already; from the calls, under ``torch.compile`` or ``torch.func``, and
+            with ``lengths`` on another device than the CPU.
     """
     recorded = [(name, m) for name, m in module.named_modules() if isinstance(m, LSTM | GRU | RNN)]
     if not recorded:

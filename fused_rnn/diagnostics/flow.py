@@ -21,15 +21,15 @@ LOW, HIGH = 0.1, 0.9  # of gates; of values between -1 and 1, HIGH is of their s
 class Saturation(NamedTuple):
     """Which share of a gate's values, over rows and units, is at an end of its range: [T] each."""
 
-    low: Tensor  # below 0.1; of g, n and an RNN's h: below -0.9
-    high: Tensor  # above 0.9
+    low: Tensor  #: below 0.1, for g, n and an RNN's h below -0.9
+    high: Tensor  #: above 0.9
 
 
 class Clipping(NamedTuple):
     """Where a clip acted on the gradient of a state, on its way from the step after: [T] each."""
 
-    rows: Tensor  # int64, how many rows it cut
-    factor: Tensor  # norm of what arrived by that of what was sent, over all rows; NaN where nothing was sent
+    rows: Tensor  #: int64, how many rows it cut
+    factor: Tensor  #: norm of what arrived by that of what was sent, over all rows; NaN where nothing was sent
 
 
 class LayerFlow:
@@ -40,8 +40,12 @@ class LayerFlow:
     from which the gradient comes. A step of which no row goes on has NaN where it says what came from there.
 
     Attributes:
-        layer, reverse: which. steps: T. rows: int64 [T], how many rows the step has.
-        cell: "LSTM", "GRU" or "RNN". clips: whether gradients are clipped between steps.
+        layer: its number, from 0.
+        reverse: whether it is the direction that walks backward.
+        cell: "LSTM", "GRU" or "RNN".
+        steps: how many, T.
+        rows: int64 [T], how many rows the step has.
+        clips: whether gradients are clipped between steps.
         keeps: whether part of a gradient goes past W_hh, as it does in all but an RNN without zoneout.
     """
 
@@ -90,8 +94,10 @@ class LayerFlow:
 
     @cached_property
     def kept(self) -> Tensor:
-        """The norm of what the step after sent past W_hh: LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; with zoneout what
-        passes by it, to either; RNN else 0. Where gradients are clipped: as they were before."""
+        """The norm of what the step after sent past W_hh.
+
+        LSTM f dL/dc, to c_t; GRU z dL/dh, to h_t; with zoneout what passes by it, to either; RNN else 0. Where
+        gradients are clipped: as they were before."""
         return self._came(Square.KEPT, Square.SENT_C)
 
     @cached_property
@@ -101,13 +107,13 @@ class LayerFlow:
 
     @cached_property
     def share_kept(self) -> Tensor:
-        """kept^2 / (kept^2 + recurrent^2): the share of what came that travelled the path of the state."""
+        """The share of what came that travelled the path of the state, kept^2 / (kept^2 + recurrent^2)."""
         kept = self.kept.square()
         return kept / (kept + self.recurrent.square())
 
     @property
     def share_recurrent(self) -> Tensor:
-        """1 - share_kept: the share that came through the recurrent matrix."""
+        """The share that came through the recurrent matrix, 1 - share_kept."""
         return 1 - self.share_kept
 
     @cached_property
@@ -129,14 +135,14 @@ class LayerFlow:
 
     @cached_property
     def rate(self) -> float:
-        """The geometric mean of ``transmission``: below 1 the gradient shrinks, above it grows. NaN if nothing came."""
+        """The geometric mean of ``transmission``. Below 1 the gradient shrinks, above it grows; NaN if nothing came."""
         factors = self.transmission
         factors = factors[factors.isfinite() & (factors > 0)]
         return float(factors.log().mean().exp()) if len(factors) else math.nan
 
     @cached_property
     def clipping(self) -> dict[str, Clipping]:
-        """Where a clip acted: by the state, "h" and an LSTM's "c". Empty if the layer clips nothing."""
+        """Where a clip acted, by the state, "h" and an LSTM's "c". Empty if the layer clips nothing."""
         kinds = {"h": (Square.SENT_H, Square.LATER_H), "c": (Square.SENT_C, Square.LATER_C)}
         shown = (["h", "c"] if self.cell == "LSTM" else ["h"]) if self.clips else []
         return {state: self._clipped(*kinds[state]) for state in shown}
@@ -162,7 +168,7 @@ class LayerFlow:
 
     @cached_property
     def gates(self) -> dict[str, Tensor]:
-        """The mean over rows of each gate's values, by its letter: [T, H]. LSTM i, f, g, o; GRU r, z, n; RNN h."""
+        """The mean over rows of each gate's values, [T, H], by its letter. LSTM i, f, g, o; GRU r, z, n; RNN h."""
         sizes = self.rows.tolist()
         return {name: torch.stack([s.mean(0) for s in of.split(sizes)]) for name, of in self._kinds.items()}
 
@@ -179,7 +185,7 @@ class LayerFlow:
 
     @property
     def name(self) -> str:
-        """Which it is: "layer 0", "layer 0 reverse", ..."""
+        """Which it is, as in "layer 0" or "layer 0 reverse"."""
         return f"layer {self.layer}{' reverse' if self.reverse else ''}"
 
 
@@ -191,9 +197,8 @@ class CallFlow:
 
     @cached_property
     def layers(self) -> list[LayerFlow]:
-        """RuntimeError where no backward has come by.
-
-        Read after it: a later backward through the same call is not looked at again."""
+        """Each layer and direction. To be read after the backward, as a later one through the same call is not looked
+        at again; before it a RuntimeError."""
         records = enumerate(self._call.layers)
         return [LayerFlow(i, d, record) for i, record in records for d in range(record.directions)]
 

@@ -13,11 +13,13 @@ __all__ = ["Spectrum", "recurrent_spectra"]
 
 
 class Spectrum(NamedTuple):
-    layer: int
-    reverse: bool
-    gate: str  # its letter
-    radius: float  # the largest size of an eigenvalue
-    norm: float  # the largest singular value
+    """How much one gate's part of W_hh can stretch a state."""
+
+    layer: int  #: its number, from 0
+    reverse: bool  #: of which direction
+    gate: str  #: its letter
+    radius: float  #: the largest size of an eigenvalue
+    norm: float  #: the largest singular value
 
 
 @torch.no_grad()

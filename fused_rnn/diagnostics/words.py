@@ -16,10 +16,12 @@ VANISHED, EXPLODED = 1e-3, 1e3
 
 
 class Verdict(NamedTuple):
-    kind: str  # "vanishing", "exploding", "healthy", "not finite" or "none"
-    rate: float  # factor a step
-    left: float  # rate^(T-1)
-    clipped: int = 0  # how many steps a clip acted at
+    """What :func:`verdict` found; ``str`` of it is a sentence."""
+
+    kind: str  #: "vanishing", "exploding", "healthy", "not finite" or "none"
+    rate: float  #: factor a step
+    left: float  #: rate^(T-1)
+    clipped: int = 0  #: how many steps a clip acted at
 
     def __str__(self) -> str:
         acted = f"; clipped at {self.clipped} step{'s' * (self.clipped > 1)}" if self.clipped else ""
