@@ -89,8 +89,9 @@ sanitize: $(if $(WITH_TORCH),venv)
 
 # The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then tests on them, of the kernels
 # rather than of what Python does around them (SIMT_TESTS=tests for all). (g++ 12 or clang: g++ 11 has no _Float16.)
-SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_gradcheck.py tests/test_recompute.py \
-    tests/test_reset.py tests/test_cells.py --deselect tests/test_gradcheck.py::TestHigherOrders
+SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_recompute.py tests/test_reset.py \
+    tests/test_cells.py tests/test_gradcheck.py::TestFirstOrder::test_reverse_mode \
+    tests/test_gradcheck.py::test_second_order_of_few_rows
 SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py -k "test_ops or test_gates"
 # On devices that want other plans: what a plan can change.
 SIMT_PLANS ?= tests/test_loop.py -k "edges or options or tiles or chunks or gates"
