@@ -157,7 +157,8 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         F mean, slope;  // of the gradient of what is normal
     };
 
-    // From the gradients of h that came from later steps and from y: d_o, left in its place; in dgh the gradients of what is normal, and behind them c as o saw it.
+    // From the gradients of h that came from later steps and from y: d_o, left in its place; in dgh the gradients of what is
+    // normal, and behind them c as o saw it.
     template <class S>
     static FUSED_RNN_OUTLINE Row start(const BackwardArgs<F, S>& a, int64_t t, int64_t b, int64_t n, const F* began,
                                        int64_t n_before, const F* later, const S* dy) {

@@ -1,4 +1,5 @@
-// The kernels of one storage type, as a GPU runs them. Included by inst_*.cu and varied_*.cu, one for each type and pass, and by rowwise_kernels.cuh.
+// The kernels of one storage type, as a GPU runs them. Included by inst_*.cu and varied_*.cu, one for each type and pass,
+// and by rowwise_kernels.cuh.
 #pragma once
 #include "device.cuh"
 #include "gpu_launch.h"

@@ -1,6 +1,6 @@
 // The time loops of csrc/cpu alone, without torch or Python, against a plain scalar double implementation: every cell,
-// storage type and instruction set, padded and packed, with a projection, with resets, in teams that split rows, units or directions,
-// on thread pools that behave and on ones that do not. Built and run under the sanitizers by sanitize.sh.
+// storage type and instruction set, padded and packed, with a projection, with resets, in teams that split rows, units or
+// directions, on thread pools that behave and on ones that do not. Built and run under the sanitizers by sanitize.sh.
 #include <cmath>
 #include <cstdio>
 #include <deque>

@@ -1,7 +1,7 @@
 // The CUDA time loops on the host, threads of a kernel as threads of the system, against a plain scalar double
 // implementation: every cell, storage type and tile, padded and packed, with a projection, on devices small and smaller,
-// so that every way of a plan is taken. Variants, whose values the suite tests, give the same bits on all of them. Built under the thread sanitizer by run.sh, which also breaks one thing at a time
-// (--fault=NAME) and expects that to be noticed.
+// so that every way of a plan is taken. Variants, whose values the suite tests, give the same bits on all of them. Built
+// under the thread sanitizer by run.sh, which also breaks one thing at a time (--fault=NAME) and expects that to be noticed.
 #include <cstdio>
 #include <string>
 
