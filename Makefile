@@ -91,10 +91,11 @@ sanitize: $(if $(WITH_TORCH),venv)
 # rather than of what Python does around them (SIMT_TESTS=tests for all). (g++ 12 or clang: g++ 11 has no _Float16.)
 SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_recompute.py tests/test_reset.py \
     tests/test_cells.py tests/test_gradcheck.py::TestFirstOrder::test_reverse_mode \
-    tests/test_gradcheck.py::test_second_order_of_few_rows
+    tests/test_gradcheck.py::test_second_order_of_few_rows \
+    -k "not (instruction_set or transforms or layouts_do_not or absent or nothing_is or beside_nn or compiled)"
 SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py -k "test_ops or test_gates"
 # On devices that want other plans: what a plan can change.
-SIMT_PLANS ?= tests/test_loop.py -k "edges or options or tiles or chunks or gates"
+SIMT_PLANS ?= tests/test_loop.py -k "edges or tiles or chunks or gates"
 ON_HOST := $(PY) -m pytest --kernels=cuda-on-host
 simt: build
 	bash tests/simt/run.sh
