@@ -93,7 +93,8 @@ SIMT_TESTS ?= tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/
     tests/test_cells.py tests/test_gradcheck.py::TestFirstOrder::test_reverse_mode \
     tests/test_gradcheck.py::test_second_order_of_few_rows \
     -k "not (instruction_set or transforms or layouts_do_not or absent or nothing_is or beside_nn or compiled)"
-SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py -k "test_ops or test_gates"
+SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py tests/test_squares.py \
+    tests/test_diagnostics.py -k "test_ops or test_gates or (hooks and small) or kernels_tell"
 # On devices that want other plans: what a plan can change.
 SIMT_PLANS ?= tests/test_loop.py -k "edges or tiles or chunks or gates"
 ON_HOST := $(PY) -m pytest --kernels=cuda-on-host

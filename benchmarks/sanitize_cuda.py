@@ -13,12 +13,14 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fused_rnn
 from fused_rnn.bench.providers import OpsSeen
+from fused_rnn.diagnostics import gradient_flow
 
 CELLS = (fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN)
 DTYPES = (torch.bfloat16, torch.float32)
@@ -29,6 +31,7 @@ VARIANTS = {
     "packed": (5, 4, 6, 24, {}),
     "projection": (3, 3, 5, 24, {"proj_size": 9}),
     "wide": (3, 17, 32, 192, {}),
+    "told": (4, 3, 5, 20, {}),  # of its gradients
 }
 LIMITS = ("", "sms=4", "cooperative=0")  # FUSED_RNN_CUDA_LIMITS, read at every call
 
@@ -39,7 +42,8 @@ def run(cell: type[torch.nn.Module], variant: str, dtype: torch.dtype, device: s
     module = cell(features, hidden, **options, device=device, dtype=dtype)
     x = torch.randn(steps, rows, features, device=device, dtype=dtype, requires_grad=True)
     lengths = torch.arange(steps, steps - rows, -1).clamp(min=1)
-    y = module(pack_padded_sequence(x, lengths) if variant == "packed" else x)[0]
+    with gradient_flow(module) if variant == "told" else nullcontext():
+        y = module(pack_padded_sequence(x, lengths) if variant == "packed" else x)[0]
     data = y.data if isinstance(y, PackedSequence) else y
     data.float().square().sum().backward()
     with torch.no_grad():  # nothing is saved: another kernel

@@ -66,8 +66,7 @@ def layer(
     ``cells`` c of every step, [T, B, D*H] or [N, D*H], else None.
     With ``recompute`` states alone are kept for the backward, which rebuilds the gates of them. reset [T, B] or [N].
     ``variant``: of the cell, None for torch's; ``seed`` [D, B]: of what it draws. ``record``: is told of the gradients
-    of every step's states by the backward (``recording.LayerRecord.told``); in eager mode on the CPU, without
-    transforms.
+    of every step's states by the backward (``recording.LayerRecord.told``); in eager mode, without transforms.
     """
     save = STATES if recompute else ALL
     if not differentiates(x, h0, c0, *weights):

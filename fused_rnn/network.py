@@ -301,12 +301,7 @@ def _run(
                 others = (batch_sizes, reset, lengths, batch_first, cells, recorder, order)
                 return _run(net, input, h0, c0, weights, *others)
     kernels = has_kernels(input, h0, c0, weights)
-    if input.is_cuda and recorder is not None:
-        fallback.warn_once(
-            "CUDA tensors whose gradients are recorded go through plain torch, step by step: it has no CUDA kernels"
-        )
-        kernels = False
-    elif not kernels and WITHOUT_CUDA and input.is_cuda:
+    if not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")
     if not kernels and not ours_alone and connection is None:

@@ -1,7 +1,7 @@
 """What the backward of a recorded call tells of the gradients inside of it: where ``diagnostics`` reads.
 
-While a module is recorded, ``network.py`` calls each of its layers through a :class:`CallRecord`. The CPU's kernels
-tell of the gradients as they pass (``ops.Square``); elsewhere hooks do, on every step of the reference.
+While a module is recorded, ``network.py`` calls each of its layers through a :class:`CallRecord`. The kernels tell of
+the gradients as they pass (``ops.Square``); where there are none hooks do, on every step of the reference.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _kept(
     variant: Variant | None,
     seed: Maybe,
 ) -> tuple[Tensor, Tensor]:
-    """What a forward on the CPU keeps, for a layer that runs elsewhere: saved, y."""
+    """What a forward on the CPU keeps, for a layer that has no kernels where it runs: saved, y."""
     x, h0, *weights = (tensor.detach().cpu() for tensor in (x, h0, *weights))
     c0, reset, seed = (None if tensor is None else tensor.detach().cpu() for tensor in (c0, reset, seed))
     inputs = (x, h0, c0, weights, batch_sizes, cell, Save.ALL, reset, reset_initial, variant, seed)

@@ -6,11 +6,12 @@ import pickle
 
 import pytest
 import torch
+from devices import device, on_cpu
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import network
+from fused_rnn import network, ops, reference
 from fused_rnn.diagnostics import (
     gradient_flow,
     jacobian_norms,
@@ -20,7 +21,6 @@ from fused_rnn.diagnostics import (
     write_scalars,
 )
 
-pytestmark = pytest.mark.cpu_only("it records the CPU's kernels; others go through the reference, as tested here")
 F64 = torch.float64
 T, B, I, H = 9, 4, 3, 6
 
@@ -36,7 +36,7 @@ MODULES = {
     "regular GRU": lambda **kw: fused_rnn.GRU(I, H, 2, zoneout_h=0.3, layer_norm=True, clip_grad_norm=0.4, **kw),
     "regular RNN": lambda **kw: fused_rnn.RNN(I, H, 2, zoneout_h=0.3, layer_norm=True, clip_grad_value=0.1, **kw),
 }
-RESET = torch.rand(T, B, generator=torch.Generator().manual_seed(1)) < 0.2
+RESET = (torch.rand(T, B, generator=torch.Generator().manual_seed(1), device="cpu") < 0.2).to(device())
 LENGTHS = [5, 9, 1, 7]
 CALLS = {
     "padded": {},
@@ -47,10 +47,10 @@ CALLS = {
 }
 
 
-def state_of(module):
+def state_of(module, dtype=F64):
     slots = module.num_layers * (2 if module.bidirectional else 1)
-    h = torch.randn(slots, B, module.proj_size or H, dtype=F64)
-    return (h, torch.randn(slots, B, H, dtype=F64)) if isinstance(module, fused_rnn.LSTM) else h
+    h = torch.randn(slots, B, module.proj_size or H, dtype=dtype)
+    return (h, torch.randn(slots, B, H, dtype=dtype)) if isinstance(module, fused_rnn.LSTM) else h
 
 
 def look(module, x, hx, form, **options):
@@ -72,6 +72,8 @@ NUMBERS = ("h", "c", "kept", "recurrent", "share_kept", "transmission")
 @pytest.mark.parametrize("kind", MODULES)
 def test_beside_hooks(kind, form, bidirectional, monkeypatch):
     """The kernels' numbers and gates are those of hooks on the reference."""
+    if form == "lengths" and not on_cpu():
+        pytest.skip("lengths are recorded on the CPU only")
     module = MODULES[kind](bidirectional=bidirectional).to(F64)
     x, hx = torch.randn(T, B, I, dtype=F64), state_of(module)
     ours = look(module, x, hx, form, **CALLS[form])
@@ -94,6 +96,19 @@ def test_beside_hooks(kind, form, bidirectional, monkeypatch):
             assert torch.equal(cut.rows, b.clipping[state].rows)
             torch.testing.assert_close(cut.factor, b.clipping[state].factor, rtol=1e-10, atol=0, equal_nan=True)
             assert (cut.rows > 0).any()
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_kernels_tell(kind, monkeypatch):
+    """Of each layer the backward op, which is asked to; no step of the reference runs."""
+    told = []
+    backward = ops.layer_backward
+    monkeypatch.setattr(ops, "layer_backward", lambda *args: told.append(args[-1]) or backward(*args))
+    monkeypatch.setattr(reference, "layer", None)
+    module = MODULES[kind](bidirectional=True)
+    for flow in look(module, torch.randn(T, B, I), state_of(module, torch.float32), "padded"):
+        assert (flow.h > 0).all()
+    assert told == [True, True]
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -127,7 +142,7 @@ def test_numbers_by_hand():
     with gradient_flow(rnn) as flow:
         rnn(torch.randn(6, 2, 1, dtype=F64))[0][-1].sum().backward()
     (layer,) = flow.layers
-    torch.testing.assert_close(layer.h, 2**0.5 * w ** torch.arange(5, -1, -1, dtype=F64))
+    torch.testing.assert_close(layer.h, 2**0.5 * w ** torch.arange(5, -1, -1, dtype=F64, device="cpu"))
     torch.testing.assert_close(layer.recurrent[:-1], layer.h[:-1])
     assert layer.recurrent[-1].isnan()
     assert not layer.kept[:-1].any()
@@ -152,8 +167,9 @@ def test_where_a_clip_acted():
     sent = [(10, 8), (10, 4), (8, 2)]
     came = [(5, 5), (5, 4), (5, 2)]
     factors = [math.hypot(*c) / math.hypot(*s) for c, s in zip(came, sent)]
-    torch.testing.assert_close(cut.factor, torch.tensor([*factors, 1, 1, math.nan], dtype=F64), equal_nan=True)
-    torch.testing.assert_close(layer.recurrent[0], torch.tensor(math.hypot(10, 8), dtype=F64))
+    want = torch.tensor([*factors, 1, 1, math.nan], dtype=F64, device="cpu")
+    torch.testing.assert_close(cut.factor, want, equal_nan=True)
+    assert float(layer.recurrent[0]) == pytest.approx(math.hypot(10, 8))
     said = verdict(layer)
     assert said.clipped == 3
     assert str(said).endswith("; clipped at 3 steps")
@@ -201,7 +217,7 @@ def test_saturation_and_gates():
     shares = {name: (float(s.low.mean()), float(s.high.mean())) for name, s in layer.saturation.items()}
     assert shares == {"i": (1, 0), "f": (0, 0.5), "g": (1, 0), "o": (0, 0)}
     assert layer.gates["o"].shape == (T, H)
-    torch.testing.assert_close(layer.gates["f"][:, 3:], torch.full((T, 3), 0.5))
+    torch.testing.assert_close(layer.gates["f"][:, 3:], torch.full((T, 3), 0.5, device="cpu"))
 
 
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"zoneout_h": 0.5}], ids=str)
@@ -211,7 +227,7 @@ def test_what_an_rnn_shows_is_h(options):
         y, _ = rnn(torch.randn(T, B, I))
         y.sum().backward()
     for layer, part in zip(flow.layers, y.detach().chunk(2, -1), strict=True):
-        torch.testing.assert_close(layer.gates["h"], part.mean(1))
+        torch.testing.assert_close(layer.gates["h"], part.mean(1).cpu())
 
 
 def test_models_and_several_calls():
@@ -256,7 +272,7 @@ def test_double_backward_is_told_too():
 def test_other_dtypes():
     x = torch.randn(T, B, I)
     lstm = fused_rnn.LSTM(I, H)
-    with gradient_flow(lstm) as flow, torch.autocast("cpu", torch.bfloat16):
+    with gradient_flow(lstm) as flow, torch.autocast(device().type, torch.bfloat16):
         lstm(x)[0].sum().backward()
     with gradient_flow(lstm) as plain:
         lstm(x)[0].sum().backward()
@@ -284,7 +300,7 @@ def test_a_batch_of_no_rows(kind):
     rnn = getattr(fused_rnn, kind)(I, H)
     with gradient_flow(rnn) as flow:
         rnn(torch.zeros(T, 0, I))[0].sum().backward()
-    assert torch.equal(flow.layers[0].h, torch.zeros(T, dtype=F64))
+    assert torch.equal(flow.layers[0].h, torch.zeros(T, dtype=F64, device="cpu"))
 
 
 class TestErrors:

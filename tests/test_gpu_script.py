@@ -23,7 +23,7 @@ case "$*" in
     "-c "*) [ -n "${NO_GPU:-}" ] && echo "no CUDA device" >&2 && exit 1; echo "9.0|NVIDIA X1|torch 2.99, CUDA 13.0" ;;
     *build_ext*) exit "${BUILD:-0}" ;;
     "-m pytest"*) [ -n "${HANG:-}" ] && sleep 30; echo "5 passed, 1 skipped in 2s"; exit "${SUITE:-0}" ;;
-    *sanitize_cuda*) echo "78 of 78 cases ran" ;;
+    *sanitize_cuda*) echo "96 of 96 cases ran" ;;
     "-m benchmarks "*) printf '\\n| ground | precision |\\n| --- | --- |\\n| open ground | bf16 |\\n\\nwrote x\\n' ;;
 esac
 """
@@ -87,7 +87,7 @@ def test_all_parts(script, tmp_path):
     assert summary in done.stdout
     assert "NVIDIA X1, compute capability 9.0; torch 2.99, CUDA 13.0" in summary
     assert "5 passed, 1 skipped" in summary
-    assert "VERDICT: racecheck found nothing; 78 of 78 cases ran" in summary
+    assert "VERDICT: racecheck found nothing; 96 of 96 cases ran" in summary
     assert "| open ground | bf16 |" in summary
     assert "wrote x" not in summary
     assert summary.endswith("all is well\n")
@@ -149,6 +149,6 @@ def test_what_the_sanitizers_watch(monkeypatch, capsys):
     monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "")  # put back at the end
     assert sanitize_cuda.main(["--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "78 of 78 cases ran" in said
+    assert "96 of 96 cases ran" in said
     assert "LSTM projection torch.bfloat16 cooperative=0" in said
     assert sanitize_cuda.main(["--device", "cpu", "--limit-s", "0"]) == 1

@@ -10,9 +10,7 @@ import fused_rnn
 from fused_rnn import cli
 from fused_rnn.diagnostics import gradient_flow, plots, table, verdict
 
-pytestmark = pytest.mark.cpu_only(
-    "it records the CPU's kernels; others go through the reference, as test_diagnostics.py does"
-)
+pytestmark = pytest.mark.cpu_only("what kernels tell is in test_diagnostics.py; here it is said and drawn")
 T, B, I, H = 9, 4, 3, 6
 
 

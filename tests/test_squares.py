@@ -13,7 +13,6 @@ from fused_rnn.ops import Save, Square
 from fused_rnn.recording import LayerRecord
 from fused_rnn.reference import Activation, Cell, Variant, gates_of
 
-pytestmark = pytest.mark.cpu_only("CUDA's kernels tell of no squares")
 F64 = torch.float64
 
 OPTIONS = [
@@ -58,7 +57,13 @@ KINDS += [
     Case(Cell.RNN_RELU, D=2, packed=True, reset="initial", variant=Variant(clip_value=0.3)),
 ]
 # Few steps on weights as they lie, pieces of time, more than a block of units.
-SIZES = [{"T": 1, "B": 2}, {"T": 9}, {"T": 3, "H": 190}, {"T": 40, "B": 40}, {"T": 7, "B": 9, "H": 70}]
+SIZES = {
+    "one_step": {"T": 1, "B": 2},
+    "small": {"T": 9},
+    "wide": {"T": 3, "H": 190},
+    "many_rows": {"T": 40, "B": 40},
+    "blocks": {"T": 7, "B": 9, "H": 70},
+}
 
 
 def told(problem, save=Save.ALL, needs=None):
@@ -91,7 +96,7 @@ def assert_close(got, want, rtol=1e-10):
     torch.testing.assert_close(got.sqrt(), want.sqrt(), rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_beside_hooks(kind, sizes):
     problem = make(replace(kind, **({"H": kind.H} | sizes)))
@@ -209,6 +214,7 @@ def test_opcheck(case):
 
 
 # Rows are shared, or units, or neither.
+@pytest.mark.cpu_only("threads are the CPU's")
 @pytest.mark.parametrize("sizes", [{"B": 16, "H": 130}, {"B": 1, "H": 400}, {"B": 1, "H": 9}], ids=str)
 @pytest.mark.parametrize(
     "kind",

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import fused_rnn
 from fused_rnn import fallback, functional, network, ops, reference
+from fused_rnn.diagnostics import gradient_flow
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 CELLS = ["lstm", "gru", "rnn_tanh"]
@@ -103,6 +105,18 @@ def test_variants_go_to_the_kernels(name, device, monkeypatch):
         assert y.device.type == "cuda"
     assert len(variants) == 8
     assert all(any(variant) for variant in variants)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_what_is_recorded_goes_to_the_kernels(kind, device, monkeypatch):
+    """Which then tell of its gradients, as test_squares.py shows where there is a GPU."""
+    monkeypatch.setattr(network, "WITHOUT_CUDA", "")
+    monkeypatch.setattr(reference, "layer", None)
+    rnn = getattr(fused_rnn, kind)(3, 4, device=device)
+    with gradient_flow(rnn):
+        y, _ = rnn(torch.empty(5, 2, 3, device=device))
+    assert y.device.type == "cuda"
+    assert y.grad_fn.record is not None
 
 
 @pytest.mark.parametrize("name", CELLS)

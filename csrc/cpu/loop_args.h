@@ -2,6 +2,7 @@
 // instruction set; no torch, no intrinsics, no std templates.
 #pragma once
 #include "../core/saved.h"
+#include "../core/square.h"
 #include "../core/variant.h"
 
 namespace fused_rnn::cpu {
@@ -107,21 +108,6 @@ struct ForwardArgs {
     int64_t final_from(int64_t t) const { return reverse ? (t == 0 ? 0 : seq.B) : seq.rows(t + 1); }
 };
 
-// What a backward loop may tell of row n: sums of squares of the whole gradients of h and c; of what came to them from the step
-// after; of the same as it was sent, before it was clipped; and of two parts of what was sent to h, past W_hh and through it. Of
-// the last four a loop tells only what is not one of the others. Numbers are part of the op contract (docs/design.md).
-enum Square : int64_t {
-    kSquareH,
-    kSquareC,
-    kSquareLaterH,
-    kSquareLaterC,
-    kSquareSentH,
-    kSquareSentC,
-    kSquareKept,
-    kSquareRecurrent,
-    kSquareCount,
-};
-
 // One direction of one layer, backward, same steps walked the other way.
 template <class F, class S>
 struct BackwardArgs {
@@ -160,9 +146,11 @@ struct BackwardArgs {
     Panels<F> w_hh;
     Panels<F> w_hr;  // as forward
     Reset<F> reset;
-    F* dh_reset;      // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
-    F* dc_reset;      // [B, ld_c] likewise
-    double* squares;  // [N, ld_squares], kSquareCount sums of each block of units (squares-inl.h); null: not asked for
+    F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
+    F* dc_reset;  // [B, ld_c] likewise
+    // [N, ld_squares], kSquareCount sums of each block of units (squares-inl.h); null: not asked for. Of the last four a loop
+    // tells only what is not one of the others.
+    double* squares;
     int64_t ld_squares;
     F* kept;  // [B, ld_dh], what of dh went past W_hh; null: nothing does, or squares are not asked for
 

@@ -94,6 +94,9 @@ struct BackwardArgs : Varied<S> {
     int64_t ld_dr;
     S* dh0;  // [D, B, R], if needed
     S* dc0;  // [D, B, H], LSTM
+    // Where squares are asked for (squares.h), else null: what came to h from the step after, before it is clipped [D, N, R]; to an
+    // LSTM's c, likewise, and the whole gradient of that [D, N, H].
+    ComputeType<S>*sent_h, *sent_c, *whole_c;
     unsigned* arrivals;
 };
 

@@ -31,6 +31,15 @@ FUSED_RNN_DEVICE ComputeType<S> multiplied(const BackwardStep<S>& step, int64_t 
     return sum;
 }
 
+// The same on its way to h of a step; where squares are asked for, with what passed by it, noted.
+template <class CellMath, class S>
+FUSED_RNN_DEVICE ComputeType<S> arrived(const BackwardStep<S>& step, int64_t b, int64_t j, ComputeType<S> sum) {
+    const ComputeType<S> product = multiplied<CellMath>(step, b, j, sum);
+    if (step.a.sent_h && step.goes_on(b))
+        step.a.sent_h[step.noted(step.row(b), step.a.R) + j] = product + passed<CellMath>(step, b, j);
+    return product;
+}
+
 // The product of a step that has one: its sum is dh.
 template <class CellMath, class Device, class S>
 struct HiddenWork : HiddenProduct<S> {
@@ -49,7 +58,7 @@ struct HiddenWork : HiddenProduct<S> {
         return cell;
     }
     FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
-        CellMath::store(dev, step, b, j, cell.own, cell.dh + multiplied<CellMath>(step, b, j, sums[0]));
+        CellMath::store(dev, step, b, j, cell.own, cell.dh + arrived<CellMath>(step, b, j, sums[0]));
     }
 };
 
@@ -71,7 +80,7 @@ struct ShownWork : HiddenProduct<S> {
         return cell;
     }
     FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
-        CellMath::show(dev, step, b, j, cell.own, cell.dh + multiplied<CellMath>(step, b, j, sums[0]));
+        CellMath::show(dev, step, b, j, cell.own, cell.dh + arrived<CellMath>(step, b, j, sums[0]));
     }
 };
 

@@ -60,6 +60,7 @@ struct LstmBackward {
                                                         act_of<Act>(a), ties_of<Act, F>(dev, a, step.d, j));
         step.pass_c(dev, b, j, kept.of_c ? grad.c_prev + kept.to_old_c(cell.dc) : grad.c_prev);
         if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
+        if (a.whole_c) a.whole_c[step.noted(step.row(b), a.H) + j] = kept.of_c ? cell.dc : grad.c;
         keep_lstm_gates<Act>(dev, a, grad, step.gates(step.row(b)) + j);
     }
 

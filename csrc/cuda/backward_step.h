@@ -39,11 +39,14 @@ struct BackwardStep : Walk<BackwardArgs<S>> {
         if (a.sum_h && this->starts(b)) a.sum_h[at] += dh;
     }
     FUSED_RNN_DEVICE F passed(int64_t b, int64_t j) const { return a.passed[this->state(b, a.R) + j]; }
+    // Row n of what is noted, [D, N, size].
+    FUSED_RNN_DEVICE int64_t noted(int64_t n, int64_t size) const { return (d * a.N + n) * size; }
     // What goes to c of the step before, and when the row has taken its first step to c0.
     template <class Device>
     FUSED_RNN_DEVICE void pass_c(const Device& dev, int64_t b, int64_t j, F dc) const {
         const int64_t at = this->state(b, a.H) + j;
         a.dc[at] = dc;
+        if (a.sent_c && !this->starts(b)) a.sent_c[noted(this->row_before(b), a.H) + j] = dc;
         if (a.sum_c && this->starts(b)) a.sum_c[at] += dc;
         if (this->begins(b)) dev.narrow(a.sum_c ? a.sum_c[at] : this->anew(b) ? F(0) : dc, a.dc0[at]);
     }

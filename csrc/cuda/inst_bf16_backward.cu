@@ -2,4 +2,5 @@
 
 namespace fused_rnn::cuda {
 template void backward<bf16, false>(const BackwardArgs<bf16>&, const Plan&, Stream);
+template void over_rows(const SquaresArgs<bf16>&, Stream);
 }  // namespace fused_rnn::cuda

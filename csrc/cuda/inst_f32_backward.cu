@@ -2,4 +2,5 @@
 
 namespace fused_rnn::cuda {
 template void backward<float, false>(const BackwardArgs<float>&, const Plan&, Stream);
+template void over_rows(const SquaresArgs<float>&, Stream);
 }  // namespace fused_rnn::cuda

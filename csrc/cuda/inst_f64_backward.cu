@@ -2,4 +2,5 @@
 
 namespace fused_rnn::cuda {
 template void backward<double, false>(const BackwardArgs<double>&, const Plan&, Stream);
+template void over_rows(const SquaresArgs<double>&, Stream);
 }  // namespace fused_rnn::cuda

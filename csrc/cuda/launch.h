@@ -5,6 +5,7 @@
 
 #include "plan.h"
 #include "norm_rows.h"
+#include "squares.h"
 #include "varied_rows.h"
 
 namespace fused_rnn::cuda {

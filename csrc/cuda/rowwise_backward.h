@@ -117,13 +117,15 @@ struct BackwardRow {
   private:
     FUSED_RNN_DEVICE F sum(int64_t j) const { return dev.fresh(step.sums(b) + j); }
 
-    // f(j, dh) of what came to the state that a step began from, clipped; nothing did unless `any`.
+    // What came to the state that a step began from,
+    FUSED_RNN_DEVICE F sent(int64_t j) const {
+        const F product = step.masked_h(b, j, sum(j));
+        return a.passed ? product + step.passed(b, j) : product;
+    }
+    // and f(j, dh) of the same, clipped; nothing came unless `any`.
     template <class Function>
     FUSED_RNN_DEVICE void each_sent(bool any, const Function& f) const {
-        const auto dh = [&](int64_t j) {
-            const F product = step.masked_h(b, j, sum(j));
-            return clip_value(a.variant, a.passed ? product + step.passed(b, j) : product);
-        };
+        const auto dh = [&](int64_t j) { return clip_value(a.variant, sent(j)); };
         const F factor = any ? clip_factor<F>(dev, a.variant, a.R, dh) : F(0);
         each_unit(dev, a.R, [&](int64_t j) { f(j, any ? dh(j) * factor : F(0)); });
     }
@@ -131,6 +133,8 @@ struct BackwardRow {
     // dh, in place of the sums.
     FUSED_RNN_DEVICE void receive() const {
         const bool goes_on = step.goes_on(b);
+        if (a.sent_h && goes_on)
+            each_unit(dev, a.R, [&](int64_t j) { a.sent_h[step.noted(step.row(b), a.R) + j] = sent(j); });
         each_sent(!step.ends(b), [&](int64_t j, F dh) {
             if (!goes_on && a.to_h0) a.to_h0[step.state(b, a.R) + j] += dh;
             const F shown = step.shown(dev, b, j);

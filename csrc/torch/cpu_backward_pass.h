@@ -90,7 +90,7 @@ class BackwardPass {
 
     // [kSquareCount, D, N], those of the blocks of units added up in order, and what the loop had no need to tell.
     Tensor squares() {
-        const Tensor out = empty({cpu::kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
+        const Tensor out = empty({kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
         double* to = mutable_data_of<double>(out);
         for (int64_t d = 0; d < layer_.D; ++d) {
             const cpu::BackwardArgs<F, S>& a = dir_[d].args;
@@ -98,10 +98,10 @@ class BackwardPass {
                 for (int64_t t = t0; t < t1; ++t) {
                     const int64_t going_on = layer_.seq.rows(a.reverse ? t - 1 : t + 1);
                     for (int64_t b = 0; b < layer_.seq.rows(t); ++b) {
-                        double sums[cpu::kSquareCount];
+                        double sums[kSquareCount];
                         const int64_t n = layer_.seq.row(t) + b;
                         row_squares(a, n, b < going_on, sums);
-                        for (int64_t k = 0; k < cpu::kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
+                        for (int64_t k = 0; k < kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
                     }
                 }
             });
@@ -227,7 +227,6 @@ class BackwardPass {
 
     // All squares of row n, which may have a step after.
     static void row_squares(const cpu::BackwardArgs<F, S>& a, int64_t n, bool goes_on, double* sums) {
-        using namespace cpu;  // of the kinds
         std::fill_n(sums, kSquareCount, 0.0);
         const double* of = a.squares + n * a.ld_squares;
         for (const double* end = of + a.ld_squares; of < end; of += kSquareCount)

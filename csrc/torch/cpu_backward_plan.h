@@ -122,7 +122,7 @@ struct BackwardDirection {
         a.seeds = seeds_of(l, d);
         if (plan.tells) {
             const int64_t units = cpu::kMaxVectors * k.W, blocks = (std::max(l.H, l.R) + units - 1) / units;
-            a.ld_squares = blocks * cpu::kSquareCount;
+            a.ld_squares = blocks * kSquareCount;
             squares = Buffer<double>(l.N * a.ld_squares);
             squares.zero();
             a.squares = squares.data();

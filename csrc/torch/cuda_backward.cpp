@@ -10,13 +10,17 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> layer_backward(
     bool tell) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward", in);
-    STD_TORCH_CHECK(!tell, "layer_backward: CUDA's kernels tell of no squares");
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward", l, grads);
     return by_dtype("layer_backward", l.type, [&]<class S>() {
         const LayerCall<S> call(l);
-        const BackwardCall<S> pass(call, in, grads, is_lstm(cell) ? needs : needs & ~int64_t(kDc0));
-        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), pass.dweights());
+        std::optional<Squares<S>> squares;
+        if (tell) squares.emplace(call);
+        const BackwardCall<S> pass(call, in, grads, is_lstm(cell) ? needs : needs & ~int64_t(kDc0),
+                                   squares ? &*squares : nullptr);
+        std::vector<Tensor> dweights = pass.dweights();
+        if (squares) dweights.push_back(squares->told());
+        return std::tuple(pass.dx(), pass.dh0(), pass.dc0(), std::move(dweights));
     });
 }
 

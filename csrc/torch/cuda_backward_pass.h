@@ -4,6 +4,7 @@
 // Where the forward kept states only, the gates of the whole sequence come first, by two products a direction.
 #pragma once
 #include "cuda_norm.h"
+#include "cuda_squares.h"
 
 namespace fused_rnn::cuda {
 
@@ -12,7 +13,9 @@ class BackwardCall {
     using F = ComputeType<S>;
 
   public:
-    BackwardCall(const LayerCall<S>& call, const LayerArgs& in, const Gradients& grads, int64_t needs)
+    // `squares`: null where none are asked for.
+    BackwardCall(const LayerCall<S>& call, const LayerArgs& in, const Gradients& grads, int64_t needs,
+                 Squares<S>* squares = nullptr)
         : call_(call),
           l(call.l),
           in_(in),
@@ -34,7 +37,7 @@ class BackwardCall {
         dc0_ = is_lstm(l.cell) ? call.empty({l.D, l.B, l.H}) : call.nothing();
         for (int64_t d = 0; d < l.D; ++d) read_saved(d);
         if (l.N == 0) return;
-        run_loop(grads);
+        run_loop(grads, squares);
         for (int64_t d = 0; l.variant.layer_norm && d < l.D; ++d)
             of_x_.push_back(norm_.product_gradient(d, dg_[d], kept_[d]));
     }
@@ -152,7 +155,7 @@ class BackwardCall {
         over_rows(a, call_.device.stream());
     }
 
-    void run_loop(const Gradients& grads) {
+    void run_loop(const Gradients& grads, Squares<S>* squares) {
         RowwiseBackwardArgs<S> a{};
         std::vector<Tensor> kept;
         kept.reserve(24);
@@ -194,6 +197,7 @@ class BackwardCall {
             a.ld_dr = l.projected ? l.R : a.width;
             a.second_copies16 = a.second_copies16 && in_pieces(a.w_hr_t[d]) && in_pieces(a.dr[d]);
         }
+        if (squares) squares->note(a);
         if (!rowwise()) {
             call_.run_loop(a, true, false, a.varies ? backward<S, true> : backward<S, false>);
         } else {
@@ -206,6 +210,7 @@ class BackwardCall {
             for (size_t d = 0; d < dnorm_.size(); ++d) a.dnorm[d] = mutable_data_of<F>(dnorm_[d]);
             call_.run_loop(a, true, true, rowwise_backward<S>);
         }
+        if (squares) squares->sum(a);
         if (sums && needs_ & kDh0) sum_dh0();
     }
 

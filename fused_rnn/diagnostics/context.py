@@ -30,8 +30,8 @@ def gradient_flow(module: nn.Module, gates: bool = True) -> Iterator[GradientFlo
         gates: whether to keep the gates of every step, which the forward has saved for the backward, until ``flow``
             goes; ``recompute`` is put off meanwhile.
 
-    On the CPU the time loops of the backward add up the squares of what they carry; on other devices, and for what has
-    no kernels, hooks on the plain-torch reference do, step by step.
+    On the CPU and on CUDA the kernels of the backward add up the squares of what they carry; for what has no kernels
+    (complex numbers, other devices) hooks on the plain-torch reference do, step by step.
 
     Raises:
         ValueError: where there is nothing to record.

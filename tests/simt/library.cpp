@@ -62,7 +62,8 @@ void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Strea
     template void over_rows(const MaskArgs<S>&, Stream);                                \
     template void over_rows(const MaskedArgs<S>&, Stream);                              \
     template void over_rows(const ResetArgs<S>&, Stream);                               \
-    template void over_rows(const PeepholeArgs<S>&, Stream);
+    template void over_rows(const PeepholeArgs<S>&, Stream);                            \
+    template void over_rows(const SquaresArgs<S>&, Stream);
 FUSED_RNN_INSTANTIATE(float)
 FUSED_RNN_INSTANTIATE(double)
 FUSED_RNN_INSTANTIATE(bf16)
