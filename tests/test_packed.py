@@ -84,11 +84,9 @@ def test_lengths_that_contradict_the_data():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_cost_is_linear_in_time(kind, request):
+def test_training_cost_is_linear_in_time(kind, threads):
     """torch's grows with the square: at four times the steps its backward takes over ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a barrier on a busy machine would be what is measured
-    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    threads(1)  # a barrier on a busy machine would be what is measured
     _, ours = pair(kind, 16, 16)
     now = time.process_time if on_cpu() else time.perf_counter  # the first does not see what else the machine does
 

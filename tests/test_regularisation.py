@@ -123,18 +123,13 @@ def test_every_instruction_set(isa, kind, dtype):
 
 @pytest.mark.cpu_only("threads are the CPU's")
 @pytest.mark.parametrize("kind", ["lstm-drops", "lstm-zones", "lstm-tied-proj", "gru-all", "relu-all"])
-def test_any_number_of_threads(kind):
+def test_any_number_of_threads(kind, threads):
     """The same bits: rows, units and directions may be shared as they like."""
     for sizes in ({"B": 1, "H": 640, "T": 9}, {"B": 24, "H": 128, "T": 20, "D": 2}):
-        problem = make(Case(**{**KINDS[kind], **sizes}, seeded=True), torch.float32)
-        threads = torch.get_num_threads()
-        results = []
-        try:
-            for n in (1, 2, 3):
-                torch.set_num_threads(n)
-                results.append(run_ops(problem))
-        finally:
-            torch.set_num_threads(threads)
+        problem, results = make(Case(**{**KINDS[kind], **sizes}, seeded=True), torch.float32), []
+        for n in (1, 2, 3):
+            threads(n)
+            results.append(run_ops(problem))
         assert_identical(results[1], results[0])
         assert_identical(results[2], results[0])
 

@@ -177,16 +177,11 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_bits_do_not_depend_on_threads(name):
-    problem = make(SPLITS[name], torch.float32)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for n in (1, 2, 3, 4, 2):
-            torch.set_num_threads(n)
-            results.append(run(problem))
-    finally:
-        torch.set_num_threads(before)
+def test_bits_do_not_depend_on_threads(name, threads):
+    problem, results = make(SPLITS[name], torch.float32), []
+    for n in (1, 2, 3, 4, 2):
+        threads(n)
+        results.append(run(problem))
     for other in results[1:]:
         assert_identical(other, results[0])
     assert not torch.equal(results[0]["y"], at("highest", run, problem)["y"])

@@ -9,15 +9,27 @@
 namespace fused_rnn::cuda {
 
 // dg W_hh, whatever follows: gates lie in dg's rows in torch's order, but for a GRU's n, whose hidden side is apart.
-template <class S>
+template <class S, class Step = BackwardStep<S>>
 struct HiddenProduct {
-    const BackwardStep<S>& step;
+    const Step& step;
 
     FUSED_RNN_DEVICE int64_t K() const { return step.a.G * step.a.H; }
     FUSED_RNN_DEVICE int64_t columns() const { return step.a.R; }
     FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return hidden_column(step.a.cell, step.a.H, k); }
     FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hh_t[step.d] + j * K(); }
     FUSED_RNN_DEVICE bool copies16() const { return step.a.first_copies16; }
+};
+// The second of two, of the gradient of what a step shows.
+template <class S, class Step = BackwardStep<S>>
+struct SecondProduct {
+    const Step& step;
+
+    FUSED_RNN_DEVICE int64_t K() const { return step.a.R; }
+    FUSED_RNN_DEVICE int64_t columns() const { return step.a.H; }
+    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.second(step.row(b)); }
+    FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return k; }
+    FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hr_t[step.d] + j * K(); }
+    FUSED_RNN_DEVICE bool copies16() const { return step.a.second_copies16; }
 };
 
 // What later steps send to h: by the product, through what W_hh saw of it, and past that.
@@ -86,17 +98,13 @@ struct ShownWork : HiddenProduct<S> {
 
 // ... from which the rest of the step follows.
 template <class CellMath, class Device, class S>
-struct SecondGradientWork {
+struct SecondGradientWork : SecondProduct<S> {
     const Device& dev;
-    const BackwardStep<S>& step;
     using Cell = typename CellMath::Cell;
+    using SecondProduct<S>::step;
 
-    FUSED_RNN_DEVICE int64_t K() const { return step.a.R; }
-    FUSED_RNN_DEVICE int64_t columns() const { return step.a.H; }
-    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.second(step.row(b)); }
-    FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return k; }
-    FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hr_t[step.d] + j * K(); }
-    FUSED_RNN_DEVICE bool copies16() const { return step.a.second_copies16; }
+    FUSED_RNN_DEVICE SecondGradientWork(const BackwardStep<S>& s, const Device& device)
+        : SecondProduct<S>{s}, dev(device) {}
     FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const { return CellMath::load(dev, step, b, j); }
     FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
         CellMath::store(dev, step, b, j, cell, sums[0]);
@@ -141,8 +149,7 @@ FUSED_RNN_DEVICE void backward_loop(const Device& dev, const BackwardArgs<S>& a,
             break;
         }
         step.at(a.seq.T - 1 - walked);
-        const int64_t rows = a.seq.rows(step.t);
-        const int64_t b1 = rows < share.b1 ? rows : share.b1;
+        const int64_t b1 = share.end(a.seq.rows(step.t));
         if constexpr (CellMath::kTwice) {
             if (!CellMath::kOnce || a.two_products) {
                 if (grid.phases & 1) {
@@ -150,7 +157,7 @@ FUSED_RNN_DEVICE void backward_loop(const Device& dev, const BackwardArgs<S>& a,
                     barrier.arrive();
                 }
                 if (grid.phases & 2) {
-                    const SecondGradientWork<CellMath, Device, S> rest{dev, step};
+                    const SecondGradientWork<CellMath, Device, S> rest(step, dev);
                     Product<Tile<S, 1>, 1, Device> second(dev, grid, share.part, a.R, false);
                     second.run(rest, share.b0, b1, barrier);
                     barrier.arrive();

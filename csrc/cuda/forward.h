@@ -62,8 +62,7 @@ FUSED_RNN_DEVICE void forward_loop(const Device& dev, const ForwardArgs<S>& a, c
 
     for (int64_t walked = grid.first; walked < grid.last; ++walked) {
         step.at(walked);
-        const int64_t rows = a.seq.rows(step.t);
-        const int64_t b1 = rows < share.b1 ? rows : share.b1;
+        const int64_t b1 = share.end(a.seq.rows(step.t));
         if (grid.phases & 1) {
             product.run(gates, share.b0, b1, barrier);
             barrier.arrive();

@@ -51,6 +51,8 @@ struct Share {
         b0 = group % grid.slices * grid.slice_rows;
         b1 = b0 + grid.slice_rows < B ? b0 + grid.slice_rows : B;
     }
+    // Where its rows end in a step that has so many.
+    FUSED_RNN_DEVICE int64_t end(int64_t rows) const { return rows < b1 ? rows : b1; }
 };
 
 template <class Tile, int G, class Device>

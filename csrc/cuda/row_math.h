@@ -7,16 +7,17 @@ namespace fused_rnn::cuda {
 
 constexpr int kWarp = 32;
 
-// f(row) for rows [first, end), of which `warps` warps take one each in turn, this one's being the `warp`-th.
-template <class Function>
-FUSED_RNN_DEVICE void each_row_of(int64_t warp, int64_t warps, int64_t first, int64_t end, const Function& f) {
-    for (int64_t row = first + warp; row < end; row += warps) f(row);
+// f(row) for rows [first, end), which the warps of `parts` blocks, this one's being the `part`-th, take one each in turn.
+template <class Device, class Function>
+FUSED_RNN_DEVICE void each_row_of(const Device& dev, int64_t part, int64_t parts, int64_t first, int64_t end,
+                                  const Function& f) {
+    const int64_t warps = dev.threads() / kWarp;
+    for (int64_t row = first + part * warps + dev.thread() / kWarp; row < end; row += parts * warps) f(row);
 }
-// The same among all warps of a kernel.
+// All blocks of a kernel.
 template <class Device, class Function>
 FUSED_RNN_DEVICE void each_row_of(const Device& dev, int64_t end, const Function& f) {
-    const int64_t warps = dev.threads() / kWarp;
-    each_row_of(dev.block() * warps + dev.thread() / kWarp, dev.blocks() * warps, 0, end, f);
+    each_row_of(dev, dev.block(), dev.blocks(), 0, end, f);
 }
 
 // f(j) for this lane's of `count` units. Not unrolled: whole cells do not share registers.

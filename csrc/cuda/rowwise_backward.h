@@ -8,8 +8,7 @@
 //
 // Bounds hold for what all later steps send together, so it is here, not outside, that h0 gets what episodes send to it.
 #pragma once
-#include "backward_cells.h"
-#include "product.h"
+#include "backward.h"
 #include "row_math.h"
 
 namespace fused_rnn::cuda {
@@ -30,46 +29,30 @@ struct RowwiseBackwardStep : BackwardStep<S> {
     FUSED_RNN_DEVICE bool reads_first(int64_t b) const { return own.reset_initial || this->reads_initial(b); }
 };
 
-// dg W_hh: of the step after, whichever state that began from, or after the last step of each row's first.
-template <class Device, class S>
-struct SentWork {
+// Leaves its sums where the rows that follow find them.
+template <class S, template <class, class> class Factors>
+struct LeftProduct : Factors<S, RowwiseBackwardStep<S>> {
     struct Cell {};
-    const Device& dev;
-    const RowwiseBackwardStep<S>& step;
-    bool first;
+    FUSED_RNN_DEVICE Cell load(int64_t, int64_t) const { return {}; }
+    FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell&, const ComputeType<S> (&sums)[1]) const {
+        this->step.sums(b)[j] = sums[0];
+    }
+};
 
-    FUSED_RNN_DEVICE int64_t K() const { return step.product_size(); }
-    FUSED_RNN_DEVICE int64_t columns() const { return step.a.R; }
+// dg W_hh: of the step after, whichever state that began from, or after the last step of each row's first.
+template <class S>
+struct SentWork : LeftProduct<S, HiddenProduct> {
+    bool first;
+    using LeftProduct<S, HiddenProduct>::step;
+
+    FUSED_RNN_DEVICE SentWork(const RowwiseBackwardStep<S>& s, bool of_first)
+        : LeftProduct<S, HiddenProduct>{{s}}, first(of_first) {}
     FUSED_RNN_DEVICE const S* operand(int64_t b) const {
         if (first) return step.reads_first(b) ? step.product(step.first_row(b)) : nullptr;
         return step.ends(b) ? nullptr : step.product(step.row_after(b));
     }
     FUSED_RNN_DEVICE int64_t skip(int64_t k) const {
-        return step.a.variant.layer_norm ? k : hidden_column(step.a.cell, step.a.H, k);
-    }
-    FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hh_t[step.d] + j * K(); }
-    FUSED_RNN_DEVICE bool copies16() const { return step.a.first_copies16; }
-    FUSED_RNN_DEVICE Cell load(int64_t, int64_t) const { return {}; }
-    FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell&, const ComputeType<S> (&sums)[1]) const {
-        step.sums(b)[j] = sums[0];
-    }
-};
-
-template <class Device, class S>
-struct SecondSentWork {
-    struct Cell {};
-    const Device& dev;
-    const RowwiseBackwardStep<S>& step;
-
-    FUSED_RNN_DEVICE int64_t K() const { return step.a.R; }
-    FUSED_RNN_DEVICE int64_t columns() const { return step.a.H; }
-    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.second(step.row(b)); }
-    FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return k; }
-    FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hr_t[step.d] + j * K(); }
-    FUSED_RNN_DEVICE bool copies16() const { return step.a.second_copies16; }
-    FUSED_RNN_DEVICE Cell load(int64_t, int64_t) const { return {}; }
-    FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell&, const ComputeType<S> (&sums)[1]) const {
-        step.sums(b)[j] = sums[0];
+        return step.a.variant.layer_norm ? k : HiddenProduct<S, RowwiseBackwardStep<S>>::skip(k);
     }
 };
 
@@ -216,11 +199,10 @@ FUSED_RNN_DEVICE void rowwise_backward_loop(const Device& dev, const RowwiseBack
     RowwiseBackwardStep<S> step(a, share.direction);
     GroupBarrier<Device> barrier(dev, a.arrivals + share.group, grid.meets ? grid.parts : 1);
     Product<RowwiseTile<S>, 1, Device> product(dev, grid, share.part, step.product_size(), grid.resident);
-    if (grid.resident) product.load_weights(SentWork<Device, S>{dev, step, false});
+    if (grid.resident) product.load_weights(SentWork<S>(step, false));
     const auto each_row = [&](int64_t b1, const auto& f) {
         barrier.await();
-        const int64_t warps = dev.threads() / kWarp;
-        each_row_of(share.part * warps + dev.thread() / kWarp, grid.parts * warps, share.b0, b1,
+        each_row_of(dev, share.part, grid.parts, share.b0, b1,
                     [&](int64_t b) { f(BackwardRow<Device, S>(dev, step, b)); });
         barrier.arrive();
     };
@@ -229,17 +211,16 @@ FUSED_RNN_DEVICE void rowwise_backward_loop(const Device& dev, const RowwiseBack
         const bool last = walked == a.seq.T;
         if (last && !a.needs_dh0) break;
         if (!last) step.at(a.seq.T - 1 - walked);
-        const int64_t rows = last ? a.seq.B : a.seq.rows(step.t);
-        const int64_t b1 = rows < share.b1 ? rows : share.b1;
+        const int64_t b1 = last ? share.b1 : share.end(a.seq.rows(step.t));
         if (grid.phases & 1) {
-            product.run(SentWork<Device, S>{dev, step, last}, share.b0, b1, barrier);
+            product.run(SentWork<S>(step, last), share.b0, b1, barrier);
             barrier.arrive();
         }
         if (grid.phases & 2) each_row(b1, [&](const auto& row) { last ? row.last() : row.first(); });
         if (last || !a.two_products) continue;
         if (grid.phases & 4) {
             Product<RowwiseTile<S>, 1, Device> second(dev, grid, share.part, a.R, false);
-            second.run(SecondSentWork<Device, S>{dev, step}, share.b0, b1, barrier);
+            second.run(LeftProduct<S, SecondProduct>{{step}}, share.b0, b1, barrier);
             barrier.arrive();
         }
         if (grid.phases & 8) each_row(b1, [](const auto& row) { row.second(); });

@@ -109,16 +109,14 @@ FUSED_RNN_DEVICE void rowwise_forward_loop(const Device& dev, const RowwiseForwa
 
     for (int64_t walked = grid.first; walked < grid.last; ++walked) {
         step.at(walked);
-        const int64_t rows = a.seq.rows(step.t);
-        const int64_t b1 = rows < share.b1 ? rows : share.b1;
+        const int64_t b1 = share.end(a.seq.rows(step.t));
         if (grid.phases & 1) {
             product.run(gates, share.b0, b1, barrier);
             barrier.arrive();
         }
         if (grid.phases & 2) {
             barrier.await();
-            const int64_t warps = dev.threads() / kWarp;
-            each_row_of(share.part * warps + dev.thread() / kWarp, grid.parts * warps, share.b0, b1, [&](int64_t b) {
+            each_row_of(dev, share.part, grid.parts, share.b0, b1, [&](int64_t b) {
                 ForwardRow<Device, S>{dev, step, a, b, a.sums + step.state(b, gates.columns())}();
             });
             barrier.arrive();
