@@ -73,11 +73,10 @@ struct NotedH : NotedState<Device, S> {
     }
 };
 
-// Row b of a step; what went past W_hh to it is the step after's to say.
+// Row b of a step. What went past W_hh to it is to be asked of the step after, if it goes on there.
 template <class Device, class S>
 FUSED_RNN_DEVICE void tell(const Device& dev, const SquaresArgs<S>& args, const BackwardStep<S>& step,
                            const BackwardStep<S>& after, int64_t b) {
-    using F = ComputeType<S>;
     const BackwardArgs<S>& a = args.loop;
     const auto sum = [&](Square which, int64_t count, const auto& value) {
         double squares = 0;
@@ -89,7 +88,7 @@ FUSED_RNN_DEVICE void tell(const Device& dev, const SquaresArgs<S>& args, const 
         if (dev.thread() % kWarp == 0) args.to[which * a.D * a.N + step.noted(step.row(b), 1)] = squares;
     };
 
-    const NotedH<Device, S> h(dev, step, b), next(dev, step.goes_on(b) ? after : step, b);
+    const NotedH<Device, S> h(dev, step, b), next(dev, after, b);
     const int64_t sent_on = h.goes_on ? a.R : 0;
     sum(kSquareH, a.R, [&](int64_t j) { return h.whole(j); });
     sum(kSquareLaterH, a.R, [&](int64_t j) { return h.came(j); });
@@ -111,7 +110,7 @@ FUSED_RNN_DEVICE void each_row(const Device& dev, const SquaresArgs<S>& args) {
         const int64_t b = i % a.seq.B, walked = i / a.seq.B % a.seq.T;
         BackwardStep<S> step(a, i / a.seq.B / a.seq.T), after = step;
         step.at(walked);
-        after.at(walked + 1);
+        after.at(step.goes_on(b) ? walked + 1 : walked);
         if (b < a.seq.rows(step.t)) tell(dev, args, step, after, b);
     });
 }
