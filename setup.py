@@ -185,7 +185,7 @@ ops = Extension(
 )
 python = Extension(
     "fused_rnn._C",
-    sources=["csrc/torch/module.cpp", *sources("csrc/cuda/plan.cpp")],
+    sources=["csrc/torch/module.cpp", *sources("csrc/cuda/*plan.cpp")],
     include_dirs=[pybind11.get_include()],
     extra_compile_args=[
         *FLAGS,

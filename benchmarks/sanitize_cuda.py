@@ -4,7 +4,7 @@ a hundred times slower. Results are looked at by the suite; here they must only 
     compute-sanitizer --tool racecheck --kernel-name kns=fused_rnn python -m benchmarks.sanitize_cuda --limit-s 60
 
 Cases run forward and backward, in f32 and bf16, as the device is and with limits that force the other ways of a loop:
-blocks that share nothing, a few blocks that meet at a barrier, one launch a product.
+clusters (where it has some), blocks that share nothing, a few blocks that meet at a barrier, one launch a product.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VARIANTS = {
     "wide": (3, 17, 32, 192, {}),
     "told": (4, 3, 5, 20, {}),  # of its gradients
 }
-LIMITS = ("", "sms=4", "cooperative=0")  # FUSED_RNN_CUDA_LIMITS, read at every call
+LIMITS = ("", "clusters=0", "sms=4,clusters=0", "cooperative=0,clusters=0")  # FUSED_RNN_CUDA_LIMITS, read at every call
 
 
 def run(cell: type[torch.nn.Module], variant: str, dtype: torch.dtype, device: str) -> None:

@@ -102,19 +102,25 @@ _is_compiling = torch.compiler.is_compiling
 _precision = torch._C._get_fp32_precision_getter  # past the Python part, which takes a microsecond
 
 
-def splits_f32() -> bool:
-    """Whether products of f32 on the CPU may take each factor as two bf16, by the switch that torch's own go by there.
+def splits_f32(x: Tensor) -> bool:
+    """Whether products of f32 may take less of each factor, by the switch that torch's own go by there: on the CPU two
+    bf16, on CUDA, in the time loop, TF32.
 
-    ``torch.set_float32_matmul_precision`` sets it, or ``torch.backends.mkldnn.matmul.fp32_precision`` by itself.
+    For the CPU ``torch.set_float32_matmul_precision`` sets it, or ``torch.backends.mkldnn.matmul.fp32_precision`` by
+    itself; for CUDA ``torch.backends.cudnn.rnn.fp32_precision`` (or ``torch.backends.cudnn.allow_tf32``), on at first.
     """
     if _is_compiling():
-        return _splits_f32_in_graph()
+        return _splits_f32_in_graph(x.is_cuda)
+    if x.is_cuda:
+        return _precision("cuda", "rnn") == "tf32"
     return _precision("mkldnn", "matmul") in ("tf32", "bf16")
 
 
 @torch.compiler.assume_constant_result
-def _splits_f32_in_graph() -> bool:
-    """The same for a graph, which keeps the answer: by the switch that Dynamo guards, and compiles anew for."""
+def _splits_f32_in_graph(cuda: bool) -> bool:
+    """The same for a graph, which keeps it: for the CPU by the switch that Dynamo guards, and compiles anew for."""
+    if cuda:
+        return _precision("cuda", "rnn") == "tf32"
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:  # this switch and newer ones contradict each other
@@ -138,7 +144,7 @@ def layer_forward(
     inputs = (x, h0, c0, weights, batch_sizes, cell, save)
     if _is_compiling() and onnx_nodes.exporting():
         return _as_onnx(*inputs, False, reset, reset_initial, variant, seed)
-    return _layer_forward(*inputs, splits_f32(), reset, reset_initial, variant, seed)
+    return _layer_forward(*inputs, splits_f32(x), reset, reset_initial, variant, seed)
 
 
 def _as_onnx(
@@ -189,7 +195,7 @@ def layer_backward(
     With ``tell`` one more stands behind dweights: squares, f64 [8, D, N], in the order of :class:`Square`.
     """
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward(*inputs, needs, splits_f32(), reset, reset_initial, variant, seed, dcells, tell)
+    return _layer_backward(*inputs, needs, splits_f32(x), reset, reset_initial, variant, seed, dcells, tell)
 
 
 def layer_backward_gates(
@@ -212,7 +218,7 @@ def layer_backward_gates(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dh0, dc0, dgx [N, D*G*H], dgh [N, D*H] (GRU, r after the product) or [0], dr [N, D*P] (projection) or [0]."""
     inputs = (dy, dhn, dcn, x, h0, c0, weights, y, saved, batch_sizes, cell)
-    return _layer_backward_gates(*inputs, splits_f32(), reset, reset_initial, variant, seed, dcells)
+    return _layer_backward_gates(*inputs, splits_f32(x), reset, reset_initial, variant, seed, dcells)
 
 
 def stack_forward(
@@ -230,7 +236,7 @@ def stack_forward(
     """Several layers of one direction, on the CPU: y of the last [T, B, R] or [N, R], hn [layers, B, R], cn (LSTM)
     [layers, B, H] or [0]. h0 and c0 are [layers, B, ..], or [1, B, ..] for all of them."""
     inputs = (x, h0, c0, weights, batch_sizes, cell, layers)
-    return _stack_forward(*inputs, splits_f32(), reset, reset_initial, variant)
+    return _stack_forward(*inputs, splits_f32(x), reset, reset_initial, variant)
 
 
 def packed_rows(batch_sizes: Tensor) -> int:

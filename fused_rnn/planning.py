@@ -12,13 +12,15 @@ from .reference import Cell, Variant
 
 __all__ = ["DEVICES", "plans"]
 
-# What a plan depends on, of GPUs by name (NVIDIA's tuning guides for compute capability 8.0 and 9.0).
+# What a plan depends on, of GPUs by name (NVIDIA's tuning guides for compute capability 8.0 and 9.0). How many clusters
+# of 1, 2, 4, 8, 16 blocks there is room for at once is a guess where they are large: they lie within groups of
+# multiprocessors that differ from chip to chip, and a call asks the device.
 _HOPPER = {"shared_per_block": 227 << 10, "shared_per_sm": 228 << 10}
 _AMPERE = {"shared_per_block": 163 << 10, "shared_per_sm": 164 << 10}
 _COMMON = {"threads_per_sm": 2048, "registers_per_sm": 1 << 16, "cooperative": True}
 DEVICES: dict[str, dict[str, Any]] = {
-    "h200": {"sms": 132, **_HOPPER, **_COMMON},
-    "h100": {"sms": 132, **_HOPPER, **_COMMON},
+    "h200": {"sms": 132, "clusters": (132, 66, 33, 16, 8), **_HOPPER, **_COMMON},
+    "h100": {"sms": 132, "clusters": (132, 66, 33, 16, 8), **_HOPPER, **_COMMON},
     "a100": {"sms": 108, **_AMPERE, **_COMMON},
 }
 
@@ -27,8 +29,10 @@ def _limits(device: str) -> dict[str, Any]:
     if device in DEVICES:
         return DEVICES[device]
     found: Any = torch.cuda.get_device_properties(device)
+    sms = found.multi_processor_count
     return {
-        "sms": found.multi_processor_count,
+        "sms": sms,
+        "clusters": tuple(sms >> i for i in range(5)) if found.major >= 9 else (0,) * 5,
         "shared_per_block": found.shared_memory_per_block_optin,
         "shared_per_sm": found.shared_memory_per_multiprocessor,
         "threads_per_sm": found.max_threads_per_multi_processor,
@@ -53,7 +57,10 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
         "element_size": weight.element_size(),
     }
     variant = module.variant or Variant()
+    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    narrow = weight.element_size() == 2 or (weight.element_size() == 4 and tf32)
     for backward in (False, True):
         rowwise = variant.layer_norm or (backward and variant.clips)
-        plan = _C.cuda_plan(backward=backward, rowwise=rowwise, **size, **_limits(device))
+        clustered = narrow and variant == Variant() and not module.proj_size
+        plan = _C.cuda_plan(backward=backward, rowwise=rowwise, clustered=clustered, **size, **_limits(device))
         yield "backward" if backward else "forward", plan

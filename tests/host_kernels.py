@@ -1,12 +1,14 @@
 """The CUDA kernels in place of the CPU's, run on the host (``pytest --kernels=cuda-on-host``): their own source over
 the device of tests/simt, which plays a GPU with fibers for threads. So the suite runs on them where there is no GPU.
 
-``FUSED_RNN_CUDA_LIMITS`` makes that device smaller still, and so other plans.
+``FUSED_RNN_CUDA_LIMITS`` makes that device smaller still, and so other plans. It has clusters for test_clusters.py
+alone: elsewhere the loops of all devices run.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import torch
@@ -22,8 +24,9 @@ def build() -> None:
     """Compiles what has changed, and loads it."""
     folder = ROOT / "build" / "cuda-on-host"
     folder.mkdir(parents=True, exist_ok=True)
-    sources = ["tests/simt/library.cpp", "csrc/cuda/plan.cpp", "csrc/cuda/limits.cpp", "csrc/torch/layer.cpp"]
-    sources += ["csrc/torch/cuda_forward.cpp", "csrc/torch/cuda_backward.cpp"]
+    sources = ["tests/simt/library.cpp", "csrc/torch/layer.cpp"]
+    sources += [f"csrc/cuda/{name}.cpp" for name in ("plan", "cluster_plan", "limits")]
+    sources += [f"csrc/torch/cuda_{name}.cpp" for name in ("forward", "backward")]
     with open(folder / "building", "w") as building:
         # Of several processes one compiles. torch's own lock is a file that a killed build leaves behind, and that
         # is then waited for without an end; this one goes with its holder.
@@ -42,6 +45,7 @@ def build() -> None:
 def use() -> None:
     """Every later call of an op goes there."""
     build()
+    os.environ.setdefault("FUSED_RNN_CUDA_LIMITS", "clusters=0")
     stack.layers_at_once = lambda *_: None  # an op of the CPU alone
     for name in OPS:
         ours = getattr(torch.ops.fused_rnn, name).default

@@ -29,6 +29,7 @@ def loops(draw):
         "P": draw(st.integers(0, H - 1)) if cell.is_lstm else 0,
         "element_size": draw(st.sampled_from([2, 4, 8])),
         "rowwise": draw(st.booleans()),
+        "clustered": draw(st.booleans()),
     }
 
 
@@ -42,18 +43,35 @@ def gpus(draw):
         "threads_per_sm": draw(st.sampled_from([1024, 1536, 2048])),
         "registers_per_sm": 1 << 16,
         "cooperative": draw(st.booleans()),
+        "clusters": draw(st.sampled_from([(0,) * 5, (132, 66, 33, 16, 8), (0, 1, 0, 0, 0), (4, 2, 1, 0, 0)])),
     }
+
+
+def check_cluster_plan(plan, loop, gpu):
+    assert loop["clustered"]
+    assert gpu["clusters"][plan["parts"].bit_length() - 1] > 0
+    assert plan["parts"].bit_count() == 1
+    assert plan["threads"] == 256
+    # What kernels have room for: whole tiles of units, as many rows as a product takes at once.
+    assert plan["units"] in (16, 32, 48, 64)
+    assert (plan["parts"] - 1) * plan["units"] < loop["H"] + 16 * plan["parts"]
+    assert loop["H"] <= plan["parts"] * plan["units"]
+    assert 1 <= plan["slice_rows"] <= 16
 
 
 @settings(max_examples=400, deadline=None)
 @given(loops(), gpus())
 def test_plans_fit_device_and_work(loop, gpu):
+    loop["clustered"] &= loop["element_size"] < 8 and not (loop["P"] or loop["rowwise"])
     plan = _C.cuda_plan(**loop, **gpu)
     assert plan["shared_bytes"] <= gpu["shared_per_block"]
     assert 32 <= plan["threads"] <= 256
     assert plan["blocks"] == loop["D"] * plan["slices"] * plan["parts"]
     # The slices cover the batch, none is empty, and no tile lies in two of them.
     assert (plan["slices"] - 1) * plan["slice_rows"] < loop["B"] <= plan["slices"] * plan["slice_rows"]
+    if plan["mode"] == "clusters":
+        check_cluster_plan(plan, loop, gpu)
+        return
     assert plan["slice_rows"] % ROWS[plan["tile"]] == 0
     # Every block has units to work on in one product or the other.
     gates = Cell(loop["cell"]).gates if loop["rowwise"] and not loop["backward"] else 1
@@ -87,6 +105,19 @@ def test_weights_stay_on_chip_while_they_fit():
     assert not _C.cuda_plan(H=4096, **size)["resident"]
 
 
+def test_clusters_where_they_serve():
+    """Torch's cells in f16, bf16 and TF32, while a cluster holds the weights."""
+    size = {"cell": 0, "T": 200, "B": 16, "D": 1, "P": 0, "element_size": 2, "clustered": True}
+    for backward in (False, True):
+        plan = _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["h200"])
+        assert (plan["mode"], plan["parts"], plan["units"], plan["slice_rows"]) == ("clusters", 16, 32, 2)
+        assert _C.cuda_plan(H=64, backward=backward, **size, **DEVICES["h200"])["parts"] == 1  # a block by itself
+        assert _C.cuda_plan(H=2048, backward=backward, **size, **DEVICES["h200"])["mode"] == "cooperative"
+        assert _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["a100"])["mode"] == "cooperative"
+        other = _C.cuda_plan(H=512, backward=backward, **(size | {"clustered": False}), **DEVICES["h200"])
+        assert other["mode"] == "cooperative"
+
+
 def test_a_device_too_small_is_refused():
     size = {"cell": 0, "backward": False, "T": 9, "B": 9, "D": 1, "H": 64, "P": 0, "element_size": 4}
     with pytest.raises(RuntimeError, match="not enough shared memory"):
@@ -118,4 +149,6 @@ def test_info_prints_it(capsys):
     assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "h100", "--layers", "2"]) == 0
     out = capsys.readouterr().out
     assert "GRU(1, 300, num_layers=2), float16, 100 steps of 32 rows on h100" in out
-    assert "forward: tile tensor, mode cooperative" in out
+    assert "forward: mode clusters, blocks 128, threads 256" in out
+    assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "a100"]) == 0
+    assert "forward: tile tensor, mode cooperative" in capsys.readouterr().out

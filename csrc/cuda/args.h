@@ -12,7 +12,7 @@ namespace fused_rnn::cuda {
 constexpr int kVectorBytes = 16;  // of an asynchronous copy
 
 // Where the threads of a block meet. A GPU makes no difference; tests leave out one at a time, and must notice.
-enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait };
+enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait, kFilled, kSums, kState };
 
 // Row of dg: the gates; where a GRU's n has a hidden side of its own, then that.
 constexpr int64_t gradient_blocks(int64_t cell, Variant v = {}) {
@@ -129,12 +129,16 @@ struct RowwiseBackwardArgs : BackwardArgs<S> {  // without sum_c and sum_h
     ComputeType<S>*to_h0, *to_c0;
 };
 
-// How a launch shares a loop among blocks, and which part of it it runs (plan.h fills it).
-struct Grid {
-    int parts;            // blocks that share the units of one slice of the batch
-    bool meets;           // whether they meet at its barrier, or each launch ends before they would
-    int slices;           // of the batch, for each direction
-    int64_t slice_rows;   // rows of a slice
+// How the batch of a loop is shared among blocks (plan.h fills it).
+struct Slices {
+    int parts;           // blocks that share the units of one slice of the batch
+    int slices;          // of the batch, for each direction
+    int64_t slice_rows;  // rows of a slice
+};
+
+// How a launch shares a loop, and which part of it it runs.
+struct Grid : Slices {
+    bool meets;           // whether the blocks of a slice meet at its barrier, or each launch ends before they would
     int teams;            // of a block: each computes its own units of the block's tile
     int chunk;            // elements of the summed dimension that are staged at once
     bool resident;        // the weights of the first phase stay in shared memory

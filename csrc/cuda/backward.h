@@ -69,8 +69,8 @@ struct HiddenWork : HiddenProduct<S> {
         if (step.goes_on(b)) cell.dh += passed<CellMath>(step, b, j);
         return cell;
     }
-    FUSED_RNN_DEVICE void store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
-        CellMath::store(dev, step, b, j, cell.own, cell.dh + arrived<CellMath>(step, b, j, sums[0]));
+    FUSED_RNN_DEVICE auto store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {
+        return CellMath::store(dev, step, b, j, cell.own, cell.dh + arrived<CellMath>(step, b, j, sums[0]));
     }
 };
 

@@ -1,6 +1,6 @@
 // The cells backward: from dh of a step to dg, and what goes to the step before beside the product. As forward_cells.h.
 //
-// Of two products the first one's sum comes to show(), the second one's to store().
+// Of two products the first one's sum comes to show(), the second one's to store(), which returns what it kept.
 #pragma once
 #include "backward_step.h"
 
@@ -9,6 +9,7 @@ namespace fused_rnn::cuda {
 template <template <class> class ActT, class S>
 struct LstmBackward {
     static constexpr bool kOnce = true, kTwice = true;
+    static constexpr int kGates = 4;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     using Args = BackwardArgs<S>;
@@ -36,14 +37,14 @@ struct LstmBackward {
         return cell;
     }
     template <class Device>
-    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
-                                       const Cell& cell, F dh) {
+    static FUSED_RNN_DEVICE LstmGrad<F> store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                              const Cell& cell, F dh) {
         const Args& a = step.a;
         const Act act = act_of<Act>(a);
         const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
         const F tc = act.state(seen_by_o(cell, kept)), fresh = kept.to_new_h(dh);
-        retreat(dev, step, b, j, cell, dh, act.gate_grad(cell.s.o, fresh * tc), act.state_grad(tc, fresh * cell.s.o),
-                kept);
+        return retreat(dev, step, b, j, cell, dh, act.gate_grad(cell.s.o, fresh * tc),
+                       act.state_grad(tc, fresh * cell.s.o), kept);
     }
     // c as o saw it, which zoneout may have thrown away.
     template <class Kept>
@@ -52,8 +53,8 @@ struct LstmBackward {
     }
     // The rest, from what came to o and what came from h to that c.
     template <class Device, class Kept>
-    static FUSED_RNN_DEVICE void retreat(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
-                                         const Cell& cell, F dh, F d_o, F dc, const Kept& kept) {
+    static FUSED_RNN_DEVICE LstmGrad<F> retreat(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                                const Cell& cell, F dh, F d_o, F dc, const Kept& kept) {
         const Args& a = step.a;
         const LstmGates<F>& s = cell.s;
         const LstmGrad<F> grad = lstm_cell_grad<Act, F>(s.i, s.f, s.g, d_o, cell.c_before, kept.to_new_c(cell.dc) + dc,
@@ -62,6 +63,7 @@ struct LstmBackward {
         if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
         if (a.whole_c) a.whole_c[step.noted(step.row(b), a.H) + j] = kept.of_c ? cell.dc : grad.c;
         keep_lstm_gates<Act>(dev, a, grad, step.gates(step.row(b)) + j);
+        return grad;
     }
 
     // With a projection what comes to h is dr.
@@ -81,6 +83,7 @@ struct LstmBackward {
 template <template <class> class ActT, class S>
 struct GruBackward {
     static constexpr bool kOnce = true, kTwice = false;
+    static constexpr int kGates = 3;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     struct Cell {
@@ -97,8 +100,8 @@ struct GruBackward {
                 step.state_before(dev, step.a.h0, b, j)};
     }
     template <class Device>
-    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
-                                       const Cell& s, F dh) {
+    static FUSED_RNN_DEVICE GruGrad<F> store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                             const Cell& s, F dh) {
         const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
         const GruGrad<F> grad =
             gru_step_grad<Act, F>(s.r, s.z, s.n, s.hn, s.h_before, kept.to_new_h(dh), act_of<Act>(step.a));
@@ -109,6 +112,7 @@ struct GruBackward {
         dev.narrow(grad.z, to[H]);
         dev.narrow(grad.n, to[2 * H]);
         dev.narrow(grad.hn, to[3 * H]);
+        return grad;
     }
 };
 
@@ -160,6 +164,7 @@ struct GruBeforeBackward {
 template <template <class> class ActT, class S>
 struct RnnBackward {
     static constexpr bool kOnce = true, kTwice = false;
+    static constexpr int kGates = 1;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     struct Cell {
@@ -176,11 +181,13 @@ struct RnnBackward {
         return {dev.widen((passes(step.a) ? saved.gates_of(n) : saved.state_of(n))[j])};
     }
     template <class Device>
-    static FUSED_RNN_DEVICE void store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
-                                       const Cell& s, F dh) {
+    static FUSED_RNN_DEVICE F store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j, const Cell& s,
+                                    F dh) {
         const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
         if (kept.of_h) step.pass_h(b, j, kept.to_old_h(dh));
-        dev.narrow(rnn_step_grad<Act, F>(s.fresh, kept.to_new_h(dh), act_of<Act>(step.a)), step.gates(step.row(b))[j]);
+        const F grad = rnn_step_grad<Act, F>(s.fresh, kept.to_new_h(dh), act_of<Act>(step.a));
+        dev.narrow(grad, step.gates(step.row(b))[j]);
+        return grad;
     }
 };
 

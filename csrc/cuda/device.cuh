@@ -38,10 +38,7 @@ class Gpu {
 
     // 16 bytes from global to shared memory, past L1, which does not see what other blocks write.
     __device__ static void copy16(void* to, const void* from) {
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
-            "l"(from)
-            : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(to)), "l"(from) : "memory");
     }
     __device__ static void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
     // Until all but the last `pending` committed groups of this thread have arrived.
@@ -61,6 +58,50 @@ class Gpu {
         }
     }
 
+    // Of a cluster: its blocks meet, and what all their threads wrote is seen after it.
+    __device__ static void meet_cluster() {
+        asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+    }
+    // A counter of bytes in shared memory, an mbarrier: it has ended a phase when as many have come as one thread
+    // expected. Phases have parity 0 and 1 in turn.
+    using Mailbox = uint64_t;
+    __device__ static void open(Mailbox* box) {
+        asm volatile(
+            "mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(address(box))
+            : "memory");
+    }
+    __device__ static void expect(Mailbox* box, int bytes) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(box)), "r"(bytes)
+                     : "memory");
+    }
+    __device__ static void await(Mailbox* box, unsigned parity) {
+        unsigned done;
+        do {
+            asm volatile(
+                "{\n\t.reg .pred done;\n\t"
+                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n\t"
+                "selp.u32 %0, 1, 0, done;\n\t}"
+                : "=r"(done)
+                : "r"(address(box)), "r"(parity)
+                : "memory");
+        } while (!done);
+    }
+    // 16 bytes into the shared memory of a block of the cluster, counted by its mailbox. `to` and `box` are where they are
+    // in this block's.
+    template <class Words>
+    __device__ static void send16(int peer, void* to, Mailbox* box, const Words& words) {
+        asm volatile(
+            "{\n\t.reg .b32 there, counter;\n\t"
+            "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+            "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
+            "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], {%3, %4, %5, %6}, [counter];"
+            "\n\t}" ::"r"(address(to)),
+            "r"(address(box)), "r"(peer), "r"(words.at[0]), "r"(words.at[1]), "r"(words.at[2]), "r"(words.at[3])
+            : "memory");
+    }
+
+    // Of a warp: bit i is lane i's.
+    __device__ static unsigned ballot(bool mine) { return __ballot_sync(0xffffffffu, mine); }
     template <class T>
     __device__ static T shuffle_xor(T value, int mask) {
         return __shfl_xor_sync(0xffffffffu, value, mask);
@@ -80,6 +121,19 @@ class Gpu {
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     }
 
+    // c += a b over 8 of it: mma.m16n8k8, of TF32 as tf32() makes it.
+    __device__ static void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+    __device__ static float tf32(float x) {
+        uint32_t bits;
+        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+        return __uint_as_float(bits);
+    }
+
     __device__ static float widen(float x) { return x; }
     __device__ static double widen(double x) { return x; }
     __device__ static float widen(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
@@ -88,6 +142,11 @@ class Gpu {
     __device__ static void narrow(double x, double& to) { to = x; }
     __device__ static void narrow(float x, bf16& to) { to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
     __device__ static void narrow(float x, f16& to) { to.bits = __half_as_ushort(__float2half_rn(x)); }
+
+  private:
+    __device__ static unsigned address(const void* shared) {
+        return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    }
 };
 
 }  // namespace fused_rnn::cuda

@@ -55,6 +55,26 @@ void launch_loop(void (*kernel)(Args, Grid), const Args& args, const Plan& plan,
 }
 
 template <class Args>
+void launch_clusters(void (*kernel)(Args, ClusterGrid), const Args& args, const Plan& plan, Stream stream) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes),
+          "asking for shared memory");
+    if (plan.cluster.parts > 8)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+              "asking for a large cluster");
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster.parts), 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(plan.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    check(cudaLaunchKernelEx(&config, kernel, args, plan.cluster), "launching a loop of clusters");
+}
+
+template <class Args>
 void launch_rows(void (*kernel)(Args), const Args& args, int64_t rows, Stream stream) {
     kernel<<<static_cast<unsigned>(std::clamp<int64_t>(rows, 1, 2048)), 256, 0, static_cast<cudaStream_t>(stream)>>>(
         args);

@@ -26,6 +26,8 @@ __global__ void rows_kernel(const __grid_constant__ Args args) {
 
 template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream) {
+    if constexpr (!kVaried && sizeof(S) < 8)
+        if (plan.mode == Mode::kClusters) return cluster_forward(args, plan, stream);
     select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop(forward_kernel<decltype(math), decltype(choice), S>, args, plan, stream);
     });
@@ -33,6 +35,8 @@ void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream) {
 
 template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
+    if constexpr (!kVaried && sizeof(S) < 8)
+        if (plan.mode == Mode::kClusters) return cluster_backward(args, plan, stream);
     select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop(backward_kernel<decltype(math), decltype(choice), S>, args, plan, stream);
     });

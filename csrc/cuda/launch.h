@@ -1,5 +1,5 @@
-// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu, inst_*.cu, varied_*.cu and
-// rowwise_*.cu; tests implement it for the host (tests/simt). Errors are thrown as std::runtime_error.
+// What the torch side calls: kernels on a stream. Implemented for a GPU by launch.cu, inst_*.cu, varied_*.cu,
+// rowwise_*.cu and cluster_*.cu; tests implement it for the host (tests/simt). Errors are thrown as std::runtime_error.
 #pragma once
 #include <vector>
 
@@ -12,8 +12,8 @@ namespace fused_rnn::cuda {
 
 using Stream = void*;  // a cudaStream_t
 
-// Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS ("sms=4,shared=49152,cooperative=0"):
-// tests reach every way of a loop by it.
+// Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS ("sms=4,shared=49152,cooperative=0,
+// clusters=0"): tests reach every way of a loop by it.
 DeviceLimits device_limits();
 
 // The time loops: of torch's cells, and of others.
@@ -21,6 +21,11 @@ template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
 template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
+// Where the plan has clusters.
+template <class S>
+void cluster_forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
+template <class S>
+void cluster_backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
 // Those that look at whole rows: with layer normalisation; backward with clipped gradients too.
 template <class S>
 void rowwise_forward(const RowwiseForwardArgs<S>& args, const Plan& plan, Stream stream);

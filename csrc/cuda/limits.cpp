@@ -27,6 +27,9 @@ DeviceLimits lowered(DeviceLimits limits) {
             limits.shared_per_block = std::min(limits.shared_per_block, value);
         } else if (name == "cooperative") {
             limits.cooperative = limits.cooperative && value;
+        } else if (name == "clusters") {  // of so many blocks at most
+            for (int i = 0; i < kClusterSizes; ++i)
+                if (1 << i > value) limits.clusters[i] = 0;
         } else {
             throw std::runtime_error(std::string("FUSED_RNN_CUDA_LIMITS: not understood: ") + part);
         }

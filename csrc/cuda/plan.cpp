@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "cluster_plan.h"
 #include "tiles.h"
 
 namespace fused_rnn::cuda {
@@ -41,11 +42,6 @@ constexpr int kMaxChunk = 256;
 struct Phase {
     int64_t K, columns;
     int gates;
-};
-
-struct Candidate {
-    Plan plan;
-    double clocks;
 };
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -138,6 +134,7 @@ Plan plan(const LoopShape& s, const DeviceLimits& limits) {
         consider(s, limits, tile, phases, count, teams, 1, best);
         if (static_cast<int64_t>(teams) * tile.units >= columns) break;
     }
+    if (const Candidate clusters = plan_clusters(s, limits); clusters.clocks < best.clocks) return clusters.plan;
     if (best.plan.blocks == 0)
         throw std::runtime_error("fused_rnn: not enough shared memory on this device for any tile");
     const int of_rows = !s.rowwise ? 0 : s.backward ? count : 1;

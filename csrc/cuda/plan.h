@@ -4,8 +4,11 @@
 #include <cstdint>
 
 #include "args.h"
+#include "cluster_layout.h"
 
 namespace fused_rnn::cuda {
+
+constexpr int kClusterSizes = 5;  // of 1, 2, 4, 8, 16 blocks
 
 // What a launch may use. `FUSED_RNN_CUDA_LIMITS` lowers it (launch.h).
 struct DeviceLimits {
@@ -14,7 +17,8 @@ struct DeviceLimits {
     int shared_per_sm;
     int threads_per_sm;
     int registers_per_sm;
-    bool cooperative;  // blocks may wait for each other
+    bool cooperative;               // blocks may wait for each other
+    int clusters[kClusterSizes]{};  // how many there is room for at once, a multiprocessor to a block
 };
 
 struct LoopShape {
@@ -25,18 +29,21 @@ struct LoopShape {
     int element_size;  // of the storage type
     bool half;         // f16 or bf16: tensor cores multiply it
     bool rowwise;      // whole rows are looked at behind a product
+    bool clusters;     // whether loops of clusters know such a cell and may multiply such numbers
 };
 
 enum class Mode : int {
     kAlone = 0,        // blocks that share nothing: one plain launch
     kCooperative = 1,  // groups of blocks meet at a barrier once a product, one cooperative launch
     kSteps = 2,        // one launch a product
+    kClusters = 3,     // clusters of blocks hand each other what they need: one plain launch
 };
 
 struct Plan {
-    int tile;  // TileKind
+    int tile;  // TileKind, but of clusters
     Mode mode;
-    Grid grid;
+    Grid grid;            // but of clusters,
+    ClusterGrid cluster;  // which have this
     int threads, blocks, shared_bytes;
     int units;    // of a block's tile
     int closing;  // the last of the phases that give dh0, after the last step

@@ -44,7 +44,7 @@ struct Share {
     int64_t direction, b0, b1;
     int part, group;
 
-    FUSED_RNN_DEVICE Share(int block, const Grid& grid, int64_t B) {
+    FUSED_RNN_DEVICE Share(int block, const Slices& grid, int64_t B) {
         group = block / grid.parts;
         part = block % grid.parts;
         direction = group / grid.slices;

@@ -43,7 +43,22 @@ void select_tile(int tile, const Function& f) {
     }
 }
 
-// Torch's cells; of others the cell alone is chosen here, the rest of them as a kernel runs.
+// Torch's cells.
+template <class S, class Args, class Function>
+void select_cell(const Args& a, const Function& f) {
+    switch (a.cell) {
+        case kLstm:
+            return f(LstmMath<Standard, S>{});
+        case kGru:
+            return f(GruMath<Standard, S>{});
+        case kRnnTanh:
+            return f(RnnMath<Standard, S>{});
+        case kRnnRelu:
+            return f(RnnMath<Relu, S>{});
+    }
+}
+
+// Of others the cell alone is chosen here, the rest of them as a kernel runs.
 template <class S, bool kVaried, class Args, class Function>
 void select(const Args& a, int tile, const Function& f) {
     const auto with = [&](auto math) { select_tile<S>(tile, [&](auto choice) { f(math, choice); }); };
@@ -53,16 +68,7 @@ void select(const Args& a, int tile, const Function& f) {
         if (is_gru(a.cell)) return with(GruMath<Any, S>{});
         return with(RnnMath<Any, S>{});
     } else {
-        switch (a.cell) {
-            case kLstm:
-                return with(LstmMath<Standard, S>{});
-            case kGru:
-                return with(GruMath<Standard, S>{});
-            case kRnnTanh:
-                return with(RnnMath<Standard, S>{});
-            case kRnnRelu:
-                return with(RnnMath<Relu, S>{});
-        }
+        select_cell<S>(a, with);
     }
 }
 

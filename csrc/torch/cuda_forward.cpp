@@ -80,13 +80,13 @@ void run_forward(const LayerCall<S>& call, const LayerArgs& in, const LayerOutpu
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(Tensor x, Tensor h0, OptionalTensor c0,
                                                          std::vector<Tensor> weights, OptionalTensor batch_sizes,
-                                                         int64_t cell, int64_t save, bool, OptionalTensor reset,
+                                                         int64_t cell, int64_t save, bool tf32, OptionalTensor reset,
                                                          bool reset_initial, OptionalNumbers variant,
                                                          OptionalTensor seed) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_forward", in);
     return by_dtype("layer_forward", l.type, [&]<class S>() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
-        const LayerCall<S> call(l);
+        const LayerCall<S> call(l, tf32);
         const auto make = [&](std::initializer_list<int64_t> sizes) { return call.empty(sizes); };
         const LayerOutputs out = new_outputs("layer_forward", l, save, make);
         if (l.N > 0) run_forward(call, in, out);

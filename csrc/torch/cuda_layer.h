@@ -12,7 +12,8 @@ class LayerCall {
   public:
     using F = ComputeType<S>;
 
-    explicit LayerCall(const Layer& layer) : l(layer), place(place_of(layer.x)), device(place) {
+    // tf32: whether f32 factors may be rounded to that.
+    LayerCall(const Layer& layer, bool tf32) : l(layer), place(place_of(layer.x)), device(place), tf32_(tf32) {
         if (l.packed) write_out_steps();
     }
 
@@ -81,9 +82,18 @@ class LayerCall {
     template <class Args, class Launch>
     void run_loop(Args& args, bool backward, bool rowwise, const Launch& launch) const {
         const int64_t gates = backward || rowwise ? gates_of_h(l.cell, l.variant) : multiplied_gates(l.cell, l.variant);
-        const LoopShape shape{
-            static_cast<int>(gates),     backward,       l.T,    l.B, l.D, l.H, l.two_products ? l.R : 0,
-            static_cast<int>(sizeof(S)), sizeof(S) == 2, rowwise};
+        const bool narrow = sizeof(S) == 2 || (sizeof(S) == 4 && tf32_);
+        const LoopShape shape{static_cast<int>(gates),
+                              backward,
+                              l.T,
+                              l.B,
+                              l.D,
+                              l.H,
+                              l.two_products ? l.R : 0,
+                              static_cast<int>(sizeof(S)),
+                              sizeof(S) == 2,
+                              rowwise,
+                              narrow && !varies() && !rowwise && !l.two_products};
         const Plan p = plan(shape, device_limits());
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {
@@ -112,6 +122,7 @@ class LayerCall {
         }
     }
 
+    const bool tf32_;
     std::optional<Tensor> steps_;
     mutable std::optional<Tensor> x_copy_;
 };

@@ -219,10 +219,32 @@ def cuda() -> Picture:
     return p
 
 
+def cluster() -> Picture:
+    """Blocks of a cluster: weights in registers, h from shared memory to shared memory."""
+    p = Picture(60)
+    p.text(2, 3, "step t of one cluster: a slice of the batch, all weights of a direction", ha="left", weight="bold")
+    for k, colour in enumerate((BLUE, ORANGE, GREEN)):
+        x = 2 + 33 * k
+        p.frame(x, 8, 30, 48, f"block {k}, on a multiprocessor of its own")
+        for part, other in enumerate((BLUE, ORANGE, GREEN)):
+            p.box(x + 1 + 9.3 * part, 10, 9.3, 4.5, other, f"h[t-1], block {part}", size=6.5, strong=0.5)
+        p.arrow(x + 15, 14.5, x + 15, 18)
+        for warp in range(4):
+            p.box(x + 1 + 7 * warp, 18, 7, 9, colour, "warp: its\ntiles of\nW_hh, in\nregisters", size=6.5, strong=0.5)
+        p.arrow(x + 15, 27, x + 15, 30)
+        p.box(x + 1, 30, 28, 4.5, GREY, "sums of the warps come together", size=7, strong=0.15)
+        p.arrow(x + 15, 34.5, x + 15, 37.5)
+        p.box(x + 1, 37.5, 28, 4.5, GREY, "cells, with gx[t] and c loaded before", size=7, strong=0.15)
+        p.arrow(x + 15, 42, x + 15, 45)
+        p.box(x + 8, 45, 14, 4.5, colour, f"h[t] of block {k}", size=7, strong=0.5)
+        p.text(x + 15, 52.5, "to all blocks, each with a mailbox\nthat counts the bytes; y[t] to memory", size=7)
+    return p
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     with matplotlib.rc_context({"svg.hashsalt": "fused_rnn", "svg.fonttype": "none"}):  # the same bytes at each run
-        for draw in (pieces, panels, sharing, kept, cuda):
+        for draw in (pieces, panels, sharing, kept, cuda, cluster):
             draw().figure.savefig(folder / f"{draw.__name__}.svg", metadata={"Date": None})
 
 

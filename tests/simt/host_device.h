@@ -16,7 +16,7 @@ namespace fused_rnn::cuda {
 // What a check may break on purpose, to see that it is noticed.
 struct Faults {
     int sync = -1;              // which meeting of a block's threads does not take place
-    bool no_await = false;      // blocks of a group do not wait for each other
+    bool no_await = false;      // blocks of a group, or of a cluster, do not wait for each other
     bool no_copy_wait = false;  // nor a thread for its asynchronous copies
 };
 inline Faults faults;
@@ -28,9 +28,25 @@ struct Exchange {
 };
 
 template <class Scheduler>
+struct HostBlock;
+
+template <class Scheduler>
+struct HostCluster {
+    explicit HostCluster(int threads) : barrier(threads) {}
+    typename Scheduler::Barrier barrier;
+    std::vector<HostBlock<Scheduler>*> blocks;
+};
+
+template <class Scheduler>
 struct HostBlock {
-    HostBlock(int index, int count, int threads, int shared_bytes)
-        : index(index), count(count), threads(threads), barrier(threads), memory(shared_bytes / 16 + 1) {
+    HostBlock(int index, int count, int threads, int shared_bytes, HostCluster<Scheduler>& cluster)
+        : index(index),
+          count(count),
+          threads(threads),
+          cluster(cluster),
+          barrier(threads),
+          memory(shared_bytes / 16 + 1) {
+        cluster.blocks.push_back(this);
         for (int first = 0; first < threads; first += 32) {
             warps.push_back(std::make_unique<typename Scheduler::Barrier>(std::min(32, threads - first)));
             exchanges.push_back(std::make_unique<Exchange>());
@@ -42,6 +58,7 @@ struct HostBlock {
         unsigned char bytes[16];
     };
     const int index, count, threads;
+    HostCluster<Scheduler>& cluster;
     typename Scheduler::Barrier barrier;
     std::vector<std::unique_ptr<typename Scheduler::Barrier>> warps;
     std::vector<std::unique_ptr<Exchange>> exchanges;
@@ -89,6 +106,38 @@ class HostDevice {
         return *from;
     }
 
+    void meet_cluster() const { block_.cluster.barrier.wait(); }
+    // An mbarrier of one arrival. From the lowest bit on: bytes that are still to come (32), whether nobody has said yet how
+    // many, and phases that have ended.
+    using Mailbox = uint64_t;
+    void open(Mailbox* box) const { std::atomic_ref<Mailbox>(*box).store(kUntold); }
+    void expect(Mailbox* box, int bytes) const { count_bytes(box, bytes, 0); }
+    void await(Mailbox* box, unsigned parity) const {
+        if (faults.no_await) return;
+        std::atomic_ref<Mailbox> state(*box);
+        while ((state.load() >> 33 & 1) == parity) Scheduler::yield();
+    }
+    template <class Words>
+    void send16(int peer, void* to, Mailbox* box, const Words& words) const {
+        HostBlock<Scheduler>& there = *block_.cluster.blocks[peer];
+        const auto here = static_cast<unsigned char*>(shared());
+        const auto same = [&](void* at) {
+            return reinterpret_cast<unsigned char*>(there.memory.data()) + (static_cast<unsigned char*>(at) - here);
+        };
+        std::memcpy(same(to), &words, 16);
+        count_bytes(reinterpret_cast<Mailbox*>(same(box)), -16, kUntold);
+    }
+
+    unsigned ballot(bool mine) const {
+        Exchange& exchange = *block_.exchanges[thread_ / 32];
+        double (&values)[32] = exchange.values[turn_];
+        turn_ ^= 1;
+        values[thread_ % 32] = mine;
+        block_.warps[thread_ / 32]->wait();
+        unsigned bits = 0;
+        for (int lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(values[lane] != 0) << lane;
+        return bits;
+    }
     template <class T>
     T shuffle_xor(T value, int mask) const {
         Exchange& exchange = *block_.exchanges[thread_ / 32];
@@ -120,6 +169,39 @@ class HostDevice {
         }
     }
 
+    // PTX mma.m16n8k8: element (row, k) of `a` is with lane row%8*4 + k%4, in register row/8 + k/4*2; element (k, column) of
+    // `b` with lane column*4 + k%4, in register k/4. Of a number it takes 19 bits.
+    void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) const {
+        Exchange& exchange = *block_.exchanges[thread_ / 32];
+        const int slot = turn_, lane = thread_ % 32;
+        turn_ ^= 1;
+        std::memcpy(exchange.a[slot][lane], a, sizeof(a));
+        std::memcpy(exchange.b[slot][lane], b, sizeof(b));
+        block_.warps[thread_ / 32]->wait();
+        const auto number = [](uint32_t bits) {
+            bits &= ~0x1fffu;
+            float value;
+            std::memcpy(&value, &bits, 4);
+            return value;
+        };
+        for (int i = 0; i < 4; ++i) {
+            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            float sum = 0;
+            for (int k = 0; k < 8; ++k)
+                sum += number(exchange.a[slot][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
+                       number(exchange.b[slot][column * 4 + k % 4][k / 4]);
+            c[i] += sum;
+        }
+    }
+    // Rounded to 11 bits, ties away from zero.
+    static float tf32(float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        if (std::isfinite(x)) bits = (bits + 0x1000) & ~0x1fffu;
+        std::memcpy(&x, &bits, 4);
+        return x;
+    }
+
     static float widen(float x) { return x; }
     static double widen(double x) { return x; }
     static float widen(bf16 x) {
@@ -147,6 +229,16 @@ class HostDevice {
     }
 
   private:
+    static constexpr Mailbox kUntold = Mailbox(1) << 32;
+    static void count_bytes(Mailbox* box, int bytes, Mailbox untold) {
+        std::atomic_ref<Mailbox> state(*box);
+        Mailbox old = state.load(), next;
+        do {
+            const auto left = static_cast<uint32_t>(old) + static_cast<uint32_t>(bytes);
+            next = (old >> 33 << 33) | (old & untold) | left;
+            if (left == 0 && !(next & kUntold)) next = ((old >> 33) + 1) << 33 | kUntold;
+        } while (!state.compare_exchange_weak(old, next));
+    }
     struct Copy {
         void* to;
         const void* from;
@@ -158,12 +250,15 @@ class HostDevice {
     mutable std::vector<std::vector<Copy>> groups_;
 };
 
-// All blocks of one launch.
+// All blocks of one launch, so many a cluster.
 template <class Scheduler, class Kernel>
-void run_on_host(int blocks, int threads, int shared_bytes, const Kernel& kernel) {
+void run_on_host(int blocks, int threads, int shared_bytes, const Kernel& kernel, int together = 1) {
+    std::vector<std::unique_ptr<HostCluster<Scheduler>>> clusters;
     std::vector<std::unique_ptr<HostBlock<Scheduler>>> all;
-    for (int b = 0; b < blocks; ++b)
-        all.push_back(std::make_unique<HostBlock<Scheduler>>(b, blocks, threads, shared_bytes));
+    for (int b = 0; b < blocks; ++b) {
+        if (b % together == 0) clusters.push_back(std::make_unique<HostCluster<Scheduler>>(together * threads));
+        all.push_back(std::make_unique<HostBlock<Scheduler>>(b, blocks, threads, shared_bytes, *clusters.back()));
+    }
     Scheduler::run(blocks * threads, [&](int i) {
         const HostDevice<Scheduler> device(*all[i / threads], i % threads);
         kernel(device);

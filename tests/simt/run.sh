@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 CXX=${CXX:-g++}
 OUT=${OUT:-build/simt}
 FLAGS="-std=c++20 -O1 -g1 -Wall -Wextra -Wno-psabi -pthread"
-SOURCES="tests/simt/loops.cpp csrc/cuda/plan.cpp csrc/cuda/limits.cpp"
+SOURCES="tests/simt/loops.cpp csrc/cuda/plan.cpp csrc/cuda/cluster_plan.cpp csrc/cuda/limits.cpp"
 export TSAN_OPTIONS="halt_on_error=1 report_signal_unsafe=0"
 mkdir -p "$OUT"
 
@@ -33,4 +33,4 @@ fault() {
 }
 export -f fault
 export OUT
-printf '%s\n' copies sync0 sync1 sync2 sync3 sync4 await | xargs -P 2 -I{} bash -c 'fault {}'
+printf '%s\n' copies sync{0..7} await | xargs -P 2 -I{} bash -c 'fault {}'

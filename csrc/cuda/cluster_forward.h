@@ -1,0 +1,104 @@
+// The forward time loop of one layer where each cluster of blocks has a slice of the batch: h goes from block to block
+// through shared memory, the weights never leave the chip. Cells of torch, with one product a step.
+#pragma once
+#include "cluster.h"
+#include "forward_cells.h"
+
+namespace fused_rnn::cuda {
+
+template <class CellMath, int kRowTiles, class Device, class S>
+FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<S>& a, const ClusterGrid& grid) {
+    constexpr int G = CellMath::G, kCells = kCellsEach<kRowTiles>, kRows = kRowTiles * kRowTile;
+    using Act = typename CellMath::Act;
+    const ForwardLayout layout(grid, a.H, G, sizeof(S));
+    const Share share(dev.block(), grid, a.seq.B);
+    const int bytes = grid.units * static_cast<int>(sizeof(S));  // of a row, of a block's units
+    const int64_t first_unit = static_cast<int64_t>(share.part) * grid.units;
+    const int units = static_cast<int>(a.H - first_unit < grid.units ? a.H - first_unit : grid.units);  // may be < 1
+    auto* const memory = static_cast<unsigned char*>(dev.shared());
+    auto* const sums_of = reinterpret_cast<float*>(memory + layout.sums);
+    auto* const state = reinterpret_cast<S*>(memory + layout.state);
+    Mailboxes<Device> mail(dev, grid, share.part, memory + layout.mailboxes);
+    ForwardStep<S> step(a, share.direction);
+
+    // This warp's 16 units, and its piece of the summed dimension.
+    const int lane = dev.thread() % 32, groups = grid.units / kTileRows;
+    const int group = dev.thread() / 32 % groups, piece = dev.thread() / 32 / groups;
+    const int first_step = piece * layout.steps_each, left = layout.steps - first_step;
+    const int steps = left < 0 ? 0 : left < layout.steps_each ? left : layout.steps_each;
+    unsigned char* const extra = memory + layout.extra + dev.thread() / 32 * layout.extra_each;
+    Fragments<G, S> weights;
+    weights.load(dev, G, steps, extra, [&](int g, int row, int k) -> Elements<S> {
+        const int64_t j = first_unit + group * kTileRows + row, from = first_step * kStepElements<S> + k;
+        if (j >= a.H || from >= a.H) return {nullptr, 0};
+        return {CellMath::weight(step, g, j) + from, a.H - from};
+    });
+    // Units that are not there are zeros to who receives them.
+    for (int i = dev.thread(); i < kRows * layout.state_row; i += dev.threads()) state[i] = S{};
+    dev.meet_cluster();
+
+    int sent = 0;
+    for (int64_t walked = 0; walked < a.seq.T; ++walked) {
+        step.at(walked);
+        const int rows = rows_in(share, a.seq.rows(step.t)), later = rows_in(share, a.seq.rows(step.after));
+        if (rows == 0) continue;
+        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < units; };
+        typename CellMath::Cell cells[kCells]{};
+        FUSED_RNN_UNROLL()
+        for (int i = 0; i < kCells; ++i) {
+            const CellPlace at(dev, grid, i);
+            if (is_there(at)) cells[i] = CellMath::load(dev, step, share.b0 + at.row, first_unit + at.unit);
+        }
+        // Rows that come with a state that no step made: nobody has sent it.
+        const unsigned anew = dev.ballot(lane < rows && step.starts(share.b0 + lane));
+        if (sent > 0) mail.receive(sent * grid.parts * bytes);
+
+        unsigned char* const operand = memory + layout.operand + mail.here() * layout.operand_size;
+        if (anew) {
+            for (int row = 0; row < rows; ++row) {
+                if (!(anew >> row & 1)) continue;
+                const S* from = step.template seen_before<Act>(share.b0 + row);
+                auto* to = reinterpret_cast<S*>(operand + row * layout.operand_row);
+                for (int k = dev.thread(); k < layout.steps * kStepElements<S>; k += dev.threads()) {
+                    to[k] = S{};
+                    if (from && k < a.H) as_factor(dev, dev.widen(from[k]), to[k]);
+                }
+            }
+            dev.sync(Sync::kFilled);
+        }
+
+        if (steps > 0) {
+            float sums[G][kRowTiles][4]{};
+            weights.multiply(dev, G, steps, {operand + first_step * kStepBytes, layout.operand_row}, extra, sums);
+            FUSED_RNN_UNROLL()
+            for (int g = 0; g < G; ++g) FUSED_RNN_UNROLL()
+            for (int i = 0; i < kRowTiles * 4; ++i) {
+                const int row = i / 4 * kRowTile + lane % 4 * 2 + i % 2;
+                const int unit = group * kTileRows + lane / 4 + i % 4 / 2 * 8;
+                sums_of[((piece * G + g) * kRows + row) * layout.sums_row + unit] = sums[g][i / 4][i % 4];
+            }
+        }
+        dev.sync(Sync::kSums);
+        FUSED_RNN_UNROLL()
+        for (int i = 0; i < kCells; ++i) {
+            const CellPlace at(dev, grid, i);
+            if (!is_there(at)) continue;
+            float sums[G]{};
+            for (int p = 0; p < layout.pieces; ++p) FUSED_RNN_UNROLL()
+            for (int g = 0; g < G; ++g) sums[g] += sums_of[((p * G + g) * kRows + at.row) * layout.sums_row + at.unit];
+            const int64_t b = share.b0 + at.row, j = first_unit + at.unit;
+            const float h = CellMath::store(dev, step, b, j, cells[i], sums);
+            step.template show<Act>(dev, b, j, h);
+            as_factor(dev, h, state[at.row * layout.state_row + at.unit]);
+        }
+        dev.sync(Sync::kState);
+        sent = rows < later ? rows : later;
+        unsigned char* const next = memory + layout.operand + mail.there() * layout.operand_size;
+        mail.send(
+            sent, bytes,
+            [&](int, int row) { return reinterpret_cast<const unsigned char*>(state + row * layout.state_row); },
+            [&](int row) { return next + row * layout.operand_row + share.part * bytes; });
+    }
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,151 @@
+"""Loops of clusters (csrc/cuda/cluster_*.h): f16, bf16 and TF32 against the reference in f64, exact where they can be,
+every size of a cluster that a plan takes. On a GPU of compute capability 9.0 or later, or on the host
+(``--kernels=cuda-on-host``)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from devices import on_cpu
+from loop_cases import CELLS, Case, assert_identical, assert_same, expected, make, run
+
+from fused_rnn import ops
+from fused_rnn.ops import Save
+from fused_rnn.reference import Cell
+
+# Of everything in norm: some roundings of a factor, through as many steps.
+BOUNDS = {torch.bfloat16: 2e-2, torch.float16: 2.5e-3, torch.float32: 2.5e-3}
+DTYPES = list(BOUNDS)
+
+
+@pytest.fixture(autouse=True)
+def _clusters(request, monkeypatch):
+    """Where there are some; with TF32 for f32."""
+    if on_cpu():
+        if request.config.getoption("--kernels") == "own":
+            pytest.skip("the CPU has no clusters")
+        monkeypatch.setattr(ops, "splits_f32", lambda x: True)
+        monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "")
+    elif torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    precision = torch.backends.cudnn.rnn
+    before = precision.fp32_precision
+    precision.fp32_precision = "tf32"
+    yield
+    precision.fp32_precision = before
+
+
+def assert_close(got, want, bound):
+    for name, exact in want.items():
+        if exact.numel():
+            error = (got[name].double() - exact).norm() / exact.norm()
+            assert error <= bound, f"{name}: {error:.1e}"
+
+
+def check(case, dtype):
+    problem = make(case, dtype)
+    kinks = 10 if case.cell == Cell.RNN_RELU else 1  # a sum that is rounded past zero has another gradient
+    assert_close(run(problem), expected(problem.to(torch.float64)), kinks * BOUNDS[dtype])
+
+
+# Broken tiles of units and of rows, one block and several, blocks without units, slices of more than one tile of rows.
+SIZES = [(1, 1), (15, 8), (16, 9), (17, 3), (33, 16), (40, 2), (64, 17), (70, 5), (130, 4)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_sizes(cell, dtype):
+    for H, B in SIZES:
+        check(Case(cell, T=4, B=B, H=H, D=1 + H % 2), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_rows_that_come_and_go(cell, dtype):
+    """Other lengths, episodes: some slices begin later or end earlier than others, some rows anew."""
+    for case in (
+        Case(cell, T=9, B=20, H=20, D=2, packed=True),
+        Case(cell, T=2, B=40, H=9, D=2, packed=True),
+        Case(cell, T=7, B=10, H=18, D=2, reset="zero"),
+        Case(cell, T=6, B=19, H=18, D=2, reset="initial", packed=True),
+    ):
+        check(case, dtype)
+    if cell.is_lstm:
+        check(Case(cell, T=5, B=9, H=33, cells=True), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_past_registers(dtype):
+    """More of the summed dimension than a warp holds: the rest comes from shared memory."""
+    check(Case(Cell.RNN_TANH, T=3, B=3, H=256), dtype)
+    check(Case(Cell.GRU, T=3, B=9, H=128), dtype)
+    check(Case(Cell.LSTM, T=3, B=2, H=72), dtype)
+    check(Case(Cell.RNN_TANH, T=2, B=1, H=530), dtype)  # and more tiles than a warp multiplies at once
+
+
+def whole_numbers(generator, *shape, scale=1.0):
+    return torch.randint(-1, 2, shape, generator=generator, dtype=torch.float64, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_exact(dtype, packed):
+    """Small whole numbers, of which nothing is rounded: each sum has each of its terms once."""
+    problem = make(Case(Cell.RNN_RELU, T=2, B=11, I=2, H=40, D=2, packed=packed), torch.float64, values=whole_numbers)
+    sparse = [w * (torch.arange(w.numel()).view(w.shape) % 7 == 0).to(w) for w in problem.weights]
+    problem = replace(problem, weights=sparse)
+    want = expected(problem)
+    assert max(float(value.abs().max()) for value in want.values() if value.numel()) <= 256
+    got = run(problem.to(dtype))
+    assert_same({name: value.double() for name, value in got.items()}, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_saved_changes_nothing(dtype):
+    problem = make(Case(Cell.LSTM, T=5, B=9, H=33, D=2), dtype)
+    every, states, none = (ops_forward(problem, save) for save in (Save.ALL, Save.STATES, Save.NOTHING))
+    for y, hn, cn in (states, none):
+        assert_identical({"y": y, "hn": hn, "cn": cn}, dict(zip(("y", "hn", "cn"), every, strict=True)))
+    assert_close(run(problem, Save.STATES), expected(problem.to(torch.float64)), BOUNDS[dtype])
+
+
+def ops_forward(p, save):
+    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))[:3]
+
+
+def test_it_is_clusters_that_ran(monkeypatch):
+    """f32 as TF32 is what no other kernel multiplies; and only where it may."""
+    problem = make(Case(Cell.GRU, T=6, B=5, H=33), torch.float32)
+    want = expected(problem.to(torch.float64))["y"]
+    narrow = (run(problem)["y"].double() - want).abs().max()
+    assert 1e-5 < narrow < 1e-2
+    monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "clusters=0")
+    without = (run(problem)["y"].double() - want).abs().max()
+    monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "")
+    monkeypatch.setattr(ops, "splits_f32", lambda x: False)
+    exact = (run(problem)["y"].double() - want).abs().max()
+    assert without == exact < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_stays_in_its_row(dtype):
+    problem = make(Case(Cell.LSTM, T=4, B=11, H=20), dtype)
+    problem.x[1, 3, 0] = torch.nan
+    y = run(problem)["y"]
+    assert y[1:, 3].isnan().all()
+    assert not y[0].isnan().any()
+    assert not y[:, :3].isnan().any()
+    assert not y[:, 4:].isnan().any()
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_squares(cell, monkeypatch):
+    """What gradient_flow is told is what other loops tell, but for the rounding."""
+    p = make(Case(cell, T=5, B=9, H=40, D=2), torch.float16)
+    y, _, _, saved = ops.layer_forward(p.x, p.h0, p.c0, p.weights, None, int(p.cell), int(Save.ALL))
+    inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, None, int(p.cell))
+    told = ops.layer_backward(*inputs, 1, tell=True)[3][-1]
+    monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "clusters=0")
+    want = ops.layer_backward(*inputs, 1, tell=True)[3][-1]
+    assert (want > 0).any()
+    torch.testing.assert_close(told, want, rtol=2e-2, atol=1e-4)
