@@ -36,7 +36,9 @@ def cuda_plan(
     threads_per_sm: int,
     registers_per_sm: int,
     cooperative: bool,
+    clusters: Sequence[int] = ...,
     rowwise: bool = False,
+    clustered: bool = False,
 ) -> dict[str, Any]: ...
 
 class Stream:

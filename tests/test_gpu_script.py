@@ -23,7 +23,7 @@ case "$*" in
     "-c "*) [ -n "${NO_GPU:-}" ] && echo "no CUDA device" >&2 && exit 1; echo "9.0|NVIDIA X1|torch 2.99, CUDA 13.0" ;;
     *build_ext*) exit "${BUILD:-0}" ;;
     "-m pytest"*) [ -n "${HANG:-}" ] && sleep 30; echo "5 passed, 1 skipped in 2s"; exit "${SUITE:-0}" ;;
-    *sanitize_cuda*) echo "96 of 96 cases ran" ;;
+    *sanitize_cuda*) echo "128 of 128 cases ran" ;;
     "-m benchmarks "*) printf '\\n| ground | precision |\\n| --- | --- |\\n| open ground | bf16 |\\n\\nwrote x\\n' ;;
 esac
 """
@@ -149,6 +149,6 @@ def test_what_the_sanitizers_watch(monkeypatch, capsys):
     monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "")  # put back at the end
     assert sanitize_cuda.main(["--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "96 of 96 cases ran" in said
+    assert "128 of 128 cases ran" in said
     assert "LSTM projection torch.bfloat16 cooperative=0" in said
     assert sanitize_cuda.main(["--device", "cpu", "--limit-s", "0"]) == 1
