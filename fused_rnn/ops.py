@@ -112,15 +112,20 @@ def splits_f32(x: Tensor) -> bool:
     if _is_compiling():
         return _splits_f32_in_graph(x.is_cuda)
     if x.is_cuda:
-        return _precision("cuda", "rnn") == "tf32"
+        return _takes_tf32()
     return _precision("mkldnn", "matmul") in ("tf32", "bf16")
+
+
+def _takes_tf32() -> bool:
+    """Whether recurrent layers may multiply f32 as TF32 on CUDA, by torch's switch for its own."""
+    return _precision("cuda", "rnn") == "tf32"
 
 
 @torch.compiler.assume_constant_result
 def _splits_f32_in_graph(cuda: bool) -> bool:
     """The same for a graph, which keeps it: for the CPU by the switch that Dynamo guards, and compiles anew for."""
     if cuda:
-        return _precision("cuda", "rnn") == "tf32"
+        return _takes_tf32()
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:  # this switch and newer ones contradict each other

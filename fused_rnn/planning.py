@@ -57,7 +57,7 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
         "element_size": weight.element_size(),
     }
     variant = module.variant or Variant()
-    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]  # of torch 2.9
     narrow = weight.element_size() == 2 or (weight.element_size() == 4 and tf32)
     for backward in (False, True):
         rowwise = variant.layer_norm or (backward and variant.clips)

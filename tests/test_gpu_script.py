@@ -87,7 +87,7 @@ def test_all_parts(script, tmp_path):
     assert summary in done.stdout
     assert "NVIDIA X1, compute capability 9.0; torch 2.99, CUDA 13.0" in summary
     assert "5 passed, 1 skipped" in summary
-    assert "VERDICT: racecheck found nothing; 96 of 96 cases ran" in summary
+    assert "VERDICT: racecheck found nothing; 128 of 128 cases ran" in summary
     assert "| open ground | bf16 |" in summary
     assert "wrote x" not in summary
     assert summary.endswith("all is well\n")
