@@ -160,7 +160,7 @@ def test_pictures_of_the_kernels(request, tmp_path, monkeypatch):
     runpy.run_path(str(folder / "draw.py"), run_name="__main__")
     drawn = {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in tmp_path.glob("*.svg")}
     assert drawn == {path.name: re.findall(r">([^<>\n]+)</t", path.read_text()) for path in folder.glob("*.svg")}
-    assert len(drawn) == 5
+    assert len(drawn) == 6
     assert all(len(words) > 10 for words in drawn.values())
 
 
