@@ -92,11 +92,12 @@ sanitize: $(if $(WITH_TORCH),venv)
 SIMT_TESTS ?= tests/test_clusters.py tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_recompute.py tests/test_reset.py \
     tests/test_cells.py tests/test_gradcheck.py::TestFirstOrder::test_reverse_mode \
     tests/test_gradcheck.py::test_second_order_of_few_rows \
-    -k "not (instruction_set or transforms or layouts_do_not or absent or nothing_is or beside_nn or compiled)"
+    -k "not (instruction_set or transforms or layouts_do_not or absent or nothing_is or beside_nn or compiled \
+    or pieces_of_time or beside_the_mode)"
 SIMT_VARIANTS ?= tests/test_variants.py tests/test_regularisation.py tests/test_clip.py tests/test_squares.py \
     tests/test_diagnostics.py -k "test_ops or test_gates or (hooks and small) or kernels_tell"
 # On devices that want other plans: what a plan can change.
-SIMT_PLANS ?= tests/test_loop.py -k "edges or tiles or chunks or gates"
+SIMT_PLANS ?= tests/test_loop.py -k "edges or tiles or gates"
 ON_HOST := $(PY) -m pytest --kernels=cuda-on-host
 simt: build
 	bash tests/simt/run.sh
