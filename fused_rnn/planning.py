@@ -61,6 +61,6 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
     narrow = weight.element_size() == 2 or (weight.element_size() == 4 and tf32)
     for backward in (False, True):
         rowwise = variant.layer_norm or (backward and variant.clips)
-        clustered = narrow and variant == Variant() and not module.proj_size
+        clustered = narrow and variant == Variant()
         plan = _C.cuda_plan(backward=backward, rowwise=rowwise, clustered=clustered, **size, **_limits(device))
         yield "backward" if backward else "forward", plan

@@ -209,6 +209,14 @@ def assert_near(problem: Problem, roundings: float) -> None:
             assert distance(got[name], value) <= roundings * eps * largest_of([value]), name
 
 
+def assert_close_in_norm(got: dict[str, Tensor], want: dict[str, Tensor], bound: float) -> None:
+    """Each output's error, of its size, as vectors."""
+    for name, exact in want.items():
+        if exact.numel():
+            error = (got[name].double() - exact).norm() / exact.norm()
+            assert error <= bound, f"{name}: {error:.1e}"
+
+
 def assert_identical(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
     """The same bits, NaN included."""
     assert got.keys() == want.keys()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from devices import on_cpu
-from loop_cases import CELLS, Case, assert_identical, assert_same, expected, make, run
+from loop_cases import CELLS, Case, assert_close_in_norm, assert_identical, assert_same, expected, forward, make, run
 
 from fused_rnn import ops
 from fused_rnn.ops import Save
@@ -35,17 +35,10 @@ def _clusters(request, monkeypatch):
     precision.fp32_precision = before
 
 
-def assert_close(got, want, bound):
-    for name, exact in want.items():
-        if exact.numel():
-            error = (got[name].double() - exact).norm() / exact.norm()
-            assert error <= bound, f"{name}: {error:.1e}"
-
-
 def check(case, dtype):
     problem = make(case, dtype)
     kinks = 10 if case.cell == Cell.RNN_RELU else 1  # a sum that is rounded past zero has another gradient
-    assert_close(run(problem), expected(problem.to(torch.float64)), kinks * BOUNDS[dtype])
+    assert_close_in_norm(run(problem), expected(problem.to(torch.float64)), kinks * BOUNDS[dtype])
 
 
 # Broken tiles of units and of rows, one block and several, blocks without units, slices of more than one tile of rows.
@@ -103,14 +96,10 @@ def test_exact(dtype, packed):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_saved_changes_nothing(dtype):
     problem = make(Case(Cell.LSTM, T=5, B=9, H=33, D=2), dtype)
-    every, states, none = (ops_forward(problem, save) for save in (Save.ALL, Save.STATES, Save.NOTHING))
+    every, states, none = (forward(problem, save)[:3] for save in (Save.ALL, Save.STATES, Save.NOTHING))
     for y, hn, cn in (states, none):
         assert_identical({"y": y, "hn": hn, "cn": cn}, dict(zip(("y", "hn", "cn"), every, strict=True)))
-    assert_close(run(problem, Save.STATES), expected(problem.to(torch.float64)), BOUNDS[dtype])
-
-
-def ops_forward(p, save):
-    return ops.layer_forward(p.x, p.h0, p.c0, p.weights, p.batch_sizes, int(p.cell), int(save))[:3]
+    assert_close_in_norm(run(problem, Save.STATES), expected(problem.to(torch.float64)), BOUNDS[dtype])
 
 
 def test_it_is_clusters_that_ran(monkeypatch):
@@ -142,7 +131,7 @@ def test_nan_stays_in_its_row(dtype):
 def test_squares(cell, monkeypatch):
     """What gradient_flow is told is what other loops tell, but for the rounding."""
     p = make(Case(cell, T=5, B=9, H=40, D=2), torch.float16)
-    y, _, _, saved = ops.layer_forward(p.x, p.h0, p.c0, p.weights, None, int(p.cell), int(Save.ALL))
+    y, _, _, saved = forward(p)
     inputs = (p.dy, p.dhn, p.dcn, p.x, p.h0, p.c0, p.weights, y, saved, None, int(p.cell))
     told = ops.layer_backward(*inputs, 1, tell=True)[3][-1]
     monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "clusters=0")

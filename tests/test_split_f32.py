@@ -10,6 +10,7 @@ from loop_cases import (
     CELLS,
     Case,
     all_needs,
+    assert_close_in_norm,
     assert_identical,
     backward,
     backward_gates,
@@ -52,13 +53,6 @@ def at(precision, function, *args):
         torch.set_float32_matmul_precision("high")
 
 
-def assert_close(got, want, bound):
-    for name, exact in want.items():
-        if exact.numel():
-            error = (got[name].double() - exact).norm() / exact.norm()
-            assert error <= bound, f"{name}: {error:.1e}"
-
-
 # ---- error -------------------------------------------------------------------------------------------
 
 
@@ -68,7 +62,7 @@ def test_each_product(I, H, B):
     # One step of a linear RNN, so that every result is a product or a sum of two.
     problem = replace(make(Case(Cell.RNN_LINEAR, T=1, B=B, I=I, H=H, bias=False), torch.float32), dhn=None)
     exact = expected(problem.to(torch.float64))
-    assert_close(run(problem), exact, BOUND)
+    assert_close_in_norm(run(problem), exact, BOUND)
     assert not torch.equal(run(problem)["y"], at("highest", run, problem)["y"])
 
 
@@ -93,9 +87,9 @@ def test_layers(case):
     problem = make(case, torch.float32)
     exact = expected(problem.to(torch.float64))
     got, plain = run(problem), at("highest", run, problem)
-    assert_close(got, {name: exact[name] for name in ("y", "hn", "cn")}, BOUND)
+    assert_close_in_norm(got, {name: exact[name] for name in ("y", "hn", "cn")}, BOUND)
     if case.cell != Cell.RNN_RELU:  # at its kink a rounding turns a gradient on or off
-        assert_close(got, exact, 2 * BOUND)  # several products one after the other
+        assert_close_in_norm(got, exact, 2 * BOUND)  # several products one after the other
     for name in ("y", "dx", "dweights[0]", "dweights[1]"):
         assert not torch.equal(got[name], plain[name]), name
 
@@ -129,7 +123,7 @@ def test_gates():
     whole, gates = backward(problem, y, saved), backward_gates(problem, y, saved)
     assert_identical({"dh0": gates["dh0"]}, {"dh0": whole["dh0"]})
     plain = at("highest", backward_gates, problem, y, saved)
-    assert_close(gates, {name: t.double() for name, t in plain.items()}, 2 * BOUND)
+    assert_close_in_norm(gates, {name: t.double() for name, t in plain.items()}, 2 * BOUND)
 
 
 # ---- what is left alone ------------------------------------------------------------------------------

@@ -146,4 +146,9 @@ struct Grid : Slices {
     int64_t first, last;  // walked steps; in the backward pass step T gives dh0
 };
 
+// How clusters share it: each is all `parts` blocks of a slice.
+struct ClusterGrid : Slices {
+    int units;  // of a block, whole tiles
+};
+
 }  // namespace fused_rnn::cuda

@@ -55,6 +55,23 @@ class Mailboxes {
     unsigned exchanges_ = 0;
 };
 
+// A block's: the slice of its cluster, and its units.
+struct ClusterShare : Share {
+    int64_t first_unit;
+    int units;  // that are there, maybe none
+
+    FUSED_RNN_DEVICE ClusterShare(int block, const ClusterGrid& grid, int64_t B, int64_t H)
+        : Share(block, grid, B), first_unit(static_cast<int64_t>(part) * grid.units) {
+        const int64_t left = H - first_unit;
+        units = left < 0 ? 0 : left < grid.units ? static_cast<int>(left) : grid.units;
+    }
+    // Rows of the slice that a step of so many has.
+    FUSED_RNN_DEVICE int rows_in(int64_t rows) const {
+        const int64_t last = end(rows);
+        return last > b0 ? static_cast<int>(last - b0) : 0;
+    }
+};
+
 // The i-th cell of a thread, of all units of a block in all rows of its slice: neighbours in a row are neighbours in memory.
 struct CellPlace {
     int row, unit;
@@ -67,12 +84,6 @@ struct CellPlace {
     }
 };
 template <int kRowTiles>
-constexpr int kCellsEach = kClusterUnits * kRowTile * kRowTiles / (32 * kClusterWarps);
-
-// Rows of a slice that a step of so many has.
-FUSED_RNN_DEVICE int rows_in(const Share& share, int64_t rows) {
-    const int64_t end = share.end(rows);
-    return end > share.b0 ? static_cast<int>(end - share.b0) : 0;
-}
+constexpr int kCellsEach = kClusterUnits * kRowTile * kRowTiles / kClusterThreads;
 
 }  // namespace fused_rnn::cuda

@@ -7,25 +7,20 @@
 
 namespace fused_rnn::cuda {
 
-// The gradients that W_hh multiplies, gate by gate.
-template <class F>
-struct OfGate {
-    static FUSED_RNN_DEVICE F get(const LstmGrad<F>& d, int g) {
-        return g == 0 ? d.i : g == 1 ? d.f : g == 2 ? d.g : d.o;
-    }
-    static FUSED_RNN_DEVICE F get(const GruGrad<F>& d, int g) { return g == 0 ? d.r : g == 1 ? d.z : d.hn; }
-    static FUSED_RNN_DEVICE F get(const F& d, int) { return d; }
-};
+// The gradient that W_hh multiplies, of gate g.
+FUSED_RNN_DEVICE float of_gate(const LstmGrad<float>& d, int g) {
+    return g == 0 ? d.i : g == 1 ? d.f : g == 2 ? d.g : d.o;
+}
+FUSED_RNN_DEVICE float of_gate(const GruGrad<float>& d, int g) { return g == 0 ? d.r : g == 1 ? d.z : d.hn; }
+FUSED_RNN_DEVICE float of_gate(float d, int) { return d; }
 
 template <class CellMath, int kRowTiles, class Device, class S>
 FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArgs<S>& a, const ClusterGrid& grid) {
     constexpr int G = CellMath::kGates, kCells = kCellsEach<kRowTiles>, kRows = kRowTiles * kRowTile;
     using Work = HiddenWork<CellMath, Device, S>;
     const BackwardLayout layout(grid, a.H, G, sizeof(S));
-    const Share share(dev.block(), grid, a.seq.B);
+    const ClusterShare share(dev.block(), grid, a.seq.B, a.H);
     const int bytes = grid.units * 4;  // of a row, of a block's units
-    const int64_t first_unit = static_cast<int64_t>(share.part) * grid.units;
-    const int units = static_cast<int>(a.H - first_unit < grid.units ? a.H - first_unit : grid.units);  // may be < 1
     auto* const memory = static_cast<unsigned char*>(dev.shared());
     unsigned char* const operand = memory + layout.operand;
     auto* const sums_of = reinterpret_cast<float*>(memory + layout.sums);
@@ -33,14 +28,14 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
     BackwardStep<S> step(a, share.direction);
 
     // This warp's tiles: of every eighth 16 units.
-    const int lane = dev.thread() % 32, warp = dev.thread() / 32;
+    const int warp = dev.thread() / 32;
     const auto tile = [&](int i) { return i * kClusterWarps + warp; };
     unsigned char* const extra = memory + layout.extra + warp * layout.extra_each;
     using Weights = Fragments<kTilesAtOnce, S>;
     Weights weights;
     const auto place = [&](int first) {
         return [&, first](int i, int row, int k) -> Elements<S> {
-            const int64_t j = tile(first + i) * kTileRows + row, unit = first_unit + k % grid.units;
+            const int64_t j = tile(first + i) * kTileRows + row, unit = share.first_unit + k % grid.units;
             if (j >= a.H || unit >= a.H) return {nullptr, 0};
             return {HiddenProduct<S>{step}.weight(0, j) + k / grid.units * a.H + unit, a.H - unit};
         };
@@ -56,14 +51,14 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
     int sent = 0;
     for (int64_t walked = 0; walked <= a.seq.T; ++walked) {
         step.at(a.seq.T - 1 - walked);  // the last is before the first: there is dh0
-        const int rows = rows_in(share, a.seq.rows(step.t)), earlier = rows_in(share, a.seq.rows(step.before));
+        const int rows = share.rows_in(a.seq.rows(step.t)), earlier = share.rows_in(a.seq.rows(step.before));
         if (rows == 0 && sent == 0) continue;
-        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < units; };
+        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < share.units; };
         typename Work::Cell cells[kCells]{};
         FUSED_RNN_UNROLL()
         for (int i = 0; i < kCells; ++i) {
             const CellPlace at(dev, grid, i);
-            if (is_there(at)) cells[i] = Work(step, dev).load(share.b0 + at.row, first_unit + at.unit);
+            if (is_there(at)) cells[i] = Work(step, dev).load(share.b0 + at.row, share.first_unit + at.unit);
         }
         if (sent > 0) mail.receive(sent * grid.parts * bytes);
 
@@ -78,14 +73,14 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
         FUSED_RNN_UNROLL()
         for (int i = 0; i < kCells; ++i) {
             const CellPlace at(dev, grid, i);
-            const int64_t b = share.b0 + at.row, j = first_unit + at.unit;
+            const int64_t b = share.b0 + at.row, j = share.first_unit + at.unit;
             if (is_there(at)) {
                 const float sums[1] = {step.goes_on(b) ? sum_of(at) : 0.f};
                 const auto gradients = Work(step, dev).store(b, j, cells[i], sums);
                 auto* to = reinterpret_cast<S*>(operand + at.row * layout.operand_row) + at.unit;
                 FUSED_RNN_UNROLL()
-                for (int g = 0; g < G; ++g) as_factor(dev, OfGate<float>::get(gradients, g), to[g * grid.units]);
-            } else if (a.needs_dh0 && at.row < sent && at.unit < units) {
+                for (int g = 0; g < G; ++g) as_factor(dev, of_gate(gradients, g), to[g * grid.units]);
+            } else if (a.needs_dh0 && at.row < sent && at.unit < share.units) {
                 // The step that sent this was the row's first.
                 const InitialWork<CellMath, Device, S> initial(step, dev);
                 const float sums[1] = {step.reads_initial(b) ? sum_of(at) : 0.f};
@@ -107,12 +102,9 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
             FUSED_RNN_UNROLL()
             for (int t = 0; t < kTilesAtOnce; ++t) {
                 if (t >= tiles || tile(first + t) >= layout.tiles) continue;
-                FUSED_RNN_UNROLL()
-                for (int i = 0; i < kRowTiles * 4; ++i) {
-                    const int row = i / 4 * kRowTile + lane % 4 * 2 + i % 2;
-                    const int unit = tile(first + t) * kTileRows + lane / 4 + i % 4 / 2 * 8;
-                    sums_of[row * layout.sums_row + unit] = sums[t][i / 4][i % 4];
-                }
+                Weights::each_sum(dev, sums, t, [&](int row, int unit, float sum) {
+                    sums_of[row * layout.sums_row + tile(first + t) * kTileRows + unit] = sum;
+                });
             }
         }
         dev.sync(Sync::kSums);

@@ -11,10 +11,8 @@ FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<
     constexpr int G = CellMath::G, kCells = kCellsEach<kRowTiles>, kRows = kRowTiles * kRowTile;
     using Act = typename CellMath::Act;
     const ForwardLayout layout(grid, a.H, G, sizeof(S));
-    const Share share(dev.block(), grid, a.seq.B);
+    const ClusterShare share(dev.block(), grid, a.seq.B, a.H);
     const int bytes = grid.units * static_cast<int>(sizeof(S));  // of a row, of a block's units
-    const int64_t first_unit = static_cast<int64_t>(share.part) * grid.units;
-    const int units = static_cast<int>(a.H - first_unit < grid.units ? a.H - first_unit : grid.units);  // may be < 1
     auto* const memory = static_cast<unsigned char*>(dev.shared());
     auto* const sums_of = reinterpret_cast<float*>(memory + layout.sums);
     auto* const state = reinterpret_cast<S*>(memory + layout.state);
@@ -29,7 +27,7 @@ FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<
     unsigned char* const extra = memory + layout.extra + dev.thread() / 32 * layout.extra_each;
     Fragments<G, S> weights;
     weights.load(dev, G, steps, extra, [&](int g, int row, int k) -> Elements<S> {
-        const int64_t j = first_unit + group * kTileRows + row, from = first_step * kStepElements<S> + k;
+        const int64_t j = share.first_unit + group * kTileRows + row, from = first_step * kStepElements<S> + k;
         if (j >= a.H || from >= a.H) return {nullptr, 0};
         return {CellMath::weight(step, g, j) + from, a.H - from};
     });
@@ -40,14 +38,14 @@ FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<
     int sent = 0;
     for (int64_t walked = 0; walked < a.seq.T; ++walked) {
         step.at(walked);
-        const int rows = rows_in(share, a.seq.rows(step.t)), later = rows_in(share, a.seq.rows(step.after));
+        const int rows = share.rows_in(a.seq.rows(step.t)), later = share.rows_in(a.seq.rows(step.after));
         if (rows == 0) continue;
-        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < units; };
+        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < share.units; };
         typename CellMath::Cell cells[kCells]{};
         FUSED_RNN_UNROLL()
         for (int i = 0; i < kCells; ++i) {
             const CellPlace at(dev, grid, i);
-            if (is_there(at)) cells[i] = CellMath::load(dev, step, share.b0 + at.row, first_unit + at.unit);
+            if (is_there(at)) cells[i] = CellMath::load(dev, step, share.b0 + at.row, share.first_unit + at.unit);
         }
         // Rows that come with a state that no step made: nobody has sent it.
         const unsigned anew = dev.ballot(lane < rows && step.starts(share.b0 + lane));
@@ -71,12 +69,10 @@ FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<
             float sums[G][kRowTiles][4]{};
             weights.multiply(dev, G, steps, {operand + first_step * kStepBytes, layout.operand_row}, extra, sums);
             FUSED_RNN_UNROLL()
-            for (int g = 0; g < G; ++g) FUSED_RNN_UNROLL()
-            for (int i = 0; i < kRowTiles * 4; ++i) {
-                const int row = i / 4 * kRowTile + lane % 4 * 2 + i % 2;
-                const int unit = group * kTileRows + lane / 4 + i % 4 / 2 * 8;
-                sums_of[((piece * G + g) * kRows + row) * layout.sums_row + unit] = sums[g][i / 4][i % 4];
-            }
+            for (int g = 0; g < G; ++g)
+                weights.each_sum(dev, sums, g, [&](int row, int unit, float sum) {
+                    sums_of[((piece * G + g) * kRows + row) * layout.sums_row + group * kTileRows + unit] = sum;
+                });
         }
         dev.sync(Sync::kSums);
         FUSED_RNN_UNROLL()
@@ -86,7 +82,7 @@ FUSED_RNN_DEVICE void cluster_forward_loop(const Device& dev, const ForwardArgs<
             float sums[G]{};
             for (int p = 0; p < layout.pieces; ++p) FUSED_RNN_UNROLL()
             for (int g = 0; g < G; ++g) sums[g] += sums_of[((p * G + g) * kRows + at.row) * layout.sums_row + at.unit];
-            const int64_t b = share.b0 + at.row, j = first_unit + at.unit;
+            const int64_t b = share.b0 + at.row, j = share.first_unit + at.unit;
             const float h = CellMath::store(dev, step, b, j, cells[i], sums);
             step.template show<Act>(dev, b, j, h);
             as_factor(dev, h, state[at.row * layout.state_row + at.unit]);

@@ -5,16 +5,11 @@
 // 32 bytes of the summed dimension, a step of PTX mma; each warp keeps its own for the whole loop, as many as there is
 // room for in registers, the rest in shared memory.
 #pragma once
-#include "args.h"
+#include "plan.h"
 
 namespace fused_rnn::cuda {
 
-// How clusters share a loop: each is all `parts` blocks of a slice.
-struct ClusterGrid : Slices {
-    int units;  // of a block, whole tiles
-};
-
-constexpr int kClusterWarps = 8;
+constexpr int kClusterWarps = 8, kClusterThreads = 32 * kClusterWarps;
 constexpr int kTileRows = 16, kStepBytes = 32;  // of a tile of weights
 constexpr int kTileBytes = kTileRows * kStepBytes;
 constexpr int kRowTile = 8;        // rows of the batch that a product takes at a time
@@ -26,13 +21,16 @@ constexpr int kMailboxBytes = 16;  // of two
 
 // Rows of operands in shared memory, of whole steps: 8 bytes at a time of eight neighbouring ones meet in no bank.
 constexpr int operand_row(int bytes) { return bytes % 64 ? bytes : bytes + kStepBytes; }
-constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
 // And of sums, written a column of a tile at a time.
 constexpr int sums_row(int count) { return count + 4; }
 
+// Steps of so many tiles side by side that a warp holds in registers, and how many are over.
+constexpr int held_steps(int tiles) { return kHeldTiles / tiles; }
+constexpr int extra_steps(int tiles, int steps) { return steps > held_steps(tiles) ? steps - held_steps(tiles) : 0; }
+
 // Rows of the batch that products are made of.
 constexpr int padded_rows(const ClusterGrid& grid) {
-    return divided_up(static_cast<int>(grid.slice_rows), kRowTile) * kRowTile;
+    return divide_up(static_cast<int>(grid.slice_rows), kRowTile) * kRowTile;
 }
 
 // Forward, a block multiplies the weights of its units by the whole of h. Warps share 16 units among them, each a piece of
@@ -44,9 +42,9 @@ struct ForwardLayout {
     int extra_each, mailboxes, total;
 
     constexpr ForwardLayout(const ClusterGrid& grid, int64_t H, int gates, int size)
-        : steps(divided_up(static_cast<int>(H) * size, kStepBytes)),
-          steps_each(divided_up(steps, kClusterWarps / (grid.units / kTileRows))),
-          pieces(divided_up(steps, steps_each)),
+        : steps(divide_up(static_cast<int>(H) * size, kStepBytes)),
+          steps_each(divide_up(steps, kClusterWarps / (grid.units / kTileRows))),
+          pieces(divide_up(steps, steps_each)),
           operand_row(cuda::operand_row(grid.parts * grid.units * size)),
           sums_row(cuda::sums_row(grid.units)),
           state_row(grid.units),
@@ -55,11 +53,9 @@ struct ForwardLayout {
           sums(2 * operand_size),
           state(sums + pieces * gates * padded_rows(grid) * sums_row * 4),
           extra(state + padded_rows(grid) * state_row * size),
-          extra_each(not_held(kHeldTiles / gates, steps_each) * gates * kTileBytes),
+          extra_each(extra_steps(gates, steps_each) * gates * kTileBytes),
           mailboxes(extra + grid.units / kTileRows * pieces * extra_each),
           total(mailboxes + kMailboxBytes) {}
-
-    static constexpr int not_held(int held, int steps) { return steps > held ? steps - held : 0; }
 };
 
 // Backward, it multiplies the weights of its units, transposed, by what its own cells made: that gives a share of the sums of
@@ -72,8 +68,8 @@ struct BackwardLayout {
 
     constexpr BackwardLayout(const ClusterGrid& grid, int64_t H, int gates, int size)
         : steps(gates * grid.units * size / kStepBytes),
-          tiles(divided_up(static_cast<int>(H), kTileRows)),
-          tiles_each(divided_up(tiles, kClusterWarps)),
+          tiles(divide_up(static_cast<int>(H), kTileRows)),
+          tiles_each(divide_up(tiles, kClusterWarps)),
           operand_row(cuda::operand_row(steps * kStepBytes)),
           sums_row(cuda::sums_row(grid.parts * grid.units)),
           operand(0),
@@ -81,9 +77,7 @@ struct BackwardLayout {
           received(sums + padded_rows(grid) * sums_row * 4),
           received_size(grid.parts * padded_rows(grid) * grid.units * 4),
           extra(received + 2 * received_size),
-          extra_each((ForwardLayout::not_held(kHeldTiles / kTilesAtOnce, steps) * at_once(0) +
-                      steps * (tiles_each - at_once(0))) *
-                     kTileBytes),
+          extra_each((extra_steps(kTilesAtOnce, steps) * at_once(0) + steps * (tiles_each - at_once(0))) * kTileBytes),
           mailboxes(extra + kClusterWarps * extra_each),
           total(mailboxes + kMailboxBytes) {}
 

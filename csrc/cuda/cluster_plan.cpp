@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "cluster_layout.h"
+
 namespace fused_rnn::cuda {
 namespace {
 
@@ -13,8 +15,6 @@ constexpr double kBytesReceived = 16;      // a clock, by a block from others
 constexpr double kBytesShared = 100;       // a clock, from a block's own shared memory
 constexpr double kBytesLoaded = 16;        // a clock, of weights before the first step
 constexpr double kTileRowsMultiplied = 6;  // clocks of an mma of a quarter of a multiprocessor
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What one block does in a step, and how much of its shared memory that takes.
 struct Work {
@@ -40,7 +40,7 @@ Work work_of(const LoopShape& s, const ClusterGrid& grid) {
 
 Candidate plan_clusters(const LoopShape& s, const DeviceLimits& limits) {
     Candidate best{{}, std::numeric_limits<double>::infinity()};
-    if (!s.clusters) return best;
+    if (!s.clusters || s.rowwise || s.P > 0) return best;
     for (int size = 0; size < kClusterSizes; ++size) {
         if (limits.clusters[size] == 0) continue;
         ClusterGrid grid{};
@@ -65,7 +65,7 @@ Candidate plan_clusters(const LoopShape& s, const DeviceLimits& limits) {
         Plan p{};
         p.mode = Mode::kClusters;
         p.cluster = grid;
-        p.threads = 32 * kClusterWarps;
+        p.threads = kClusterThreads;
         p.blocks = static_cast<int>(s.D * grid.slices * grid.parts);
         p.shared_bytes = work.shared_bytes;
         p.units = grid.units;

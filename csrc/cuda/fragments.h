@@ -71,7 +71,7 @@ struct Operand {
 template <int kTiles, class S>
 class Fragments {
   public:
-    static constexpr int kHeld = kHeldTiles / kTiles;  // steps
+    static constexpr int kHeld = held_steps(kTiles);
 
     // Of `tiles` tiles. place(i, row, k): the elements of a row of tile i from k on. `extra` takes the steps that are not
     // held; returned is where it ends.
@@ -128,6 +128,16 @@ class Fragments {
             add(dev, tiles, s, words, operand, sums);
         }
         return reinterpret_cast<const unsigned char*>(from - dev.thread() % 32);
+    }
+
+    // f(row, unit, sum) for this lane's sums of tile i: rows of the batch, units of the tile.
+    template <int kRowTiles, class Device, class Function>
+    static FUSED_RNN_DEVICE void each_sum(const Device& dev, const float (&sums)[kTiles][kRowTiles][4], int i,
+                                          const Function& f) {
+        const int lane = dev.thread() % 32;
+        FUSED_RNN_UNROLL()
+        for (int k = 0; k < kRowTiles * 4; ++k)
+            f(k / 4 * kRowTile + lane % 4 * 2 + k % 2, lane / 4 + k % 4 / 2 * 8, sums[i][k / 4][k % 4]);
     }
 
   private:

@@ -15,20 +15,51 @@ inline void check(cudaError_t error, const char* what) {
     throw std::runtime_error(std::string("fused_rnn: ") + what + ": " + cudaGetErrorString(error));
 }
 
+// How a kernel is launched: plainly, cooperatively, or in clusters.
+class Launch {
+  public:
+    Launch(int blocks, int threads, int shared_bytes, cudaStream_t stream = nullptr) {
+        config_.gridDim = dim3(static_cast<unsigned>(blocks));
+        config_.blockDim = dim3(static_cast<unsigned>(threads));
+        config_.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+        config_.stream = stream;
+        config_.attrs = &attribute_;
+    }
+    Launch(const Launch&) = delete;
+
+    void cooperative() {
+        attribute_.id = cudaLaunchAttributeCooperative;
+        attribute_.val.cooperative = 1;
+        config_.numAttrs = 1;
+    }
+    void clusters_of(int blocks) {
+        attribute_.id = cudaLaunchAttributeClusterDimension;
+        attribute_.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+        config_.numAttrs = 1;
+    }
+    const cudaLaunchConfig_t* config() const { return &config_; }
+
+  private:
+    cudaLaunchAttribute attribute_{};
+    cudaLaunchConfig_t config_{};
+};
+
+template <class Kernel>
+void allow_shared(Kernel* kernel, int bytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+}
+// Of more than eight blocks.
+template <class Kernel>
+void allow_large_clusters(Kernel* kernel) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "asking for large clusters");
+}
+
 template <class Args>
 cudaError_t launch_once(void (*kernel)(Args, Grid), const Args& args, const Grid& grid, const Plan& plan,
                         cudaStream_t stream) {
-    cudaLaunchAttribute cooperative{};
-    cooperative.id = cudaLaunchAttributeCooperative;
-    cooperative.val.cooperative = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
-    config.blockDim = dim3(static_cast<unsigned>(plan.threads));
-    config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-    config.stream = stream;
-    config.attrs = &cooperative;
-    config.numAttrs = grid.meets ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, args, grid);
+    Launch launch(plan.blocks, plan.threads, plan.shared_bytes, stream);
+    if (grid.meets) launch.cooperative();
+    return cudaLaunchKernelEx(launch.config(), kernel, args, grid);
 }
 
 // Blocks cannot wait for each other: one launch a product.
@@ -42,8 +73,7 @@ template <class Args>
 void launch_loop(void (*kernel)(Args, Grid), const Args& args, const Plan& plan, Stream handle) {
     const auto stream = static_cast<cudaStream_t>(handle);
     // Cheap, and right for whichever device is current.
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes),
-          "asking for shared memory");
+    allow_shared(kernel, plan.shared_bytes);
     if (plan.mode == Mode::kSteps) return launch_steps(kernel, args, plan, stream);
     const cudaError_t error = launch_once(kernel, args, plan.grid, plan, stream);
     // Less of the device is ours than it says (a share of it, as under MPS).
@@ -56,22 +86,11 @@ void launch_loop(void (*kernel)(Args, Grid), const Args& args, const Plan& plan,
 
 template <class Args>
 void launch_clusters(void (*kernel)(Args, ClusterGrid), const Args& args, const Plan& plan, Stream stream) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes),
-          "asking for shared memory");
-    if (plan.cluster.parts > 8)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-              "asking for a large cluster");
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster.parts), 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
-    config.blockDim = dim3(static_cast<unsigned>(plan.threads));
-    config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    check(cudaLaunchKernelEx(&config, kernel, args, plan.cluster), "launching a loop of clusters");
+    allow_shared(kernel, plan.shared_bytes);
+    if (plan.cluster.parts > 8) allow_large_clusters(kernel);
+    Launch launch(plan.blocks, plan.threads, plan.shared_bytes, static_cast<cudaStream_t>(stream));
+    launch.clusters_of(plan.cluster.parts);
+    check(cudaLaunchKernelEx(launch.config(), kernel, args, plan.cluster), "launching a loop of clusters");
 }
 
 template <class Args>

@@ -2,6 +2,7 @@
 #include <map>
 #include <mutex>
 
+#include "cluster_layout.h"
 #include "device.cuh"
 #include "gpu_launch.h"
 #include "limits.h"
@@ -10,24 +11,16 @@ namespace fused_rnn::cuda {
 namespace {
 
 // What takes as much of a multiprocessor as a loop may.
-__global__ void __launch_bounds__(32 * kClusterWarps, 1) cluster_probe() {}
+__global__ void __launch_bounds__(kClusterThreads, 1) cluster_probe() {}
 
 void count_clusters(DeviceLimits& limits) {
-    check(cudaFuncSetAttribute(cluster_probe, cudaFuncAttributeMaxDynamicSharedMemorySize, limits.shared_per_block),
-          "asking for shared memory");
-    check(cudaFuncSetAttribute(cluster_probe, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-          "asking for large clusters");
+    allow_shared(cluster_probe, limits.shared_per_block);
+    allow_large_clusters(cluster_probe);
     for (int i = 0; i < kClusterSizes; ++i) {
-        cudaLaunchAttribute cluster{};
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim = {1u << i, 1, 1};
-        cudaLaunchConfig_t config{};
-        config.gridDim = dim3(1u << i);
-        config.blockDim = dim3(32 * kClusterWarps);
-        config.dynamicSmemBytes = static_cast<size_t>(limits.shared_per_block);
-        config.attrs = &cluster;
-        config.numAttrs = 1;
-        if (cudaOccupancyMaxActiveClusters(&limits.clusters[i], cluster_probe, &config) == cudaSuccess) continue;
+        Launch launch(1 << i, kClusterThreads, limits.shared_per_block);
+        launch.clusters_of(1 << i);
+        if (cudaOccupancyMaxActiveClusters(&limits.clusters[i], cluster_probe, launch.config()) == cudaSuccess)
+            continue;
         limits.clusters[i] = 0;  // a size that this device does not have
         cudaGetLastError();
     }

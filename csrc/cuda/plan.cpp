@@ -44,8 +44,6 @@ struct Phase {
     int gates;
 };
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int row_bytes(int64_t elements, int element_size) {
     return static_cast<int>(round_up(elements * element_size, 128) + 16);
 }

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "args.h"
-#include "cluster_layout.h"
 
 namespace fused_rnn::cuda {
 
@@ -29,7 +28,7 @@ struct LoopShape {
     int element_size;  // of the storage type
     bool half;         // f16 or bf16: tensor cores multiply it
     bool rowwise;      // whole rows are looked at behind a product
-    bool clusters;     // whether loops of clusters know such a cell and may multiply such numbers
+    bool clusters;     // whether loops of clusters know such a cell and may round such numbers as they do
 };
 
 enum class Mode : int {
@@ -70,7 +69,8 @@ void each_step(const Plan& plan, int64_t T, const Launch& launch) {
 }
 
 // Rows in shared memory: whole lines of all 32 banks and 16 bytes, so that eight neighbouring rows meet in no bank.
-constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+constexpr auto divide_up(auto n, auto by) { return (n + by - 1) / by; }
+constexpr int64_t round_up(int64_t n, int64_t step) { return divide_up(n, step) * step; }
 template <class S>
 constexpr int padded_row(int64_t elements) {
     return static_cast<int>((round_up(elements * static_cast<int64_t>(sizeof(S)), 128) + 16) /

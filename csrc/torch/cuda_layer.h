@@ -93,7 +93,7 @@ class LayerCall {
                               static_cast<int>(sizeof(S)),
                               sizeof(S) == 2,
                               rowwise,
-                              narrow && !varies() && !rowwise && !l.two_products};
+                              narrow && !varies()};
         const Plan p = plan(shape, device_limits());
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {

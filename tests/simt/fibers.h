@@ -36,9 +36,7 @@ struct Fibers {
     static void yield() {
         State& s = *state();
         const int from = s.current;
-        do {
-            s.current = s.current + 1 == static_cast<int>(s.fibers.size()) ? 0 : s.current + 1;
-        } while (s.fibers[s.current].done);
+        s.turn();
         if (s.current != from && _setjmp(s.fibers[from].left) == 0) s.go_on();
     }
 
@@ -80,6 +78,12 @@ struct Fibers {
         const void* what;
         std::exception_ptr error;
 
+        // To the next that has not ended.
+        void turn() {
+            do {
+                current = current + 1 == static_cast<int>(fibers.size()) ? 0 : current + 1;
+            } while (fibers[current].done);
+        }
         [[noreturn]] void go_on() {
             Fiber& fiber = fibers[current];
             if (fiber.begun) _longjmp(fiber.left, 1);
@@ -101,10 +105,7 @@ struct Fibers {
         }
         s.fibers[s.current].done = true;
         if (--s.left == 0) _longjmp(s.main, 1);
-        // Not back here: the next one that has not ended.
-        do {
-            s.current = s.current + 1 == static_cast<int>(s.fibers.size()) ? 0 : s.current + 1;
-        } while (s.fibers[s.current].done);
+        s.turn();  // not back here
         s.go_on();
     }
 };

@@ -21,10 +21,10 @@ struct Faults {
 };
 inline Faults faults;
 
-// What lanes of a warp lay out for each other: two slots, so that one barrier an exchange is enough.
+// What lanes of a warp lay out for each other.
 struct Exchange {
-    double values[2][32];
-    uint32_t a[2][32][4], b[2][32][2];
+    double values[32];
+    uint32_t a[32][4], b[32][2];
 };
 
 template <class Scheduler>
@@ -49,7 +49,7 @@ struct HostBlock {
         cluster.blocks.push_back(this);
         for (int first = 0; first < threads; first += 32) {
             warps.push_back(std::make_unique<typename Scheduler::Barrier>(std::min(32, threads - first)));
-            exchanges.push_back(std::make_unique<Exchange>());
+            exchanges.push_back(std::make_unique<Exchange[]>(2));
         }
         // Shared memory begins with whatever was there.
         std::memset(memory.data(), 0xff, memory.size() * 16);
@@ -61,7 +61,7 @@ struct HostBlock {
     HostCluster<Scheduler>& cluster;
     typename Scheduler::Barrier barrier;
     std::vector<std::unique_ptr<typename Scheduler::Barrier>> warps;
-    std::vector<std::unique_ptr<Exchange>> exchanges;
+    std::vector<std::unique_ptr<Exchange[]>> exchanges;  // two in turn, so that one barrier each time is enough
     std::vector<Line> memory;
 };
 
@@ -129,69 +129,45 @@ class HostDevice {
     }
 
     unsigned ballot(bool mine) const {
-        Exchange& exchange = *block_.exchanges[thread_ / 32];
-        double (&values)[32] = exchange.values[turn_];
-        turn_ ^= 1;
-        values[thread_ % 32] = mine;
-        block_.warps[thread_ / 32]->wait();
+        const Exchange& all = exchange([&](Exchange& to, int lane) { to.values[lane] = mine; });
         unsigned bits = 0;
-        for (int lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(values[lane] != 0) << lane;
+        for (int lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(all.values[lane] != 0) << lane;
         return bits;
     }
     template <class T>
     T shuffle_xor(T value, int mask) const {
-        Exchange& exchange = *block_.exchanges[thread_ / 32];
-        double (&values)[32] = exchange.values[turn_];
-        turn_ ^= 1;
-        values[thread_ % 32] = value;
-        block_.warps[thread_ / 32]->wait();
-        return static_cast<T>(values[thread_ % 32 ^ mask]);
+        const Exchange& all = exchange([&](Exchange& to, int lane) { to.values[lane] = value; });
+        return static_cast<T>(all.values[thread_ % 32 ^ mask]);
     }
 
     // PTX mma.m16n8k16: element (row, k) of `a` is with lane row%8*4 + k%8/2, in register row/8 + k/8*2, half k%2;
     // element (k, column) of `b` with lane column*4 + k%8/2, in register k/8, half k%2.
     template <class S>
     void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], S) const {
-        Exchange& exchange = *block_.exchanges[thread_ / 32];
-        const int slot = turn_, lane = thread_ % 32;
-        turn_ ^= 1;
-        std::memcpy(exchange.a[slot][lane], a, sizeof(a));
-        std::memcpy(exchange.b[slot][lane], b, sizeof(b));
-        block_.warps[thread_ / 32]->wait();
         const auto half = [](uint32_t bits, int k) { return widen(S{static_cast<uint16_t>(bits >> (k % 2 * 16))}); };
-        for (int i = 0; i < 4; ++i) {
-            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float sum = 0;
-            for (int k = 0; k < 16; ++k)
-                sum += half(exchange.a[slot][row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k) *
-                       half(exchange.b[slot][column * 4 + k % 8 / 2][k / 8], k);
-            c[i] += sum;
-        }
+        multiply<16>(
+            c, a, b,
+            [&](const Exchange& all, int row, int k) {
+                return half(all.a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k);
+            },
+            [&](const Exchange& all, int k, int column) { return half(all.b[column * 4 + k % 8 / 2][k / 8], k); });
     }
 
     // PTX mma.m16n8k8: element (row, k) of `a` is with lane row%8*4 + k%4, in register row/8 + k/4*2; element (k, column) of
     // `b` with lane column*4 + k%4, in register k/4. Of a number it takes 19 bits.
     void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) const {
-        Exchange& exchange = *block_.exchanges[thread_ / 32];
-        const int slot = turn_, lane = thread_ % 32;
-        turn_ ^= 1;
-        std::memcpy(exchange.a[slot][lane], a, sizeof(a));
-        std::memcpy(exchange.b[slot][lane], b, sizeof(b));
-        block_.warps[thread_ / 32]->wait();
         const auto number = [](uint32_t bits) {
             bits &= ~0x1fffu;
             float value;
             std::memcpy(&value, &bits, 4);
             return value;
         };
-        for (int i = 0; i < 4; ++i) {
-            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float sum = 0;
-            for (int k = 0; k < 8; ++k)
-                sum += number(exchange.a[slot][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
-                       number(exchange.b[slot][column * 4 + k % 4][k / 4]);
-            c[i] += sum;
-        }
+        multiply<8>(
+            c, a, b,
+            [&](const Exchange& all, int row, int k) {
+                return number(all.a[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]);
+            },
+            [&](const Exchange& all, int k, int column) { return number(all.b[column * 4 + k % 4][k / 4]); });
     }
     // Rounded to 11 bits, ties away from zero.
     static float tf32(float x) {
@@ -229,6 +205,31 @@ class HostDevice {
     }
 
   private:
+    // What all lanes have laid out.
+    template <class LayOut>
+    const Exchange& exchange(const LayOut& lay_out) const {
+        Exchange& all = block_.exchanges[thread_ / 32][turn_];
+        turn_ ^= 1;
+        lay_out(all, thread_ % 32);
+        block_.warps[thread_ / 32]->wait();
+        return all;
+    }
+    // c += a b over kCount of the summed dimension, left(all, row, k) right(all, k, column) being where fragments have them.
+    template <int kCount, class Left, class Right>
+    void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Left& left,
+                  const Right& right) const {
+        const Exchange& all = exchange([&](Exchange& to, int lane) {
+            std::memcpy(to.a[lane], a, sizeof(a));
+            std::memcpy(to.b[lane], b, sizeof(b));
+        });
+        for (int i = 0; i < 4; ++i) {
+            const int row = thread_ % 32 / 4 + i / 2 * 8, column = thread_ % 4 * 2 + i % 2;
+            float sum = 0;
+            for (int k = 0; k < kCount; ++k) sum += left(all, row, k) * right(all, k, column);
+            c[i] += sum;
+        }
+    }
+
     static constexpr Mailbox kUntold = Mailbox(1) << 32;
     static void count_bytes(Mailbox* box, int bytes, Mailbox untold) {
         std::atomic_ref<Mailbox> state(*box);

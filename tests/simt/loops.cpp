@@ -146,10 +146,10 @@ struct Run {
     Plan planned(bool backward, const DeviceLimits& limits) {
         const bool rows = backward ? rowwise : v.layer_norm;
         const int64_t gates = backward || rows ? gates_of_h(l.cell, v) : multiplied_gates(l.cell, v);
-        const Plan p = plan(
-            {static_cast<int>(gates), backward, l.seq.T, B, l.D, l.H, once ? 0 : l.R, static_cast<int>(sizeof(S)),
-             sizeof(S) == 2, rows, sizeof(S) < 8 && once && !rows && !is_linear(l.cell) && v.plain() && mask.empty()},
-            limits);
+        const Plan p =
+            plan({static_cast<int>(gates), backward, l.seq.T, B, l.D, l.H, once ? 0 : l.R, static_cast<int>(sizeof(S)),
+                  sizeof(S) == 2, rows, sizeof(S) < 8 && !is_linear(l.cell) && v.plain() && mask.empty()},
+                 limits);
         tf32 = tf32 || (sizeof(S) == 4 && p.mode == Mode::kClusters);
         arrivals.assign(size_t(l.D * p.grid.slices), 0u);
         return p;
