@@ -40,16 +40,30 @@ void pause_briefly() {
 #endif
 }
 
-constexpr int kSpins = 500;
+// Longer than a sleeper takes to wake, 40 to 200 us on a virtual machine whose core has gone idle. With a shorter spin one
+// sleep makes the next: the partner comes to the following barrier, waits there for the one who still wakes, sleeps too,
+// and every step costs a wake-up from then on.
+constexpr int64_t kSpinNs = 200'000;
+
+// Whether it came while spinning was worth it.
+template <class Done>
+bool spin_until(const Done& done, int64_t longest_ns) {
+    const int64_t end = now_ns() + longest_ns;
+    do {
+        for (int spin = 0; spin < 16; ++spin) {
+            if (done()) return true;
+            pause_briefly();
+        }
+    } while (now_ns() < end);
+    return false;
+}
 
 // Spins while a partner is likely to answer within microseconds, then gives the core away at every
 // look: on a busy machine the partner may be waiting for this very core.
 template <class Done>
 void wait_until(const Done& done) {
-    for (int spin = 0; spin < kSpins; ++spin) {
-        if (done()) return;
-        pause_briefly();
-    }
+    constexpr int64_t kSoonNs = 6000;
+    if (spin_until(done, kSoonNs)) return;
     while (!done()) std::this_thread::yield();
 }
 
@@ -234,10 +248,7 @@ void barrier_wait(Barrier* barrier) {
         barrier->epoch.notify_all();  // a look at a counter where nobody sleeps
         return;
     }
-    for (int spin = 0; spin < kSpins; ++spin) {
-        if (barrier->epoch.load(std::memory_order_acquire) != epoch) return;
-        pause_briefly();
-    }
+    if (spin_until([&] { return barrier->epoch.load(std::memory_order_acquire) != epoch; }, kSpinNs)) return;
     // Asleep, not yielding: whoever yields on a busy core comes back a whole time slice later, whoever sleeps is woken at
     // once.
     const int64_t from = now_ns();
@@ -246,10 +257,7 @@ void barrier_wait(Barrier* barrier) {
 }
 
 void progress_wait(const Progress* of, int32_t pieces) {
-    for (int spin = 0; spin < kSpins; ++spin) {
-        if (of->pieces.load(std::memory_order_acquire) >= pieces) return;
-        pause_briefly();
-    }
+    if (spin_until([&] { return of->pieces.load(std::memory_order_acquire) >= pieces; }, kSpinNs)) return;
     const int64_t from = now_ns();
     for (int32_t done = of->pieces.load(std::memory_order_acquire); done < pieces;
          done = of->pieces.load(std::memory_order_acquire))
