@@ -13,8 +13,11 @@ constexpr int64_t kJudgedNs = 20'000'000;      // of teams' work; a scheduler's 
 constexpr int64_t kJudgedAgainNs = 5'000'000;  // where it was crowded the last time
 constexpr int64_t kPause = 64;                 // times the time judged: a look at the whole team costs 2%
 constexpr int64_t kLeastPauseNs = 1'000'000'000, kMostPauseNs = 10'000'000'000;
-constexpr double kTaken = 0.15;   // of the team's time; a quiet machine takes a few hundredths at most
-constexpr double kWorked = 0.65;  // half of the threads, left alone, would do as much
+constexpr double kTaken = 0.15;                  // of the team's time; a quiet machine takes a few hundredths at most
+constexpr double kWorked = 0.65;                 // half of the threads, left alone, would do as much
+constexpr double kLeft = 0.05;                   // of half a team's: others may be gone
+constexpr int kMostEarly = 9;                    // each time that they were not, twice as long until the next such look
+constexpr int64_t kForgottenNs = 1'000'000'000;  // one such time
 
 thread_local int64_t slept = 0;
 
@@ -58,28 +61,45 @@ int Crowd::threads(int wanted, int64_t now) {
     if (now >= until_) {
         halvings_.fetch_sub(halvings_.load() > 0);
         until_ = now;
+        seen_ = {};
     }
     return std::max(1, wanted >> halvings_.load());
 }
 
 void Crowd::account(int wanted, int64_t duration_ns, const Spent& members, int64_t now) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    duration_ns_ += duration_ns;
-    wall_ns_ += wanted * duration_ns;
-    worked_ns_ += members.worked_ns;
-    taken_ns_ += members.wall_ns - members.worked_ns - members.slept_ns;
-    if (duration_ns_ < (was_crowded_ ? kJudgedAgainNs : kJudgedNs)) return;
-    const double wall = static_cast<double>(wall_ns_);
-    was_crowded_ = static_cast<double>(taken_ns_) > kTaken * wall && static_cast<double>(worked_ns_) < kWorked * wall;
-    if (was_crowded_) {
-        halvings_.fetch_add(halvings_.load() < 16);
-        until_ = now + std::clamp(kPause * duration_ns_, kLeastPauseNs, kMostPauseNs);
-    }
-    duration_ns_ = wall_ns_ = worked_ns_ = taken_ns_ = 0;
+    seen_.duration_ns += duration_ns;
+    seen_.wall_ns += wanted * duration_ns;
+    seen_.worked_ns += members.worked_ns;
+    seen_.taken_ns += members.wall_ns - members.worked_ns - members.slept_ns;
+    if (seen_.duration_ns < judged_ns()) return;
+    judge(wanted > 1, now);
+    seen_ = {};
 }
 
+int64_t Crowd::judged_ns() const {
+    if (crowded()) return kJudgedNs << early_;
+    return was_crowded_ ? kJudgedAgainNs : kJudgedNs;
+}
+
+void Crowd::judge(bool can_shrink, int64_t now) {
+    const double wall = static_cast<double>(seen_.wall_ns), taken = static_cast<double>(seen_.taken_ns);
+    if (can_shrink && taken > kTaken * wall && static_cast<double>(seen_.worked_ns) < kWorked * wall) {
+        if (!crowded()) early_ = static_cast<int>(std::max<int64_t>(0, early_ - (now - until_) / kForgottenNs));
+        halvings_.fetch_add(halvings_.load() < 16);
+        until_ = now + std::clamp(kPause * seen_.duration_ns, kLeastPauseNs, kMostPauseNs);
+        was_crowded_ = true;
+    } else if (!crowded()) {
+        was_crowded_ = false;
+    } else if (taken < kLeft * wall) {
+        until_ = now;
+        early_ = std::min(early_ + 1, kMostEarly);
+    }
+}
+
+bool in_crowd() { return crowd().crowded(); }
 int threads_in_crowd(int wanted) {
-    return crowd().crowded() ? crowd().threads(wanted, now_ns()) : wanted;  // a fixed one never is
+    return in_crowd() ? crowd().threads(wanted, now_ns()) : wanted;  // a fixed one never is
 }
 void account_in_crowd(int wanted, int64_t duration_ns, const Spent& members) {
     if (!fixed()) crowd().account(wanted, duration_ns, members, now_ns());

@@ -3,7 +3,8 @@
 // Threads that meet at a barrier go at the pace of the one whose core somebody else has: with every core taken half of the
 // time, two of them are slower than one, which the system moves to whichever core is free. So teams keep an account of
 // what their cores did. Where cores were taken from a team and it got little done, calls get half of the threads for a
-// while, then the whole again. Results are the same bits for any number of threads.
+// while, then the whole again: soon, where nobody takes cores from the half either, as the others may be gone. Results are
+// the same bits for any number of threads.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -38,18 +39,26 @@ class Crowd {
     // Of so many that a call may use.
     int threads(int wanted, int64_t now);
     // What a team of `wanted` threads did in `duration_ns`, its members' times added up; who came too late had no core.
+    // Those of one thread are of interest while it is crowded.
     void account(int wanted, int64_t duration_ns, const Spent& members, int64_t now);
 
   private:
+    int64_t judged_ns() const;
+    void judge(bool can_shrink, int64_t now);
+
     std::mutex mutex_;
     std::atomic<int> halvings_{0};
-    int64_t until_ = 0;  // they hold
-    bool was_crowded_ = false;
+    int64_t until_ = 0;         // they hold
+    bool was_crowded_ = false;  // the last team that was not halved
+    int early_ = 0;             // ends of halvings before their time, but for those long ago
     // Since the last judgement: over all threads that were wanted, and of that.
-    int64_t duration_ns_ = 0, wall_ns_ = 0, worked_ns_ = 0, taken_ns_ = 0;
+    struct {
+        int64_t duration_ns = 0, wall_ns = 0, worked_ns = 0, taken_ns = 0;
+    } seen_;
 };
 
 // That of the process. FUSED_RNN_FIXED_THREADS=1 in the environment: it never takes a thread away.
+bool in_crowd();
 int threads_in_crowd(int wanted);
 void account_in_crowd(int wanted, int64_t duration_ns, const Spent& members);
 

@@ -17,7 +17,8 @@ std::vector<int> threads_of(const std::vector<TeamRun>& runs) {
     std::vector<int> given;
     for (const TeamRun& run : runs) {
         given.push_back(crowd.threads(run.wanted, run.now_ns));
-        if (given.back() > 1) crowd.account(given.back(), run.duration_ns, run.spent, run.now_ns + run.duration_ns);
+        if (given.back() > 1 || crowd.crowded())
+            crowd.account(given.back(), run.duration_ns, run.spent, run.now_ns + run.duration_ns);
     }
     return given;
 }

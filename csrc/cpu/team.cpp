@@ -45,7 +45,7 @@ void pause_briefly() {
 // and every step costs a wake-up from then on.
 constexpr int64_t kSpinNs = 200'000;
 
-// Whether it came while spinning was worth it.
+// Whether it came within about that time.
 template <class Done>
 bool spin_until(const Done& done, int64_t longest_ns) {
     const int64_t end = now_ns() + longest_ns;
@@ -231,7 +231,14 @@ int64_t steps_side_by_side(int64_t steps, int64_t rows) {
 
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
     const int wanted = team_size(size, divide_loop(size, pool.threads), pool.threads);
-    if (wanted < 2) return work(context, {-1, {0, size.rows, 0, 1, nullptr}});
+    if (wanted < 2) {
+        const Share all{-1, {0, size.rows, 0, 1, nullptr}};
+        if (!in_crowd()) return work(context, all);
+        const Stopwatch watch;
+        work(context, all);
+        const Spent spent = watch.spent();
+        return account_in_crowd(1, spent.wall_ns, spent);
+    }
     Team team(size, work, context, wanted);
     const Stopwatch watch;
     pool.run(
@@ -240,34 +247,38 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
     team.account(watch.spent().wall_ns);
 }
 
-void barrier_wait(Barrier* barrier) {
-    const int epoch = barrier->epoch.load(std::memory_order_relaxed);
-    if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == barrier->members) {
-        barrier->arrived.store(0, std::memory_order_relaxed);
-        barrier->epoch.store(epoch + 1, std::memory_order_release);
-        barrier->epoch.notify_all();  // a look at a counter where nobody sleeps
-        return;
-    }
-    if (spin_until([&] { return barrier->epoch.load(std::memory_order_acquire) != epoch; }, kSpinNs)) return;
+void Awaited::set(int32_t value) {
+    // Before they see it: what they wait for from then on is a core.
+    if (sleepers_.load(std::memory_order_relaxed) > 0) told_ns_.store(now_ns(), std::memory_order_relaxed);
+    value_.store(value, std::memory_order_release);
+    value_.notify_all();  // a look at a counter where nobody sleeps
+}
+
+template <class Done>
+void Awaited::wait(const Done& done) const {
+    if (spin_until([&] { return done(value()); }, kSpinNs)) return;
     // Asleep, not yielding: whoever yields on a busy core comes back a whole time slice later, whoever sleeps is woken at
     // once.
     const int64_t from = now_ns();
-    barrier->epoch.wait(epoch, std::memory_order_acquire);
-    note_sleep(now_ns() - from);
+    sleepers_.fetch_add(1, std::memory_order_relaxed);
+    for (int32_t seen = value(); !done(seen); seen = value()) value_.wait(seen, std::memory_order_acquire);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    note_sleep(std::max<int64_t>(0, told_ns_.load(std::memory_order_relaxed) - from));
+}
+
+void barrier_wait(Barrier* barrier) {
+    const int32_t epoch = barrier->epoch.value();
+    if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == barrier->members) {
+        barrier->arrived.store(0, std::memory_order_relaxed);
+        return barrier->epoch.set(epoch + 1);
+    }
+    barrier->epoch.wait([&](int32_t now) { return now != epoch; });
 }
 
 void progress_wait(const Progress* of, int32_t pieces) {
-    if (spin_until([&] { return of->pieces.load(std::memory_order_acquire) >= pieces; }, kSpinNs)) return;
-    const int64_t from = now_ns();
-    for (int32_t done = of->pieces.load(std::memory_order_acquire); done < pieces;
-         done = of->pieces.load(std::memory_order_acquire))
-        of->pieces.wait(done, std::memory_order_acquire);
-    note_sleep(now_ns() - from);
+    of->pieces.wait([&](int32_t done) { return done >= pieces; });
 }
 
-void progress_reach(Progress* own, int32_t pieces) {
-    own->pieces.store(pieces, std::memory_order_release);
-    own->pieces.notify_all();
-}
+void progress_reach(Progress* own, int32_t pieces) { own->pieces.set(pieces); }
 
 }  // namespace fused_rnn::cpu

@@ -13,16 +13,31 @@
 
 namespace fused_rnn::cpu {
 
+// A number that others wait for.
+class Awaited {
+  public:
+    int32_t value() const { return value_.load(std::memory_order_acquire); }
+    void set(int32_t value);
+    // Until `done(value)`.
+    template <class Done>
+    void wait(const Done& done) const;
+
+  private:
+    std::atomic<int32_t> value_{0};
+    mutable std::atomic<int32_t> sleepers_{0};
+    std::atomic<int64_t> told_ns_{0};  // when it was set while somebody slept
+};
+
 struct alignas(64) Barrier {
     explicit Barrier(int members) : members(members) {}
     const int members;
     std::atomic<int> arrived{0};
-    std::atomic<int> epoch{0};
+    Awaited epoch;
 };
 
 // How far a layer is, for the layer above it. One writes, one reads.
 struct alignas(64) Progress {
-    std::atomic<int32_t> pieces{0};
+    Awaited pieces;
 };
 
 // The thread pool of whoever calls: run(n, body, context) splits [0, n) over its threads, a call of
