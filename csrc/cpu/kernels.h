@@ -141,7 +141,7 @@ extern const IsaTable avx512_table;
 extern const IsaTable amx_table;
 #endif
 
-// At least so many bytes that are this thread's until it asks again, 64-byte aligned. Throws std::bad_alloc.
+// At least so many bytes that are this thread's until it asks again, 64-byte aligned. Throws std::bad_alloc. (memory.cpp)
 void* thread_scratch(int64_t bytes);
 // team.cpp; kept out of line so that loops hold no atomics
 void barrier_wait(Barrier* barrier);

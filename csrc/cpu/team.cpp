@@ -1,9 +1,7 @@
 #include "team.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
-#include <new>
 #include <thread>
 
 #include "crowd.h"
@@ -13,22 +11,6 @@
 #endif
 
 namespace fused_rnn::cpu {
-
-void* thread_scratch(int64_t bytes) {
-    struct Memory {
-        void* data = nullptr;
-        int64_t bytes = 0;
-        ~Memory() { std::free(data); }
-    };
-    thread_local Memory memory;
-    if (memory.bytes < bytes) {
-        std::free(memory.data);
-        memory.bytes = (bytes + 4095) / 4096 * 4096;
-        memory.data = std::aligned_alloc(4096, static_cast<size_t>(memory.bytes));
-        if (!memory.data) throw std::bad_alloc();
-    }
-    return memory.data;
-}
 
 namespace {
 

@@ -36,7 +36,7 @@ class ForwardPass {
         : layer_(layer), pool_(torch_pool()), k_(cpu::kernels<F, S>()), x_(k_, layer) {
         tiles_ = tiles_for<F, S>(layer, split_f32);
         loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
-        direct_ = !loop_tiles_ && walks_unpacked(layer);
+        direct_ = !loop_tiles_ && walks_unpacked(layer) && layer.N < kRowsWorthPacking;
         for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 

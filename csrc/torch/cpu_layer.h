@@ -2,15 +2,12 @@
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 
 #include "../cpu/crowd.h"
 #include "../cpu/dispatch.h"
 #include "../cpu/hooks.h"
+#include "../cpu/memory.h"
 #include "../cpu/team.h"
 #include "layer.h"
 
@@ -22,48 +19,33 @@ constexpr int64_t kFewRows = 4;
 // Packing the recurrent weights costs a few passes over them; a step of few rows is one pass anyway, and gains less.
 constexpr int64_t kStepsWorthPacking = 6;
 constexpr int64_t kStepsWorthPackingFewRows = 16;
-constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
+constexpr int64_t kRowsWorthPacking =
+    1024;                            // of all steps: forward, our products of packed weights gain as much on BLAS's
+constexpr int64_t kCellFlops = 100;  // that a gate's activation and stores take the time of
 constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
 template <class S>
 constexpr int64_t kTileSpeed = std::is_same_v<S, float> ? 3 : 8;  // of matrix tiles over multiply-adds in f32
 
-// glibc gives blocks over 32 MB back to the system at every free, so at every call they are fresh again and cost more in
-// page faults than the kernels need to fill them. Where the system gives huge pages to those who ask (Linux's default),
-// ask for these. Smaller blocks are reused, and the zeroing of huge pages only flushes caches there (docs/performance.md).
-inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__)
-    constexpr uintptr_t kHuge = 2 << 20;
-    if (bytes <= 32 << 20) return;
-    const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
-    madvise(reinterpret_cast<void*>(from), end - from, MADV_HUGEPAGE);  // advice: a refusal changes nothing
-#endif
-}
-
 // A new contiguous tensor on the CPU.
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
     const Tensor tensor = empty_at({aoti_torch_device_type_cpu(), 0}, sizes, type);
-    ask_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+    cpu::ask_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
     return tensor;
 }
 
-// Working memory from torch's allocator, so that memory profilers see it; 64-byte aligned.
+// Working memory; 64-byte aligned.
 template <class F>
 class Buffer {
   public:
     Buffer() = default;
-    explicit Buffer(int64_t count)
-        : tensor_(empty({count}, scalar_type<F>())),
-          data_(static_cast<F*>(tensor_->mutable_data_ptr())),
-          count_(count) {}
-    F* data() const { return data_; }
+    explicit Buffer(int64_t count) : block_(count * static_cast<int64_t>(sizeof(F))), count_(count) {}
+    F* data() const { return static_cast<F*>(block_.data()); }
     int64_t count() const { return count_; }
-    void zero() { std::fill_n(data_, count_, F(0)); }
-    explicit operator bool() const { return data_ != nullptr; }
+    void zero() { std::fill_n(data(), count_, F(0)); }
+    explicit operator bool() const { return data() != nullptr; }
 
   private:
-    std::optional<Tensor> tensor_;
-    F* data_ = nullptr;
+    cpu::Block block_;
     int64_t count_ = 0;
 };
 

@@ -10,7 +10,7 @@ CXX=${CXX:-g++}
 JOBS=${JOBS:-2}
 OUT=${OUT:-build/sanitize}
 FLAGS="-std=c++20 -O1 -g1 -ffp-contract=fast -fno-omit-frame-pointer -Wno-psabi"
-SOURCES="csrc/cpu/isa_amx.cpp csrc/cpu/isa_avx512.cpp csrc/cpu/isa_avx2.cpp csrc/cpu/isa_generic.cpp csrc/cpu/dispatch.cpp csrc/cpu/team.cpp csrc/cpu/crowd.cpp tests/cpp/loops.cpp"
+SOURCES="csrc/cpu/isa_amx.cpp csrc/cpu/isa_avx512.cpp csrc/cpu/isa_avx2.cpp csrc/cpu/isa_generic.cpp csrc/cpu/dispatch.cpp csrc/cpu/team.cpp csrc/cpu/crowd.cpp csrc/cpu/memory.cpp tests/cpp/loops.cpp"
 
 # build FOLDER FLAGS...: compiles and links FOLDER/loops
 build() {
