@@ -16,13 +16,20 @@ constexpr int tile_rows(int vectors) {
     return kAccumulators / vectors < kMaxTileRows ? kAccumulators / vectors : kMaxTileRows;
 }
 
+// What to fetch into L2 while a tile is at work: so many lines from `line` on for each kAskedEvery of k.
+constexpr int64_t kAskedEvery = 4, kLine = 64;
+struct Ahead {
+    const char* line;
+    int64_t lines;
+};
+
 // c[m][v*W..] (+)= sum_k a[m*lda + k] * panel[k][v], or of a[k*lda + m] where `Across`. What is there is added last: a chain
 // that began with it would round every small product to its size.
 template <class F, int M, int NV, bool Across>
-void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool accumulate) {
+void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc, bool accumulate, Ahead ahead) {
     constexpr int W = Simd<F>::W;
     Vec<F> acc[M][NV] = {};
-    for (int64_t k = 0; k < K; ++k) {
+    const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec<F> b[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) __builtin_memcpy(&b[v], panel + (k * NV + v) * W, sizeof(b[v]));
@@ -32,7 +39,14 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(am, b[v], acc[m][v]);
         }
+    };
+    int64_t k = 0;
+    for (; M > 1 && k + kAskedEvery <= K; k += kAskedEvery) {  // a single row waits for the panel alone
+        for (int64_t i = 0; i < ahead.lines; ++i, ahead.line += kLine) __builtin_prefetch(ahead.line, 0, 2);
+#pragma GCC unroll 4
+        for (int64_t j = 0; j < kAskedEvery; ++j) step(k + j);
     }
+    for (; k < K; ++k) step(k);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
@@ -45,7 +59,7 @@ void tile(const F* a, int64_t lda, const F* panel, int64_t K, F* c, int64_t ldc,
 }
 
 template <class F>
-using TileFn = void (*)(const F*, int64_t, const F*, int64_t, F*, int64_t, bool);
+using TileFn = void (*)(const F*, int64_t, const F*, int64_t, F*, int64_t, bool, Ahead);
 
 template <class F, bool Across>
 TileFn<F> tile_fn(int rows, int vectors) {
@@ -72,25 +86,57 @@ FUSED_RNN_INLINE int next_rows(int64_t left, int vectors) {
 
 // ---- panels -------------------------------------------------------------------------------------
 
+// One of K x vectors, and which one its product is followed by (null: none that is not in cache already). `far`: it comes
+// from past L2.
+template <class T>
+struct Panel {
+    const T* data;
+    int vectors;
+    const T* then;
+    bool far;
+};
+constexpr int64_t kNearBytes = 5 << 18;  // of panels, that stay in an L2 of 2 MB beside what else is used
+
 // Rows [0, rows) of c (+)= a times one panel, in register tiles; where `Across`, a^T times it: rows of c are columns of a. A
 // slab of the panel that fits L1 serves all rows before the next one is fetched. Few rows keep to the slabs too, for the
-// same bits.
+// same bits. Of panels from past L2 the next slab, in the end the next panel's first, is fetched while one is at work: the
+// processor by itself would begin when it is needed, at half of the rate. (But for so few rows that it looks far ahead.)
 constexpr int64_t kSlabBytes = 24 << 10;
 constexpr int64_t kBlockRows = 96;  // of products, which must stay in cache from slab to slab
+constexpr int64_t kRowsToAsk = 4;
+
+// What the first tile at a slab asks for: the slab of `depth` rows at `at`, `left` more to come in its panel, `first` in the
+// first slab of any.
+template <class F>
+Ahead after_slab(const Panel<F>& panel, const F* at, int64_t depth, int64_t left, int64_t first, int64_t rows) {
+    const int64_t row = panel.vectors * Simd<F>::W;
+    const F* const next = left ? at + depth * row : panel.then;
+    const int64_t tiles = (rows + tile_rows(panel.vectors) - 1) / tile_rows(panel.vectors);
+    const int64_t asks = tiles * (depth / kAskedEvery);
+    if (!next || !asks) return {};
+    const int64_t lines = (left && left < first ? left : first) * row * static_cast<int64_t>(sizeof(F)) / kLine;
+    return {reinterpret_cast<const char*>(next), (lines + asks - 1) / asks};
+}
 
 template <class F, bool Across = false>
-void panel_product(const F* a, int64_t lda, int64_t rows, const F* panel, int vectors, int64_t K, F* c, int64_t ldc,
+void panel_product(const F* a, int64_t lda, int64_t rows, const Panel<F>& panel, int64_t K, F* c, int64_t ldc,
                    bool accumulate) {
     constexpr int W = Simd<F>::W;
+    const int vectors = panel.vectors;
     const int64_t row_bytes = vectors * W * static_cast<int64_t>(sizeof(F));
     const int64_t slab = kSlabBytes / row_bytes;
     int64_t k = 0;
     do {  // once for K = 0, too: the sums are zero
         const int64_t depth = K - k < slab ? K - k : slab;
+        const F* const at = panel.data + k * vectors * W;
+        Ahead ahead = {};
+        if (panel.far && rows >= kRowsToAsk)
+            ahead = after_slab(panel, at, depth, K - k - depth, K < slab ? K : slab, rows);
         for (int64_t r = 0; r < rows;) {
             const int height = next_rows(rows - r, vectors);
-            tile_fn<F, Across>(height, vectors)(a + (Across ? k * lda + r : r * lda + k), lda, panel + k * vectors * W,
-                                                depth, c + r * ldc, ldc, accumulate || k > 0);
+            tile_fn<F, Across>(height, vectors)(a + (Across ? k * lda + r : r * lda + k), lda, at, depth, c + r * ldc,
+                                                ldc, accumulate || k > 0, ahead);
+            ahead.line += depth / kAskedEvery * ahead.lines * kLine;
             r += height;
         }
         k += slab;

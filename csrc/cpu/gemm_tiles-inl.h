@@ -133,10 +133,10 @@ struct TileRows {
         first = b;
         narrow_rows<S>(a + b * ld, ld, end - b, K, scratch, tile_row<S>(K));
     }
-    int64_t packed_depth() const { return whole_tiles<S>(K); }
-    void multiply(int64_t b, int64_t end, const bf16* panel, int vectors, float* c, int64_t ldc, bool accumulate) {
-        tile_product<kTileParts<S>>(state, scratch + (b - first) * tile_row<S>(K), tile_row<S>(K), end - b, panel,
-                                    vectors, tiles_deep(K), c, ldc, accumulate);
+    static int64_t packed_depth(int64_t K) { return whole_tiles<S>(K); }
+    void multiply(int64_t b, int64_t end, const Panel<bf16>& panel, float* c, int64_t ldc, bool accumulate) {
+        tile_product<kTileParts<S>>(state, scratch + (b - first) * tile_row<S>(K), tile_row<S>(K), end - b, panel.data,
+                                    panel.vectors, tiles_deep(K), c, ldc, accumulate);
     }
 };
 

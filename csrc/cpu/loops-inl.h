@@ -40,14 +40,15 @@ struct Rows {
     // That a panel, which stays in L1, serves one after the other.
     int64_t blocks_at_once() const { return int64_t(1) << 40; }
     void take(int64_t, int64_t) {}
-    int64_t packed_depth() const { return K; }
-    void multiply(int64_t b, int64_t end, const F* panel, int vectors, F* c, int64_t ldc, bool accumulate) {
-        panel_product(a + b * ld, ld, end - b, panel, vectors, K, c, ldc, accumulate);
+    static int64_t packed_depth(int64_t K) { return K; }
+    void multiply(int64_t b, int64_t end, const Panel<F>& panel, F* c, int64_t ldc, bool accumulate) {
+        panel_product(a + b * ld, ld, end - b, panel, K, c, ldc, accumulate);
     }
 };
 
-// f(p, b, end) for all panels and blocks of rows, blocks as even as they come. Panels come by turns from the first and from
-// the last, `back` says whose turn it is: of weights that do not fit a cache as a whole it still has those used last.
+// f(p, q, b, end) for all panels p and blocks of rows, blocks as even as they come; q comes after p, -1: the same again, or
+// none. Panels come by turns from the first and from the last, `back` says whose turn it is: of weights that do not fit a
+// cache as a whole it still has those used last.
 template <class Operand, class Function>
 FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0, int64_t b1, bool& back,
                                      const Function& f) {
@@ -59,27 +60,63 @@ FUSED_RNN_INLINE void for_each_block(Operand& operand, Range panels, int64_t b0,
         operand.take(from(i0), from(i1));
         for (int64_t k = 0; k < count; ++k) {
             const int64_t p = back ? panels.end - 1 - k : panels.begin + k;
-            for (int64_t i = i0; i < i1; ++i) f(p, from(i), from(i + 1));
+            const int64_t after = k + 1 == count ? -1 : back ? p - 1 : p + 1;
+            for (int64_t i = i0; i < i1; ++i) f(p, i + 1 < i1 ? -1 : after, from(i), from(i + 1));
         }
         back = !back;
     }
 }
 
-// Columns of panel p in rows [0, rows) of c (+)= a times it. Nothing is written past the last column of all: the panel that
-// ends there goes through a buffer.
+// A matrix in panels of so many rows.
+template <class T>
+struct PanelMatrix {
+    const T* data;
+    PanelShape shape;
+    int64_t depth;
+    bool far;
+
+    // Panel p from row k on; q comes after it, or -1.
+    Panel<T> at(int64_t p, int64_t q, int64_t k = 0) const {
+        const auto from = [&](int64_t of) { return data + shape.offset(of, depth) + k * shape.vectors(of) * shape.W; };
+        return {from(p), shape.vectors(p), q < 0 ? nullptr : from(q), far};
+    }
+};
+
+template <class T>
+int64_t panel_bytes(const PanelShape& shape, Range panels, int64_t depth) {
+    return shape.offset(panels.end - panels.begin, depth) * static_cast<int64_t>(sizeof(T));
+}
+
+// The weights of a loop, as its operand takes them: those of its first and of its second product.
+template <class Operand, class F>
+struct LoopWeights {
+    using T = typename Operand::Packed;
+    PanelMatrix<T> first, second;
+
+    LoopWeights(const Panels<F>& w, const PanelShape& shape, Range panels, const Panels<F>& w_second,
+                const PanelShape& second_shape, Range second_panels)
+        : first{reinterpret_cast<const T*>(w.data), shape, Operand::packed_depth(w.K), false},
+          second{reinterpret_cast<const T*>(w_second.data), second_shape, Operand::packed_depth(w_second.K), false} {
+        const int64_t bytes =
+            panel_bytes<T>(shape, panels, first.depth) + panel_bytes<T>(second_shape, second_panels, second.depth);
+        first.far = second.far = bytes > kNearBytes;
+    }
+};
+
+// Columns from `first` on, as many as the panel has, in rows [0, rows) of c (+)= a times it. Nothing is written past the
+// last of `columns`: the panel that ends there goes through a buffer.
 template <class F, bool Across>
-FUSED_RNN_INLINE void multiply_panel(const F* a, int64_t lda, int64_t rows, const F* panel, const PanelShape& shape,
-                                     int64_t p, int64_t K, F* c, int64_t ldc, bool accumulate) {
+FUSED_RNN_INLINE void multiply_panel(const F* a, int64_t lda, int64_t rows, const Panel<F>& panel, int64_t first,
+                                     int64_t columns, int64_t K, F* c, int64_t ldc, bool accumulate) {
     constexpr int W = Simd<F>::W;
-    const int vectors = shape.vectors(p);
-    const int64_t first = shape.first_column(p), width = vectors * W, columns = shape.columns - first;
+    const int64_t width = panel.vectors * W, left = columns - first;
     c += first;
-    if (columns >= width) return panel_product<F, Across>(a, lda, rows, panel, vectors, K, c, ldc, accumulate);
+    if (left >= width) return panel_product<F, Across>(a, lda, rows, panel, K, c, ldc, accumulate);
     alignas(64) F sums[kBlockRows * kMaxVectors * W];
-    panel_product<F, Across>(a, lda, rows, panel, vectors, K, sums, width, false);
+    panel_product<F, Across>(a, lda, rows, panel, K, sums, width, false);
     for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t k = 0; k < columns; k += W) {
-            const int lanes = columns - k < W ? static_cast<int>(columns - k) : W;
+        for (int64_t k = 0; k < left; k += W) {
+            const int lanes = left - k < W ? static_cast<int>(left - k) : W;
             Vec<F> v = load<F>(sums + i * width + k, W);
             if (accumulate) v += load<F>(c + i * ldc + k, lanes);
             store(c + i * ldc + k, v, lanes);
@@ -92,10 +129,12 @@ template <class F>
 void multiply_panels(const F* a, int64_t lda, int64_t M, const F* panels, PanelShape shape, int64_t K, int64_t p0,
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     Rows<F> operand;
+    const Range all{p0, p1};
+    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, all, K) > kNearBytes};
     bool back = false;
-    for_each_block(operand, Range{p0, p1}, 0, M, back, [&](int64_t p, int64_t b, int64_t end) {
-        multiply_panel<F, false>(a + b * lda, lda, end - b, panels + shape.offset(p, K), shape, p, K, c + b * ldc, ldc,
-                                 accumulate);
+    for_each_block(operand, all, 0, M, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
+        multiply_panel<F, false>(a + b * lda, lda, end - b, matrix.at(p, q), shape.first_column(p), shape.columns, K,
+                                 c + b * ldc, ldc, accumulate);
     });
 }
 
@@ -105,6 +144,7 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     constexpr int64_t vector_bytes = Simd<F>::W * static_cast<int64_t>(sizeof(F));
     constexpr int64_t slab = kSlabBytes / (kMaxVectors * vector_bytes);
+    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, {p0, p1}, K < slab ? K : slab) > kNearBytes};
     F* const block = static_cast<F*>(thread_scratch(slab * kBlockRows * static_cast<int64_t>(sizeof(F))));
     for (int64_t m = 0; m < M; m += kBlockRows) {
         const int64_t rows = M - m < kBlockRows ? M - m : kBlockRows;
@@ -117,8 +157,8 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
                 }
             }
             for (int64_t p = p0; p < p1; ++p) {
-                const F* panel = panels + shape.offset(p, K) + k * shape.vectors(p) * Simd<F>::W;
-                multiply_panel<F, true>(block, kBlockRows, rows, panel, shape, p, depth, c + m * ldc, ldc,
+                multiply_panel<F, true>(block, kBlockRows, rows, matrix.at(p, p + 1 < p1 ? p + 1 : -1, k),
+                                        shape.first_column(p), shape.columns, depth, c + m * ldc, ldc,
                                         accumulate || k > 0);
             }
         }
@@ -132,14 +172,12 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     constexpr int W = Simd<F>::W;
     alignas(64) F products[Operand::kBlock * kMaxVectors * W];
     Operand operand;
-    const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
-        return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
-    };
     const int gates = static_cast<int>(panel_gates(a.cell, a.variant));
     const PanelShape shape = shape_of(a.w_hh, gates), r_shape = shape_of(a.w_hr, 1);
     const bool by_rows = a.variant.layer_norm;
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range r_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const LoopWeights<Operand, F> w(a.w_hh, shape, panels, a.w_hr, r_shape, r_panels);
     bool back = false, r_back = false;
 
     for (int64_t step = t0; step < t1; ++step) {
@@ -148,16 +186,16 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
 
         operand.set(a.left(1 - next), a.ld_h, a.R);
-        for_each_block(operand, panels, slice.b0, b1, back, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, panels, slice.b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
             if (by_rows) {
                 F* to = a.hg + b * a.ld_gx + u0;
-                return operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, to, a.ld_gx, false);
+                return operand.multiply(b, end, w.first.at(p, q), to, a.ld_gx, false);
             }
             const int64_t units = (gates > 1 ? 1 : vectors) * W;
             const int64_t u1 = u0 + units < a.H ? u0 + units : a.H;
-            operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, products, vectors * W, false);
+            operand.multiply(b, end, w.first.at(p, q), products, vectors * W, false);
             forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
@@ -170,9 +208,9 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
 
         const int64_t final_from = a.final_from(t);
         operand.set(a.h_full, a.ld_c, a.H);
-        for_each_block(operand, r_panels, slice.b0, b1, r_back, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, r_panels, slice.b0, b1, r_back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = r_shape.vectors(p);
-            operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
+            operand.multiply(b, end, w.second.at(p, q), products, vectors * W, false);
             second_rows(a, t, b, end, r_shape.first_column(p), vectors * W, products, vectors * W, next, final_from);
         });
         if (slice.barrier) barrier_wait(slice.barrier);
@@ -185,13 +223,11 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
     constexpr int W = Simd<F>::W;
     alignas(64) F products[Operand::kBlock * kMaxVectors * W];
     Operand operand;
-    const auto panel_of = [&](const Panels<F>& w, const PanelShape& of, int64_t p) {
-        return reinterpret_cast<const typename Operand::Packed*>(w.data) + of.offset(p, operand.packed_depth());
-    };
     const PanelShape shape = shape_of(a.w_hh, 1), r_shape = shape_of(a.w_hr, 1);
     const bool by_rows = a.variant.layer_norm;
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range h_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
+    const LoopWeights<Operand, F> w(a.w_hh, shape, panels, a.w_hr, r_shape, h_panels);
     // The columns of dh that this slice owns, the same in both halves of a step: no second barrier.
     const int64_t r0 = shape.first_column(panels.begin);
     const int64_t r1 = panels.end == shape.count() ? a.R : shape.first_column(panels.end);
@@ -208,15 +244,15 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
             output_gradient_rows(a, t, b0, b1, r0, r1);
             if (slice.barrier) barrier_wait(slice.barrier);
             operand.set(a.dr + chunk_row * a.ld_dr, a.ld_dr, a.R);
-            for_each_block(operand, h_panels, b0, b1, h_back, [&](int64_t p, int64_t b, int64_t end) {
+            for_each_block(operand, h_panels, b0, b1, h_back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
                 const int vectors = r_shape.vectors(p);
                 const int64_t u0 = r_shape.first_column(p);
                 const int64_t u1 = u0 + vectors * W < a.H ? u0 + vectors * W : a.H;
                 if (by_rows) {
                     F* to = a.dh_full + b * a.ld_c + u0;
-                    return operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, to, a.ld_c, false);
+                    return operand.multiply(b, end, w.second.at(p, q), to, a.ld_c, false);
                 }
-                operand.multiply(b, end, panel_of(a.w_hr, r_shape, p), vectors, products, vectors * W, false);
+                operand.multiply(b, end, w.second.at(p, q), products, vectors * W, false);
                 backward_rows(a, t, b, end, u0, u1, products, vectors * W, false);
             });
         } else if (!by_rows && r0 < r1 && b0 < b1) {
@@ -234,13 +270,13 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
 
         const F* dg = a.dgh + chunk_row * a.ld_dg;
         operand.set(dg, a.ld_dg, a.w_hh.K);
-        for_each_block(operand, panels, b0, b1, back, [&](int64_t p, int64_t b, int64_t end) {
+        for_each_block(operand, panels, b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;
             if (!a.mask) {
-                operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, a.dh + at, a.ld_dh, passes_h);
+                operand.multiply(b, end, w.first.at(p, q), a.dh + at, a.ld_dh, passes_h);
             } else {
-                operand.multiply(b, end, panel_of(a.w_hh, shape, p), vectors, products, width, false);
+                operand.multiply(b, end, w.first.at(p, q), products, width, false);
                 mask_rows(products, width, a.mask + at, a.ld_dh, end - b, width, a.dh + at, a.ld_dh, passes_h);
             }
         });
