@@ -18,13 +18,21 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastBytes = 1 << 14;  // malloc keeps smaller ones itself
 constexpr size_t kMostBlocks = 64;
+constexpr int64_t kMegabyte = 1 << 20;
+constexpr int64_t kMostMegabytes = 64;  // of a thread; an LSTM of 1024 units has 32 MB of packed weights
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kWatched = true;  // the ends of blocks, and blocks that are free
 #else
 constexpr bool kWatched = false;
 #endif
-constexpr int64_t kMostBytes =
-    kWatched ? 0 : 64 << 20;  // of a thread; an LSTM of 1024 units has 32 MB of packed weights
+
+int64_t most_bytes() {
+    static const int64_t most = [] {
+        const char* text = std::getenv("FUSED_RNN_KEPT_MB");
+        return kWatched ? 0 : (text ? std::atoll(text) : kMostMegabytes) * kMegabyte;
+    }();
+    return most;
+}
 
 struct Free {
     void* data;
@@ -56,7 +64,7 @@ class Kept {
     void give(const Free& block) {
         blocks_.push_back(block);
         bytes_ += block.bytes;
-        while (bytes_ > kMostBytes || blocks_.size() > kMostBlocks) {
+        while (bytes_ > most_bytes() || blocks_.size() > kMostBlocks) {
             std::free(blocks_.front().data);
             remove(0);
         }
