@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -18,7 +19,6 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kLeastBytes = 1 << 14;  // malloc keeps smaller ones itself
 constexpr size_t kMostBlocks = 64;
-constexpr int64_t kMegabyte = 1 << 20;
 constexpr int64_t kMostMegabytes = 64;  // of a thread; an LSTM of 1024 units has 32 MB of packed weights
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kWatched = true;  // the ends of blocks, and blocks that are free
@@ -29,7 +29,8 @@ constexpr bool kWatched = false;
 int64_t most_bytes() {
     static const int64_t most = [] {
         const char* text = std::getenv("FUSED_RNN_KEPT_MB");
-        return kWatched ? 0 : (text ? std::atoll(text) : kMostMegabytes) * kMegabyte;
+        const int64_t megabytes = text ? std::clamp<int64_t>(std::atoll(text), 0, 1 << 30) : kMostMegabytes;
+        return kWatched ? 0 : megabytes << 20;
     }();
     return most;
 }
