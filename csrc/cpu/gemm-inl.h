@@ -95,12 +95,7 @@ struct Panel {
     const T* then;
     bool far;
 };
-constexpr int64_t kNearBytes = 5 << 18;  // of panels, that stay in an L2 of 2 MB beside what else is used
 
-// Rows [0, rows) of c (+)= a times one panel, in register tiles; where `Across`, a^T times it: rows of c are columns of a. A
-// slab of the panel that fits L1 serves all rows before the next one is fetched. Few rows keep to the slabs too, for the
-// same bits. Of panels from past L2 the next slab, in the end the next panel's first, is fetched while one is at work: the
-// processor by itself would begin when it is needed, at half of the rate. (But for so few rows that it looks far ahead.)
 constexpr int64_t kSlabBytes = 24 << 10;
 constexpr int64_t kBlockRows = 96;  // of products, which must stay in cache from slab to slab
 constexpr int64_t kRowsToAsk = 4;
@@ -118,6 +113,10 @@ Ahead after_slab(const Panel<F>& panel, const F* at, int64_t depth, int64_t left
     return {reinterpret_cast<const char*>(next), (lines + asks - 1) / asks};
 }
 
+// Rows [0, rows) of c (+)= a times one panel, in register tiles; where `Across`, a^T times it: rows of c are columns of a. A
+// slab of the panel that fits L1 serves all rows before the next one is fetched. Few rows keep to the slabs too, for the
+// same bits. Of panels from past L2 the next slab, in the end the next panel's first, is fetched while one is at work: the
+// processor by itself would begin when it is needed, at half of the rate. (But for so few rows that it looks far ahead.)
 template <class F, bool Across = false>
 void panel_product(const F* a, int64_t lda, int64_t rows, const Panel<F>& panel, int64_t K, F* c, int64_t ldc,
                    bool accumulate) {

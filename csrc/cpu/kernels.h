@@ -7,7 +7,8 @@
 
 namespace fused_rnn::cpu {
 
-constexpr int kMaxVectors = 4;  // SIMD vectors in a panel
+constexpr int kMaxVectors = 4;         // SIMD vectors in a panel
+constexpr int64_t kL2Bytes = 5 << 18;  // of an L2 of 2 MB, what weights may fill beside what else is used
 // Rows of internal buffers are padded to this many elements, so that whole vectors may be stored.
 constexpr int64_t kPad = 16;
 constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }

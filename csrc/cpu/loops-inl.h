@@ -99,7 +99,7 @@ struct LoopWeights {
           second{reinterpret_cast<const T*>(w_second.data), second_shape, Operand::packed_depth(w_second.K), false} {
         const int64_t bytes =
             panel_bytes<T>(shape, panels, first.depth) + panel_bytes<T>(second_shape, second_panels, second.depth);
-        first.far = second.far = bytes > kNearBytes;
+        first.far = second.far = bytes > kL2Bytes;
     }
 };
 
@@ -130,7 +130,7 @@ void multiply_panels(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     Rows<F> operand;
     const Range all{p0, p1};
-    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, all, K) > kNearBytes};
+    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, all, K) > kL2Bytes};
     bool back = false;
     for_each_block(operand, all, 0, M, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
         multiply_panel<F, false>(a + b * lda, lda, end - b, matrix.at(p, q), shape.first_column(p), shape.columns, K,
@@ -144,7 +144,7 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
                      int64_t p1, F* c, int64_t ldc, bool accumulate) {
     constexpr int64_t vector_bytes = Simd<F>::W * static_cast<int64_t>(sizeof(F));
     constexpr int64_t slab = kSlabBytes / (kMaxVectors * vector_bytes);
-    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, {p0, p1}, K < slab ? K : slab) > kNearBytes};
+    const PanelMatrix<F> matrix{panels, shape, K, panel_bytes<F>(shape, {p0, p1}, K < slab ? K : slab) > kL2Bytes};
     F* const block = static_cast<F*>(thread_scratch(slab * kBlockRows * static_cast<int64_t>(sizeof(F))));
     for (int64_t m = 0; m < M; m += kBlockRows) {
         const int64_t rows = M - m < kBlockRows ? M - m : kBlockRows;

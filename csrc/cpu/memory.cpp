@@ -109,19 +109,9 @@ Block::~Block() {
 }
 
 void* thread_scratch(int64_t bytes) {
-    struct Memory {
-        void* data = nullptr;
-        int64_t bytes = 0;
-        ~Memory() { std::free(data); }
-    };
-    thread_local Memory memory;
-    if (memory.bytes < bytes) {
-        std::free(memory.data);
-        memory.bytes = (bytes + 4095) / 4096 * 4096;
-        memory.data = std::aligned_alloc(4096, static_cast<size_t>(memory.bytes));
-        if (!memory.data) throw std::bad_alloc();
-    }
-    return memory.data;
+    thread_local Block memory;
+    if (memory.bytes() < bytes) memory = Block(bytes);
+    return memory.data();
 }
 
 void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {

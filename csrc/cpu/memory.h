@@ -22,6 +22,7 @@ class Block {
     }
     ~Block();
     void* data() const { return data_; }
+    int64_t bytes() const { return bytes_; }  // at least as many as were asked for
 
   private:
     void* data_ = nullptr;

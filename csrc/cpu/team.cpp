@@ -54,7 +54,6 @@ constexpr int kClosing = 1 << 29;  // no newcomers
 constexpr int kClosed = 1 << 30;   // and the division is known
 
 // What a core does while it has its weights in L2 and past it; only ratios matter here.
-constexpr int64_t kL2Bytes = 5 << 18;  // of 2 MB, what recurrent weights may fill
 constexpr int64_t kFlopsPerNs = 150;
 constexpr int64_t kBytesPerNs = 100;
 constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much

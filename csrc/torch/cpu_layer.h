@@ -19,9 +19,9 @@ constexpr int64_t kFewRows = 4;
 // Packing the recurrent weights costs a few passes over them; a step of few rows is one pass anyway, and gains less.
 constexpr int64_t kStepsWorthPacking = 6;
 constexpr int64_t kStepsWorthPackingFewRows = 16;
-constexpr int64_t kRowsWorthPacking =
-    1024;                            // of all steps: forward, our products of packed weights gain as much on BLAS's
-constexpr int64_t kCellFlops = 100;  // that a gate's activation and stores take the time of
+// Forward, with so many rows (T*B), our products of packed weights gain as much on BLAS's.
+constexpr int64_t kRowsWorthPacking = 1024;
+constexpr int64_t kCellFlops = 100;         // that a gate's activation and stores take the time of
 constexpr int64_t kSmallWeights = 1 << 15;  // elements, packed in microseconds
 template <class S>
 constexpr int64_t kTileSpeed = std::is_same_v<S, float> ? 3 : 8;  // of matrix tiles over multiply-adds in f32

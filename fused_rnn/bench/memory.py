@@ -10,8 +10,8 @@ under such a malloc would not be what a user sees.
 
 Weights and inputs are there before and do not count; outputs, gradients and everything saved between forward and
 backward do. Buffers that a library keeps from the first call on are in ``kept`` instead, but for fused_rnn's working
-memory, which is not kept here and counts in the peak. The system counts in steps of
-up to some hundred KB: below a megabyte take the numbers as "little".
+memory, which is not kept here and counts in the peak. The system counts in steps of up to some hundred KB: below a
+megabyte take the numbers as "little".
 
 On CUDA torch's allocator counts, in the benchmark's own process: cuDNN's work space and ours come from it too.
 """
@@ -34,9 +34,9 @@ from .providers import PROVIDERS, Call
 
 MB = 1e6
 BLOCK = 64 * 1024
-# glibc reads these at start: blocks of this size come from and go to the system directly, at any time.
-FREED = {"FUSED_RNN_KEPT_MB": "0"}
+# glibc reads these at start: blocks of this size come from and go to the system directly, at any time. So do ours then.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(BLOCK), "MALLOC_TRIM_THRESHOLD_": str(BLOCK), "MALLOC_TOP_PAD_": "0"}
+NOTHING_KEPT = {**MALLOC, "FUSED_RNN_KEPT_MB": "0"}
 PR_SET_THP_DISABLE = 41  # huge pages would round every buffer up to 2 MB
 
 
@@ -104,7 +104,7 @@ class Meter:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         return subprocess.Popen(
             [sys.executable, "-c", "from fused_rnn.bench.memory import serve; serve()"],
-            env={**os.environ, **MALLOC, **FREED, "PYTHONPATH": path},
+            env={**os.environ, **NOTHING_KEPT, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
