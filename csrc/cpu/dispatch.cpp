@@ -42,7 +42,7 @@ std::vector<const IsaTable*> runnable() {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
             tables.push_back(&avx512_table);
-        static const bool tiles = has_tiles();
+        static const bool tiles = __builtin_cpu_supports("avx512bf16") && has_tiles();
         if (tables.back() == &avx512_table && tiles) tables.push_back(&amx_table);
     }
 #endif

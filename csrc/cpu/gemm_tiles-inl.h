@@ -115,13 +115,15 @@ struct TileRows {
     TileState state;
     const float* a = nullptr;
     int64_t ld = 0, K = 0, first = 0;
-    bf16* scratch = nullptr;
+    bf16 *scratch = nullptr, *kept = nullptr, *taken = nullptr;
 
-    void set(const float* rows, int64_t row, int64_t depth) {
+    // With `keep` they stay there, each at its place.
+    void set(const float* rows, int64_t row, int64_t depth, bf16* keep = nullptr) {
         a = rows;
         ld = row;
         K = depth;
-        scratch = static_cast<bf16*>(thread_scratch(blocks_at_once() * block_bytes()));
+        kept = keep;
+        if (!keep) scratch = static_cast<bf16*>(thread_scratch(blocks_at_once() * block_bytes()));
     }
     // As many as stay in L2 beside a panel, which serves them one after the other.
     int64_t blocks_at_once() const {
@@ -131,11 +133,12 @@ struct TileRows {
     int64_t block_bytes() const { return kBlock * tile_row<S>(K) * 2; }
     void take(int64_t b, int64_t end) {
         first = b;
-        narrow_rows<S>(a + b * ld, ld, end - b, K, scratch, tile_row<S>(K));
+        taken = kept ? kept + b * tile_row<S>(K) : scratch;
+        narrow_rows<S>(a + b * ld, ld, end - b, K, taken);
     }
     static int64_t packed_depth(int64_t K) { return whole_tiles<S>(K); }
     void multiply(int64_t b, int64_t end, const Panel<bf16>& panel, float* c, int64_t ldc, bool accumulate) {
-        tile_product<kTileParts<S>>(state, scratch + (b - first) * tile_row<S>(K), tile_row<S>(K), end - b, panel.data,
+        tile_product<kTileParts<S>>(state, taken + (b - first) * tile_row<S>(K), tile_row<S>(K), end - b, panel.data,
                                     panel.vectors, tiles_deep(K), c, ldc, accumulate);
     }
 };
@@ -177,16 +180,16 @@ void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels
 }
 
 // The same for any rows: they pass through scratch memory, unless they are bf16 in whole tiles.
-template <class S, class From>
-void multiply_tiles(const From* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K, int64_t p0,
+template <class S>
+void multiply_tiles(const S* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K, int64_t p0,
                     int64_t p1, float* c, int64_t ldc, bool accumulate) {
-    if constexpr (sizeof(From) == sizeof(bf16)) {
+    if constexpr (sizeof(S) == sizeof(bf16)) {
         if (K % kTileDepth == 0) return multiply_narrowed<S>(a, lda, M, panels, shape, K, p0, p1, c, ldc, accumulate);
     }
     bf16* const scratch = static_cast<bf16*>(thread_scratch(kRowsAtATime * tile_row<S>(K) * 2));
     for (int64_t r = 0; r < M; r += kRowsAtATime) {
         const int64_t rows = M - r < kRowsAtATime ? M - r : kRowsAtATime;
-        narrow_rows<S>(a + r * lda, lda, rows, K, scratch, tile_row<S>(K));
+        narrow_rows<S>(a + r * lda, lda, rows, K, scratch);
         multiply_narrowed<S>(scratch, tile_row<S>(K), rows, panels, shape, K, p0, p1, c + r * ldc, ldc, accumulate);
     }
 }

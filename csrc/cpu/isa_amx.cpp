@@ -5,14 +5,15 @@
 #include "kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,amx-tile,amx-bf16"))), \
+#pragma clang attribute push(                                                                                 \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16,amx-tile,amx-bf16"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,amx-tile,amx-bf16")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16,amx-tile,amx-bf16")
 #endif
 #define FUSED_RNN_VECTOR_BYTES 64
+#define FUSED_RNN_BF16_INSTRUCTIONS
 namespace fused_rnn::cpu::amx {
 #include "kernels-inl.h"
 // clang-format off
@@ -26,10 +27,10 @@ constexpr TileKernels<float, S> make_tile_kernels() {
             pack_tiles_transposed<S>,
             pack_tiles_plain<S, S>,
             pack_tiles_plain<S, float>,
-            multiply_tiles<S, S>,
-            multiply_tiles<S, float>,
+            multiply_tiles<S>,
+            narrow_rows<S, float>,
             multiply_narrowed<S>,
-            narrow_transposed<S>};
+            transpose_narrowed<S>};
 }
 static constexpr TileKernels<float, bf16> bf16_tiles = make_tile_kernels<bf16>();
 static constexpr TileKernels<float, float> f32_tiles = make_tile_kernels<float>();

@@ -118,11 +118,11 @@ struct TileKernels {
     PackTiles<S> pack_plain;
     PackTiles<F> pack_plain_wide;
     MultiplyTiles<S, F> multiply;
-    MultiplyTiles<F, F> multiply_wide;
-    // A left factor as narrow_transposed leaves it.
+    // Rows [rows, K] as a left factor, tile_row<S>(K) apart, and products with it.
+    void (*narrow_rows)(const F* a, int64_t lda, int64_t rows, int64_t K, bf16* to);
     MultiplyTiles<bf16, F> multiply_narrowed;
-    // out[c][r] = a[r][c] for columns [c0, c1), rows of `out` tile_row<S>(rows) apart.
-    void (*narrow_transposed)(const F* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out);
+    // Another one of columns [c0, c1) of such a factor: out[c][r] = a[r][c], tile_row<S>(rows) apart.
+    void (*transpose_narrowed)(const bf16* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out);
 };
 
 // One per instruction set; `kernels<F, S>` of dispatch.h picks.

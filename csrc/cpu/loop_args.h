@@ -143,6 +143,9 @@ struct BackwardArgs {
     int64_t ld_dr;
     F* rh;  // [rows of the chunk, H], to which such a GRU writes r h; null: it is not asked for
     int64_t dg_row;
+    bf16*
+        narrowed;  // [rows of the chunk, ld_narrowed], where a loop through matrix tiles leaves dgh as it takes it; or null
+    int64_t ld_narrowed;
     Panels<F> w_hh;
     Panels<F> w_hr;  // as forward
     Reset<F> reset;

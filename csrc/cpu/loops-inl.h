@@ -32,7 +32,7 @@ struct Rows {
     const F* a = nullptr;
     int64_t ld = 0, K = 0;
 
-    void set(const F* rows, int64_t row, int64_t depth) {
+    void set(const F* rows, int64_t row, int64_t depth, bf16* = nullptr) {
         a = rows;
         ld = row;
         K = depth;
@@ -269,7 +269,9 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         }
 
         const F* dg = a.dgh + chunk_row * a.ld_dg;
-        operand.set(dg, a.ld_dg, a.w_hh.K);
+        // Threads that share these rows take them all; one of them keeps them.
+        bf16* const keep = a.narrowed && slice.part == 0 ? a.narrowed + chunk_row * a.ld_narrowed : nullptr;
+        operand.set(dg, a.ld_dg, a.w_hh.K, keep);
         for_each_block(operand, panels, b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;

@@ -4,13 +4,16 @@
 
 constexpr int64_t kTileElements = 16 * 32;  // of a right tile
 
-// The bf16 that elements are taken as, each in the low half of its lane.
+// The bf16 that elements are taken as.
 template <int parts>
 struct Parts {
-    U32 bits[parts];
+    U16 bits[parts];
 };
 
-FUSED_RNN_INLINE void take_apart(Vec<float> v, Parts<1>& to) { to.bits[0] = bf16_bits(v); }
+// The instruction takes subnormal numbers for 0, as do tiles.
+FUSED_RNN_INLINE void take_apart(Vec<float> v, Parts<1>& to) {
+    to.bits[0] = bits_as<U16>(_mm512_cvtneps_pbh(bits_as<__m512>(v)));
+}
 
 // From here on the nearest bf16 is infinity.
 constexpr uint32_t kLarge = 0x7f7f8000u, kInfinity = 0x7f800000u, kHighHalf = 0xffff0000u;
@@ -37,17 +40,16 @@ FUSED_RNN_INLINE void take_apart(Vec<float> v, Parts<2>& to) {
     const U32 magnitude = bits & 0x7fffffffu;
     if (_mm512_cmpge_epu32_mask(bits_as<__m512i>(magnitude), _mm512_set1_epi32(kLarge))) [[unlikely]]
         take_apart_large(bits, high, rest);
-    to.bits[0] = high >> 16;
-    to.bits[1] = (rest + kHalf) >> 16;
+    to.bits[0] = __builtin_convertvector(high >> 16, U16);
+    to.bits[1] = __builtin_convertvector((rest + kHalf) >> 16, U16);
 }
 
-// A vector of a left factor's row.
+// 16 elements of a left factor's row.
 template <int parts>
 FUSED_RNN_INLINE void store_parts(bf16* to, Vec<float> v) {
     Parts<parts> apart;
     take_apart(v, apart);
-    for (int i = 0; i < parts; ++i)
-        store_lanes(reinterpret_cast<uint16_t*>(to + i * kTileDepth), __builtin_convertvector(apart.bits[i], U16), 16);
+    for (int i = 0; i < parts; ++i) store_lanes(reinterpret_cast<uint16_t*>(to + i * kTileDepth), apart.bits[i], 16);
 }
 
 // What a row has in one tile, filled up with zeros.
@@ -70,12 +72,12 @@ FUSED_RNN_INLINE void narrow_tile(const bf16* from, int64_t count, bf16* to) {
     __builtin_memcpy(to, row, sizeof(row));
 }
 
-// Rows `ld` apart as a left factor.
+// Rows as a left factor.
 template <class S, class From>
-void narrow_rows(const From* a, int64_t lda, int64_t rows, int64_t K, bf16* to, int64_t ld) {
+void narrow_rows(const From* a, int64_t lda, int64_t rows, int64_t K, bf16* to) {
     constexpr int parts = kTileParts<S>;
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t k = 0; k < K; k += kTileDepth) narrow_tile<parts>(a + r * lda + k, K - k, to + r * ld + k * parts);
+    for (int64_t r = 0; r < rows; ++r, to += tile_row<S>(K))
+        for (int64_t k = 0; k < K; k += kTileDepth) narrow_tile<parts>(a + r * lda + k, K - k, to + k * parts);
 }
 
 // Columns of panel p's vector v: where they begin and how many there are.
@@ -123,7 +125,13 @@ FUSED_RNN_INLINE void load_parts(const float* from, int n, Parts<parts>& to) {
     take_apart(load<float>(from, n), to);
 }
 FUSED_RNN_INLINE void load_parts(const bf16* from, int n, Parts<1>& to) {
-    to.bits[0] = __builtin_convertvector(load_lanes<U16>(reinterpret_cast<const uint16_t*>(from), n), U32);
+    to.bits[0] = load_lanes<U16>(reinterpret_cast<const uint16_t*>(from), n);
+}
+
+// Pairs of elements, which lie side by side in a factor.
+template <int parts>
+FUSED_RNN_INLINE U32 pairs_of(const Parts<parts>& even, const Parts<parts>& odd, int part) {
+    return __builtin_convertvector(even.bits[part], U32) | __builtin_convertvector(odd.bits[part], U32) << 16;
 }
 
 // Right tiles whose columns are columns of w: two rows of w, interleaved.
@@ -142,7 +150,7 @@ void pack_tiles_plain(const From* w, int64_t ld, int64_t K, PanelShape shape, in
                 if (k + 1 < K) load_parts(w + (k + 1) * ld + first, count, odd);
                 bf16* tile = panel + (k / kTileDepth * vectors + v) * parts * kTileElements;
                 for (int part = 0; part < parts; ++part, tile += kTileElements) {
-                    const U32 both = even.bits[part] | odd.bits[part] << 16;
+                    const U32 both = pairs_of(even, odd, part);
                     __builtin_memcpy(tile + k % kTileDepth / 2 * 32, &both, 64);
                 }
             }
@@ -150,19 +158,36 @@ void pack_tiles_plain(const From* w, int64_t ld, int64_t K, PanelShape shape, in
     }
 }
 
-// out[c][r] = a[r][c] as a left factor.
+// out[c][r] = a[r][c], both left factors: pairs of rows are one 32-bit element, and a tile a transposition. Two tiles of
+// rows at a time, which are so many pages, each read to its end.
 template <class S>
-void narrow_transposed(const float* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out) {
+void transpose_narrowed(const bf16* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out) {
     constexpr int parts = kTileParts<S>;
+    constexpr int64_t together = 2 * kTileDepth;
     const int64_t ld = tile_row<S>(rows);
-    for (int64_t c = c0; c < c1; c += 16) {
-        const int count = c1 - c < 16 ? static_cast<int>(c1 - c) : 16;
-        for (int64_t r = 0; r < whole_tiles<S>(rows) / parts; r += 16) {
-            Vec<float> x[16];
-            for (int i = 0; i < 16; ++i) x[i] = r + i < rows ? load<float>(a + (r + i) * lda + c, count) : Vec<float>{};
-            transpose_stage<float, 1>(x);
-            bf16* to = out + c * ld + r / kTileDepth * kTileDepth * parts + r % kTileDepth;
-            for (int i = 0; i < count; ++i) store_parts<parts>(to + i * ld, x[i]);
+    for (int64_t r0 = 0; r0 < rows; r0 += together) {
+        const int64_t r1 = rows - r0 < together ? rows : r0 + together;
+        for (int64_t c = c0; c < c1; c += 16) {
+            const int64_t count = c1 - c < 16 ? c1 - c : 16;
+            const bf16* column = a + c / kTileDepth * kTileDepth * parts + c % kTileDepth;
+            for (int64_t r = r0; r < r1; r += kTileDepth) {
+                for (int part = 0; part < parts; ++part) {
+                    Vec<float> x[16];
+                    for (int i = 0; i < 16; ++i) {
+                        const int64_t row = r + 2 * i;
+                        const auto load_row = [&](int64_t of, Parts<1>& to) __attribute__((always_inline)) {
+                            if (of < rows) load_parts(column + of * lda + part * kTileDepth, 16, to);
+                        };
+                        Parts<1> even = {}, odd = {};
+                        load_row(row, even);
+                        load_row(row + 1, odd);
+                        x[i] = bits_as<Vec<float>>(pairs_of(even, odd, 0));
+                    }
+                    transpose_stage<float, 1>(x);
+                    bf16* to = out + c * ld + r * parts + part * kTileDepth;
+                    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i * ld, &x[i], 64);
+                }
+            }
         }
     }
 }

@@ -172,8 +172,16 @@ FUSED_RNN_INLINE U32 bf16_bits(Vec<float> v) {
     const U32 is_nan = bits_as<U32>((u & 0x7fffffffu) > 0x7f800000u);
     return (is_nan & nan) | (~is_nan & rounded);
 }
+FUSED_RNN_INLINE U16 rounded_to_bf16(Vec<float> v) {
+#if defined(FUSED_RNN_BF16_INSTRUCTIONS)
+    constexpr int kSubnormal = 0x20;  // which the instruction takes for 0
+    if (!_mm512_fpclass_ps_mask(bits_as<__m512>(v), kSubnormal)) [[likely]]
+        return bits_as<U16>(_mm512_cvtneps_pbh(bits_as<__m512>(v)));
+#endif
+    return __builtin_convertvector(bf16_bits(v), U16);
+}
 FUSED_RNN_INLINE void store(bf16* p, Vec<float> v, int n) {
-    store_lanes(reinterpret_cast<uint16_t*>(p), __builtin_convertvector(bf16_bits(v), U16), n);
+    store_lanes(reinterpret_cast<uint16_t*>(p), rounded_to_bf16(v), n);
 }
 
 template <class F>

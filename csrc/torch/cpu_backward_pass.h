@@ -243,15 +243,30 @@ class BackwardPass {
     void finish(int64_t k, Work& work, const cpu::Crew& crew) {
         for (int64_t d = 0; d < layer_.D; ++d) {
             Piece& piece = work[d];
+            take_gradients(dir_[d], piece, crew);
             // The first direction to come by a piece sets dx, the other one adds; where both come at once, it is the second.
             const int64_t met = plan_.pieces() - 1 - k;
             const bool adds = layer_.D > 1 && (d == 0 ? k > met : k >= met);
             if (dx_)
-                dir_[d].w_ih(crew, piece.args.dgx, piece.args.ld_dg, piece.rows, dx_.data() + piece.row * layer_.I,
+                dir_[d].w_ih(crew, gates(piece, piece.args.dgx), dir_[d].dgx_left, dx_.data() + piece.row * layer_.I,
                              layer_.I, adds);
             weight_gradients(d, piece, k > 0, crew);
             crew.wait();  // for dx of the other direction, and until dg may be overwritten
         }
+    }
+
+    Matrix<const F> gates(const Piece& piece, const F* dg) const {
+        return {dg, piece.rows, layer_.G * layer_.H, piece.args.ld_dg, 1};
+    }
+    Matrix<const F> second_gradients(const Piece& piece) const {
+        return {piece.args.dr, piece.rows, layer_.projected ? layer_.R : layer_.H, piece.args.ld_dr, 1};
+    }
+
+    // As left factors, those that the loop has not left so.
+    void take_gradients(const BackwardDirection<F, S>& of, const Piece& piece, const cpu::Crew& crew) const {
+        if (of.dgh_left || !of.loop_takes) of.dgx_left.take(crew, gates(piece, piece.args.dgx));
+        if (!of.loop_takes) of.dgh_left.take(crew, gates(piece, piece.args.dgh));
+        of.dr_left.take(crew, second_gradients(piece));
     }
 
     void weight_gradients(int64_t d, Piece& piece, bool more, const cpu::Crew& crew) {
@@ -259,20 +274,18 @@ class BackwardPass {
         const cpu::BackwardArgs<F, S>& a = piece.args;
         const bool apart = hidden_apart(l.cell, l.variant), before = l.variant.reset_before;
         Result<F, S>* result = dweights_ + d * l.per_direction;
-        const int64_t GH = l.G * l.H;
-        const Matrix<const F> dgx{a.dgx, piece.rows, GH, a.ld_dg, 1}, dgh{a.dgh, piece.rows, GH, a.ld_dg, 1};
-        if (result[0] || (result[1] && !apart && !before)) outer_.prepare(crew, dgx);
+        const Matrix<const F> dgx = gates(piece, a.dgx), dgh = gates(piece, a.dgh), dr = second_gradients(piece);
+        const BackwardDirection<F, S>& of = dir_[d];
+        if (result[0] || (result[1] && !apart && !before)) outer_.prepare(crew, dgx, of.dgx_left);
         if (result[0]) outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].data(), more);
         if (result[1] && before) {  // that of r and z, and of n with r h
-            const int64_t HH = l.H * l.H;
-            const Matrix<const F> parts[2] = {{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1},
-                                              {a.dr, piece.rows, l.H, a.ld_dr, 1}};
-            outer_.prepare(crew, parts[0]);
-            outer_.add(crew, parts[0], h_before(d, piece, crew), result[1].data(), more);
-            outer_.prepare(crew, parts[1]);
-            outer_.add(crew, parts[1], {a.rh, piece.rows, l.H, l.H, 1}, result[1].data() + 2 * HH, more);
+            const Matrix<const F> of_r_and_z{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1};
+            outer_.prepare(crew, of_r_and_z, of.dgx_left);
+            outer_.add(crew, of_r_and_z, h_before(d, piece, crew), result[1].data(), more);
+            outer_.prepare(crew, dr, of.dr_left);
+            outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].data() + 2 * l.H * l.H, more);
         } else if (result[1]) {
-            if (apart) outer_.prepare(crew, dgh);
+            if (apart) outer_.prepare(crew, dgh, of.dgh_left);
             outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
         }
         if (l.variant.layer_norm) {
@@ -293,8 +306,7 @@ class BackwardPass {
                 k_.unprojected_rows(a, piece.row + n0, piece.row + n1, cells ? cells + n0 * l.H : nullptr,
                                     shown + n0 * l.H);
             });
-            const Matrix<const F> dr{a.dr, piece.rows, l.R, a.ld_dr, 1};
-            outer_.prepare(crew, dr);
+            outer_.prepare(crew, dr, of.dr_left);
             outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].data(), more);
         }
     }

@@ -57,6 +57,8 @@ struct BackwardDirection {
     Weight<F, S> w_hh, w_hr;
     Packed<F, S> packed_hh, packed_hr;
     Product<F, S> w_ih;
+    LeftFactor<F, S> dgx_left, dgh_left, dr_left;
+    bool loop_takes = false;  // dgh, and leaves it to the products
     std::optional<GateRebuild<F, S>> rebuild;
     StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
@@ -130,8 +132,9 @@ struct BackwardDirection {
             a.kept = kept.data();
         }
 
+        const bool apart = hidden_apart(l.cell, l.variant);
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
-        if (hidden_apart(l.cell, l.variant)) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
+        if (apart) dgh = Buffer<F>(plan.most_rows * a.ld_dg);
         if (l.projected) dr = Buffer<F>(plan.most_rows * a.ld_dr);
         a.dgx = dgx.data();
         a.dgh = dgh ? dgh.data() : dgx.data();
@@ -140,6 +143,15 @@ struct BackwardDirection {
         if (rebuilds) rebuild.emplace(plan.by, pool, k, plan.tiles, l, w, plan.most_rows);
         if (!plan.gates_only && l.two_products) multiplied = Buffer<F>(plan.most_rows * l.H);
         if (l.variant.reset_before) a.rh = multiplied.data();
+        if (!plan.gates_only && plan.tiles) {
+            dgx_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, a.ld_dg);
+            if (apart) dgh_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, a.ld_dg);
+            if (l.two_products) dr_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, l.projected ? l.R : l.H);
+            loop_takes = plan.loop_tiles && !l.variant.reset_before;  // where it has the columns of n apart
+            const LeftFactor<F, S>& left = apart ? dgh_left : dgx_left;
+            a.narrowed = loop_takes ? left.data() : nullptr;
+            a.ld_narrowed = left.row();
+        }
         if (plan.gates_only && !rebuilds) return;
         h_before = {data_of<S>(y) + d * l.R, l.D * l.R, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh,
                     plan.most_rows};

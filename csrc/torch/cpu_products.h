@@ -8,6 +8,34 @@ namespace fused_rnn {
 
 enum class By { kTiles, kPanels, kBlas };
 
+// Rows of a piece as matrix tiles take a left factor: once, for all products that they are in. Empty where products are
+// made otherwise.
+template <class F, class S>
+class LeftFactor {
+  public:
+    LeftFactor() = default;
+    // Of up to so many rows.
+    LeftFactor(const cpu::TileKernels<F, S>* tiles, int64_t rows, int64_t columns)
+        : tiles_(tiles), row_(cpu::tile_row<S>(columns)), buffer_(tiles ? tile_buffer<F>(rows * row_) : Buffer<F>()) {}
+
+    explicit operator bool() const { return tiles_; }
+    bf16* data() const { return as_tiles(buffer_); }
+    int64_t row() const { return row_; }
+
+    void take(const cpu::Crew& crew, Matrix<const F> from) const {
+        if (!tiles_) return;
+        crew.split(from.rows, from.rows * from.columns >> 14, [&](int64_t begin, int64_t end) {
+            tiles_->narrow_rows(from.data + begin * from.row, from.row, end - begin, from.columns,
+                                data() + begin * row_);
+        });
+    }
+
+  private:
+    const cpu::TileKernels<F, S>* tiles_ = nullptr;
+    int64_t row_ = 0;
+    Buffer<F> buffer_;
+};
+
 // A weight matrix as right factor. `transposed`: c [M, rows of w] (+)= a w^T, else c [M, columns of w] (+)= a w.
 template <class F, class S>
 class Product {
@@ -23,39 +51,33 @@ class Product {
         }
     }
 
-    // Each thread leaves its part of c; others may read it after crew.wait().
-    void operator()(const cpu::Crew& crew, const F* a, int64_t lda, int64_t M, F* c, int64_t ldc, bool accumulate) {
+    // `taken`: the same rows. Each thread leaves its part of c; others may read it after crew.wait().
+    void operator()(const cpu::Crew& crew, Matrix<const F> a, const LeftFactor<F, S>& taken, F* c, int64_t ldc,
+                    bool accumulate) {
+        const int64_t M = a.rows;
         if (by_ == By::kBlas)
-            return transposed_ ? weight_.dot(a, lda, M, c, ldc, accumulate)
-                               : weight_.sum(a, lda, M, c, ldc, accumulate);
+            return transposed_ ? weight_.dot(a.data, a.row, M, c, ldc, accumulate)
+                               : weight_.sum(a.data, a.row, M, c, ldc, accumulate);
         const cpu::PanelShape& shape = packed_.shape();
         // A second thread pays for itself from some ten microseconds of products on.
         const bool small = M * K_ * shape.columns < (1 << (by_ == By::kTiles ? 22 : 20));
         if (by_ == By::kTiles) {
-            const auto multiply = wide(*tiles_);
             crew.share(shape.count(), small ? 1 : shape.count(), [&](int64_t p0, int64_t p1) {
-                multiply(a, lda, M, packed_.tiles(), shape, K_, p0, p1, c, ldc, accumulate);
+                tiles_->multiply_narrowed(taken.data(), taken.row(), M, packed_.tiles(), shape, K_, p0, p1, c, ldc,
+                                          accumulate);
             });
         } else {
             const int64_t blocks = (M + kRowsAPart - 1) / kRowsAPart;
             crew.share(blocks, small ? 1 : blocks, [&](int64_t from, int64_t end) {
                 const int64_t m0 = from * kRowsAPart, m1 = std::min(end * kRowsAPart, M);
-                k_->multiply(a + m0 * lda, lda, m1 - m0, packed_.data(), shape, K_, 0, shape.count(), c + m0 * ldc, ldc,
-                             accumulate);
+                k_->multiply(a.data + m0 * a.row, a.row, m1 - m0, packed_.data(), shape, K_, 0, shape.count(),
+                             c + m0 * ldc, ldc, accumulate);
             });
         }
     }
 
   private:
     static constexpr int64_t kRowsAPart = 24;  // whole register tiles of whatever width
-
-    static auto wide(const cpu::TileKernels<F, S>& tiles) {
-        if constexpr (std::is_same_v<F, S>) {
-            return tiles.multiply;
-        } else {
-            return tiles.multiply_wide;
-        }
-    }
 
     By by_ = By::kBlas;
     const cpu::Kernels<F, S>* k_ = nullptr;
@@ -84,13 +106,13 @@ class OuterProduct {
         }
     }
 
-    // Gets dg ready, once for several x.
-    void prepare(const cpu::Crew& crew, Matrix<const F> dg) {
+    // Gets dg ready, the first columns of `taken`, once for several x.
+    void prepare(const cpu::Crew& crew, Matrix<const F> dg, const LeftFactor<F, S>& taken) {
         if (by_ != By::kTiles || dg.rows <= kFewRows) return;
         const int64_t blocks = (dg.columns + 15) / 16;
         crew.split(blocks, blocks, [&](int64_t from, int64_t end) {
-            tiles_->narrow_transposed(dg.data, dg.row, dg.rows, from * 16, std::min(end * 16, dg.columns),
-                                      as_tiles(left_));
+            tiles_->transpose_narrowed(taken.data(), taken.row(), dg.rows, from * 16, std::min(end * 16, dg.columns),
+                                       as_tiles(left_));
         });
     }
 

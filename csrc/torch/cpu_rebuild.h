@@ -15,6 +15,8 @@ class GateRebuild {
         : k_(k),
           of_x_(by, pool, k, tiles, *w.w_ih, true),
           of_h_(by, pool, k, tiles, *w.w_hh, true),
+          x_left_(tiles, most, l.I),
+          h_left_(tiles, most, l.R),
           bias_(bias_buffer(k, l, w)),
           hidden_(most * gates_of_h(l.cell, l.variant) * l.H),
           w_ch_(peepholes(k, w)),
@@ -32,6 +34,7 @@ class GateRebuild {
         args_.saved.gates = gates_.data();
         if (!l.variant.reset_before) return;
         of_rh_ = Product<F, S>(by, pool, k, tiles, *w.w_hr, true);
+        rh_left_ = LeftFactor<F, S>(tiles, most, l.H);
         rh_ = Buffer<F>(most * l.H);
         args_.h_full = rh_.data();
         args_.ld_c = l.H;
@@ -42,9 +45,11 @@ class GateRebuild {
     void operator()(const cpu::Crew& crew, int64_t first, Matrix<const F> x, Matrix<const F> h_before,
                     Matrix<const F> c_before, F* gx, Saved<const S>& saved) {
         const int64_t rows = x.rows;
-        of_x_(crew, x.data, x.row, rows, gx, args_.ld_gx, false);
+        x_left_.take(crew, x);
+        of_x_(crew, x, x_left_, gx, args_.ld_gx, false);
         const int64_t of_h = gates_of_h(args_.cell, args_.variant) * args_.H;
-        of_h_(crew, h_before.data, h_before.row, rows, hidden_.data(), of_h, false);
+        h_left_.take(crew, h_before);
+        of_h_(crew, h_before, h_left_, hidden_.data(), of_h, false);
         crew.wait();
         cpu::ForwardArgs<F, S> args = args_;
         args.gx = gx;
@@ -57,7 +62,9 @@ class GateRebuild {
             k_.rebuild_rows(args, first + n0, first + n1, hidden_.data() + n0 * of_h);
         });
         if (args.h_full) {
-            of_rh_(crew, args.h_full, args.ld_c, rows, hidden_.data(), args.H, false);
+            const Matrix<const F> rh{args.h_full, rows, args.H, args.ld_c, 1};
+            rh_left_.take(crew, rh);
+            of_rh_(crew, rh, rh_left_, hidden_.data(), args.H, false);
             crew.wait();
             crew.split(rows, rows * args.H >> 13, [&](int64_t n0, int64_t n1) {
                 k_.rebuild_candidates(args, first + n0, first + n1, hidden_.data() + n0 * args.H);
@@ -71,6 +78,7 @@ class GateRebuild {
   private:
     const cpu::Kernels<F, S>& k_;
     Product<F, S> of_x_, of_h_, of_rh_;
+    LeftFactor<F, S> x_left_, h_left_, rh_left_;
     Buffer<F> bias_, hidden_, rh_;
     Compute<F, S> w_ch_;
     NormWeights<F, S> norm_;
