@@ -158,10 +158,22 @@ void pack_tiles_plain(const From* w, int64_t ld, int64_t K, PanelShape shape, in
     }
 }
 
+// sums += both halves of all pairs.
+FUSED_RNN_INLINE void add_pairs(const Vec<float>* pairs, float* sums, int64_t count) {
+    Vec<float> low{}, high{};
+    for (int i = 0; i < 16; ++i) {
+        const U32 both = bits_as<U32>(pairs[i]);
+        low += bits_as<Vec<float>>(both << 16);
+        high += bits_as<Vec<float>>(both & kHighHalf);
+    }
+    const int n = static_cast<int>(count);
+    store(sums, load<float>(sums, n) + low + high, n);
+}
+
 // out[c][r] = a[r][c], both left factors: pairs of rows are one 32-bit element, and a tile a transposition. Two tiles of
 // rows at a time, which are so many pages, each read to its end.
 template <class S>
-void transpose_narrowed(const bf16* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out) {
+void transpose_narrowed(const bf16* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out, float* sums) {
     constexpr int parts = kTileParts<S>;
     constexpr int64_t together = 2 * kTileDepth;
     const int64_t ld = tile_row<S>(rows);
@@ -183,6 +195,7 @@ void transpose_narrowed(const bf16* a, int64_t lda, int64_t rows, int64_t c0, in
                         load_row(row + 1, odd);
                         x[i] = bits_as<Vec<float>>(pairs_of(even, odd, 0));
                     }
+                    if (parts == 1 && sums) add_pairs(x, sums + c, count);
                     transpose_stage<float, 1>(x);
                     bf16* to = out + c * ld + r * parts + part * kTileDepth;
                     for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i * ld, &x[i], 64);

@@ -276,7 +276,11 @@ class BackwardPass {
         Result<F, S>* result = dweights_ + d * l.per_direction;
         const Matrix<const F> dgx = gates(piece, a.dgx), dgh = gates(piece, a.dgh), dr = second_gradients(piece);
         const BackwardDirection<F, S>& of = dir_[d];
-        if (result[0] || (result[1] && !apart && !before)) outer_.prepare(crew, dgx, of.dgx_left);
+        const bool biased = l.biased && !l.variant.layer_norm;
+        bool of_b_ih = biased && result[2],
+             of_b_hh = biased && result[3] && !one_bias_gradient(result);  // to be summed
+        if (result[0] || (result[1] && !apart && !before))
+            of_b_ih = !outer_.prepare(crew, dgx, of.dgx_left, of_b_ih ? result[2].data() : nullptr, more) && of_b_ih;
         if (result[0]) outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].data(), more);
         if (result[1] && before) {  // that of r and z, and of n with r h
             const Matrix<const F> of_r_and_z{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1};
@@ -285,15 +289,14 @@ class BackwardPass {
             outer_.prepare(crew, dr, of.dr_left);
             outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].data() + 2 * l.H * l.H, more);
         } else if (result[1]) {
-            if (apart) outer_.prepare(crew, dgh, of.dgh_left);
+            if (apart)
+                of_b_hh =
+                    !outer_.prepare(crew, dgh, of.dgh_left, of_b_hh ? result[3].data() : nullptr, more) && of_b_hh;
             outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
         }
-        if (l.variant.layer_norm) {
-            norm_gradients(crew, k_, l, a, result, more);
-        } else if (l.biased) {
-            if (result[2]) bias_gradient(crew, k_, dgx, result[2], more);
-            if (result[3] && !one_bias_gradient(result)) bias_gradient(crew, k_, dgh, result[3], more);
-        }
+        if (l.variant.layer_norm) norm_gradients(crew, k_, l, a, result, more);
+        if (of_b_ih) bias_gradient(crew, k_, dgx, result[2], more);
+        if (of_b_hh) bias_gradient(crew, k_, dgh, result[3], more);
         const bool of_w_ch = l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch];
         const bool of_w_hr = l.projected && result[l.at_w_hr];
         const F* const cells = of_w_ch || (of_w_hr && needs_candidates(l)) ? shown_cells(d, piece, crew) : nullptr;

@@ -106,14 +106,19 @@ class OuterProduct {
         }
     }
 
-    // Gets dg ready, the first columns of `taken`, once for several x.
-    void prepare(const cpu::Crew& crew, Matrix<const F> dg, const LeftFactor<F, S>& taken) {
-        if (by_ != By::kTiles || dg.rows <= kFewRows) return;
+    // Gets dg ready, the first columns of `taken`, once for several x. Whether it has also set `sums`, or null, to the
+    // sum of the rows, or added that: of bf16 as the products take it, where it comes by the way.
+    bool prepare(const cpu::Crew& crew, Matrix<const F> dg, const LeftFactor<F, S>& taken, F* sums = nullptr,
+                 bool accumulate = false) {
+        if (by_ != By::kTiles || dg.rows <= kFewRows) return false;
+        if (std::is_same_v<F, S>) sums = nullptr;
         const int64_t blocks = (dg.columns + 15) / 16;
         crew.split(blocks, blocks, [&](int64_t from, int64_t end) {
-            tiles_->transpose_narrowed(taken.data(), taken.row(), dg.rows, from * 16, std::min(end * 16, dg.columns),
-                                       as_tiles(left_));
+            const int64_t c0 = from * 16, c1 = std::min(end * 16, dg.columns);
+            if (sums && !accumulate) std::fill(sums + c0, sums + c1, F(0));
+            tiles_->transpose_narrowed(taken.data(), taken.row(), dg.rows, c0, c1, as_tiles(left_), sums);
         });
+        return sums;
     }
 
     // What a thread did is there for all when it returns.
