@@ -3,8 +3,7 @@
 // pack_tiles-inl.h lays factors out. Included inside the ISA namespace that has them.
 
 constexpr int kTileRows = 16;
-constexpr int64_t kRowsAtATime = 256;         // of a left factor: with a panel they stay in L2
-constexpr int64_t kBytesAtATime = 512 << 10;  // the same, in a loop
+constexpr int64_t kBytesAtATime = 512 << 10;  // of a left factor: with a panel they stay in L2
 
 // Which rows the eight tile registers have: sums 0 to 3, left factors 4 and 5, right ones 6 and 7. Two blocks of rows of
 // up to 16 share every right tile.
@@ -107,6 +106,13 @@ void tile_product(TileState& state, const bf16* a, int64_t lda, int64_t rows, co
     }
 }
 
+// How many rows of a left factor stay in L2 beside a panel: blocks of 32, at least one.
+template <class S>
+int64_t rows_at_once(int64_t K) {
+    const int64_t blocks = kBytesAtATime / (kTwoTiles * tile_row<S>(K) * 2);
+    return (blocks > 1 ? blocks : 1) * kTwoTiles;
+}
+
 // The left factor of a step's products, in tiles: narrowed once for all panels.
 template <class S>
 struct TileRows {
@@ -123,14 +129,10 @@ struct TileRows {
         ld = row;
         K = depth;
         kept = keep;
-        if (!keep) scratch = static_cast<bf16*>(thread_scratch(blocks_at_once() * block_bytes()));
+        if (!keep) scratch = static_cast<bf16*>(thread_scratch(rows_at_once<S>(K) * tile_row<S>(K) * 2));
     }
-    // As many as stay in L2 beside a panel, which serves them one after the other.
-    int64_t blocks_at_once() const {
-        const int64_t blocks = kBytesAtATime / block_bytes();
-        return blocks > 1 ? blocks : 1;
-    }
-    int64_t block_bytes() const { return kBlock * tile_row<S>(K) * 2; }
+    // A panel serves them one after the other.
+    int64_t blocks_at_once() const { return rows_at_once<S>(K) / kBlock; }
     void take(int64_t b, int64_t end) {
         first = b;
         taken = kept ? kept + b * tile_row<S>(K) : scratch;
@@ -151,8 +153,9 @@ void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels
     const int64_t depth = tiles_deep(K);
     alignas(64) float sums[kTwoTiles * kMaxVectors * 16];
     TileState state;
-    for (int64_t r0 = 0; r0 < M; r0 += kRowsAtATime) {
-        const int64_t r1 = r0 + kRowsAtATime < M ? r0 + kRowsAtATime : M;
+    const int64_t most = rows_at_once<S>(K);
+    for (int64_t r0 = 0; r0 < M; r0 += most) {
+        const int64_t r1 = r0 + most < M ? r0 + most : M;
         for (int64_t p = p0; p < p1; ++p) {
             const int vectors = shape.vectors(p);
             const int64_t first = shape.first_column(p), width = vectors * 16;
@@ -186,9 +189,10 @@ void multiply_tiles(const S* a, int64_t lda, int64_t M, const bf16* panels, Pane
     if constexpr (sizeof(S) == sizeof(bf16)) {
         if (K % kTileDepth == 0) return multiply_narrowed<S>(a, lda, M, panels, shape, K, p0, p1, c, ldc, accumulate);
     }
-    bf16* const scratch = static_cast<bf16*>(thread_scratch(kRowsAtATime * tile_row<S>(K) * 2));
-    for (int64_t r = 0; r < M; r += kRowsAtATime) {
-        const int64_t rows = M - r < kRowsAtATime ? M - r : kRowsAtATime;
+    const int64_t most = rows_at_once<S>(K);
+    bf16* const scratch = static_cast<bf16*>(thread_scratch(most * tile_row<S>(K) * 2));
+    for (int64_t r = 0; r < M; r += most) {
+        const int64_t rows = M - r < most ? M - r : most;
         narrow_rows<S>(a + r * lda, lda, rows, K, scratch);
         multiply_narrowed<S>(scratch, tile_row<S>(K), rows, panels, shape, K, p0, p1, c + r * ldc, ldc, accumulate);
     }
