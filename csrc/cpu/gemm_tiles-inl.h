@@ -145,11 +145,12 @@ struct TileRows {
     }
 };
 
-// c [M, columns] (+)= a times panels [p0, p1), for rows of `a` that are a left factor already.
-template <class S>
+// c [M, columns] (+)= a times panels [p0, p1), for rows of `a` that are a left factor already. Only sums in f32 can be added to.
+template <class S, class To>
 void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
-                       int64_t p0, int64_t p1, float* c, int64_t ldc, bool accumulate) {
+                       int64_t p0, int64_t p1, To* c, int64_t ldc, bool accumulate) {
     constexpr int parts = kTileParts<S>;
+    constexpr bool wide = sizeof(To) == sizeof(float);
     const int64_t depth = tiles_deep(K);
     alignas(64) float sums[kTwoTiles * kMaxVectors * 16];
     TileState state;
@@ -162,18 +163,20 @@ void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels
             const bf16* panel = panels + shape.offset(p, whole_tiles<S>(K));
             for (int64_t r = r0; r < r1; r += kTwoTiles) {
                 const int64_t rows = r1 - r < kTwoTiles ? r1 - r : kTwoTiles;
-                float* to = c + r * ldc + first;
-                if (first + width <= shape.columns) {
-                    tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, to, ldc, accumulate);
-                    continue;
+                To* to = c + r * ldc + first;
+                if constexpr (wide) {
+                    if (first + width <= shape.columns) {
+                        tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, to, ldc, accumulate);
+                        continue;
+                    }
                 }
                 tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, sums, width, false);
                 for (int64_t i = 0; i < rows; ++i) {
-                    for (int64_t k = 0; k < shape.columns - first; k += 16) {
+                    for (int64_t k = 0; k < width && k < shape.columns - first; k += 16) {
                         const int64_t left = shape.columns - first - k;
                         const int n = left < 16 ? static_cast<int>(left) : 16;
                         Vec<float> v = load<float>(sums + i * width + k, 16);
-                        if (accumulate) v += load<float>(to + i * ldc + k, n);
+                        if (wide && accumulate) v += load<float>(to + i * ldc + k, n);
                         store(to + i * ldc + k, v, n);
                     }
                 }
@@ -187,13 +190,15 @@ template <class S>
 void multiply_tiles(const S* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K, int64_t p0,
                     int64_t p1, float* c, int64_t ldc, bool accumulate) {
     if constexpr (sizeof(S) == sizeof(bf16)) {
-        if (K % kTileDepth == 0) return multiply_narrowed<S>(a, lda, M, panels, shape, K, p0, p1, c, ldc, accumulate);
+        if (K % kTileDepth == 0)
+            return multiply_narrowed<S, float>(a, lda, M, panels, shape, K, p0, p1, c, ldc, accumulate);
     }
     const int64_t most = rows_at_once<S>(K);
     bf16* const scratch = static_cast<bf16*>(thread_scratch(most * tile_row<S>(K) * 2));
     for (int64_t r = 0; r < M; r += most) {
         const int64_t rows = M - r < most ? M - r : most;
         narrow_rows<S>(a + r * lda, lda, rows, K, scratch);
-        multiply_narrowed<S>(scratch, tile_row<S>(K), rows, panels, shape, K, p0, p1, c + r * ldc, ldc, accumulate);
+        multiply_narrowed<S, float>(scratch, tile_row<S>(K), rows, panels, shape, K, p0, p1, c + r * ldc, ldc,
+                                    accumulate);
     }
 }

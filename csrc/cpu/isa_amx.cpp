@@ -29,7 +29,8 @@ constexpr TileKernels<float, S> make_tile_kernels() {
             pack_tiles_plain<S, float>,
             multiply_tiles<S>,
             narrow_rows<S, float>,
-            multiply_narrowed<S>,
+            multiply_narrowed<S, float>,
+            multiply_narrowed<S, S>,
             transpose_narrowed<S>};
 }
 static constexpr TileKernels<float, bf16> bf16_tiles = make_tile_kernels<bf16>();

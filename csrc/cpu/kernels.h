@@ -121,6 +121,7 @@ struct TileKernels {
     // Rows [rows, K] as a left factor, tile_row<S>(K) apart, and products with it.
     void (*narrow_rows)(const F* a, int64_t lda, int64_t rows, int64_t K, bf16* to);
     MultiplyTiles<bf16, F> multiply_narrowed;
+    MultiplyTiles<bf16, S> multiply_to_stored;  // sets c
     // Another one of columns [c0, c1) of such a factor: out[c][r] = a[r][c], tile_row<S>(rows) apart. With `sums` also
     // sums[c] += the sum over r; not for split f32, where that would lose what is left of the rest.
     void (*transpose_narrowed)(const bf16* a, int64_t lda, int64_t rows, int64_t c0, int64_t c1, bf16* out, F* sums);

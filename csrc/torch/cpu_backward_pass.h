@@ -36,13 +36,15 @@ class BackwardPass {
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
                                     std::max({layer.I, layer.R, layer.two_products ? layer.H : 0}));
         if (needs & kDx)
-            dx_ = layer.packed ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I)
-                               : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I);
+            dx_ = layer.packed
+                      ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1)
+                      : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1);
         for (int64_t k = 0; k < layer.D * layer.per_direction; ++k) {
             if (!(needs >> (kFirstWeight + k) & 1)) continue;
             const Tensor& w = in.weights[k];
-            dweights_[k] =
-                w.dim() == 1 ? Result<F, S>({w.size(0)}, w.numel()) : Result<F, S>({w.size(0), w.size(1)}, w.numel());
+            dweights_[k] = w.dim() == 1
+                               ? Result<F, S>({w.size(0)}, w.numel())
+                               : Result<F, S>({w.size(0), w.size(1)}, w.numel(), plan_.tiles && plan_.pieces() == 1);
         }
     }
 
@@ -248,7 +250,7 @@ class BackwardPass {
             const int64_t met = plan_.pieces() - 1 - k;
             const bool adds = layer_.D > 1 && (d == 0 ? k > met : k >= met);
             if (dx_)
-                dir_[d].w_ih(crew, gates(piece, piece.args.dgx), dir_[d].dgx_left, dx_.data() + piece.row * layer_.I,
+                dir_[d].w_ih(crew, gates(piece, piece.args.dgx), dir_[d].dgx_left, dx_.target() + piece.row * layer_.I,
                              layer_.I, adds);
             weight_gradients(d, piece, k > 0, crew);
             crew.wait();  // for dx of the other direction, and until dg may be overwritten
@@ -281,18 +283,25 @@ class BackwardPass {
              of_b_hh = biased && result[3] && !one_bias_gradient(result);  // to be summed
         if (result[0] || (result[1] && !apart && !before))
             of_b_ih = !outer_.prepare(crew, dgx, of.dgx_left, of_b_ih ? result[2].data() : nullptr, more) && of_b_ih;
-        if (result[0]) outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].data(), more);
+        if (result[0]) {
+            const auto stored = x_.stored(piece.t0, piece.t1);
+            if (stored && outer_.takes_stored(piece.rows)) {
+                outer_.add_stored(crew, dgx, *stored, result[0].target(), more);
+            } else {
+                outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].target(), more);
+            }
+        }
         if (result[1] && before) {  // that of r and z, and of n with r h
             const Matrix<const F> of_r_and_z{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1};
             outer_.prepare(crew, of_r_and_z, of.dgx_left);
-            outer_.add(crew, of_r_and_z, h_before(d, piece, crew), result[1].data(), more);
+            outer_.add(crew, of_r_and_z, h_before(d, piece, crew), result[1].target(), more);
             outer_.prepare(crew, dr, of.dr_left);
-            outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].data() + 2 * l.H * l.H, more);
+            outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].target() + 2 * l.H * l.H, more);
         } else if (result[1]) {
             if (apart)
                 of_b_hh =
                     !outer_.prepare(crew, dgh, of.dgh_left, of_b_hh ? result[3].data() : nullptr, more) && of_b_hh;
-            outer_.add(crew, dgh, h_before(d, piece, crew), result[1].data(), more);
+            outer_.add(crew, dgh, h_before(d, piece, crew), result[1].target(), more);
         }
         if (l.variant.layer_norm) norm_gradients(crew, k_, l, a, result, more);
         if (of_b_ih) bias_gradient(crew, k_, dgx, result[2], more);
@@ -310,7 +319,7 @@ class BackwardPass {
                                     shown + n0 * l.H);
             });
             outer_.prepare(crew, dr, of.dr_left);
-            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].data(), more);
+            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].target(), more);
         }
     }
 

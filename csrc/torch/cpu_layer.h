@@ -194,21 +194,25 @@ class InputRows {
   public:
     InputRows(const cpu::Kernels<F, S>& k, const Layer& layer) : k_(k), layer_(layer) {}
 
+    // As they are stored, where they are one matrix.
+    std::optional<Matrix<const S>> stored(int64_t t0, int64_t t1) const {
+        if (!layer_.x_is_matrix()) return {};
+        const int64_t row = layer_.x_matrix_row();
+        return {{data_of<S>(layer_.x) + layer_.seq.row(t0) * row, layer_.rows_between(t0, t1), layer_.I, row, 1}};
+    }
+
     // Memory for pieces of up to so many rows; needed before the first of them.
     void reserve(int64_t rows) {
         if (!lies_ready()) grow(buffer_, rows * layer_.I);
     }
 
     Matrix<const F> rows(const cpu::Crew& crew, int64_t t0, int64_t t1) const {
+        if constexpr (std::is_same_v<F, S>) {
+            if (const auto ready = stored(t0, t1)) return *ready;
+        }
         const int64_t first = layer_.seq.row(t0);
         const int64_t count = layer_.rows_between(t0, t1);
         const S* x = data_of<S>(layer_.x);
-        if constexpr (std::is_same_v<F, S>) {
-            if (lies_ready()) {
-                const int64_t row = layer_.x_matrix_row();
-                return {x + first * row, count, layer_.I, row, 1};
-            }
-        }
         crew.split(t1 - t0, count * layer_.I >> 14, [&](int64_t from, int64_t end) {
             for (int64_t t = t0 + from; t < t0 + end; ++t) {
                 const int64_t row = layer_.seq.row(t);
@@ -327,23 +331,40 @@ class Packed {
     cpu::Panels<F> panels_{};
 };
 
-// A gradient that comes out in the storage type but is gathered in the compute type.
+// Where a product goes: to sums in the compute type, or, of matrix tiles and where nothing is added to it, to what is stored.
+template <class F, class S>
+struct Target {
+    F* sums = nullptr;
+    S* stored = nullptr;
+    Target operator+(int64_t elements) const {
+        return stored ? Target{nullptr, stored + elements} : Target{sums + elements, nullptr};
+    }
+};
+
+// A gradient that comes out in the storage type but is gathered in the compute type; unless it is `at_once` made as it is
+// stored.
 template <class F, class S>
 class Result {
   public:
     Result() = default;
-    Result(std::initializer_list<int64_t> sizes, int64_t count) : tensor_(empty(sizes, scalar_type<S>())) {
-        if constexpr (!std::is_same_v<F, S>) buffer_ = Buffer<F>(count);
-        data_ = std::is_same_v<F, S> ? static_cast<F*>(tensor_->mutable_data_ptr()) : buffer_.data();
-        count_ = count;
+    Result(std::initializer_list<int64_t> sizes, int64_t count, bool at_once = false)
+        : tensor_(empty(sizes, scalar_type<S>())), count_(count) {
+        if constexpr (std::is_same_v<F, S>) {
+            data_ = mutable_data_of<F>(*tensor_);
+        } else if (!at_once) {
+            buffer_ = Buffer<F>(count);
+            data_ = buffer_.data();
+        }
     }
     explicit operator bool() const { return tensor_.has_value(); }
     F* data() const { return data_; }
+    Target<F, S> target() const { return {data_, data_ ? nullptr : mutable_data_of<S>(*tensor_)}; }
     void zero() { std::fill_n(data_, count_, F(0)); }
     void copy(const Result& other) { std::copy_n(other.data_, count_, data_); }
     Tensor finish(const cpu::Pool& pool, const cpu::Kernels<F, S>& k) {
         if (!tensor_) return empty({0}, scalar_type<S>());
         if constexpr (!std::is_same_v<F, S>) {
+            if (!data_) return *tensor_;
             S* to = mutable_data_of<S>(*tensor_);
             // From 64 Ki elements on a second thread pays for itself.
             pool.split((count_ + cpu::kPad - 1) / cpu::kPad, count_ >> 15, [&](int64_t from, int64_t end) {

@@ -8,6 +8,14 @@ namespace fused_rnn {
 
 enum class By { kTiles, kPanels, kBlas };
 
+template <class F, class S>
+void multiply_tiles(const cpu::TileKernels<F, S>& tiles, const bf16* a, int64_t lda, int64_t M, const bf16* panels,
+                    const cpu::PanelShape& shape, int64_t K, int64_t p0, int64_t p1, Target<F, S> to, int64_t ldc,
+                    bool accumulate) {
+    if (to.stored) return tiles.multiply_to_stored(a, lda, M, panels, shape, K, p0, p1, to.stored, ldc, false);
+    tiles.multiply_narrowed(a, lda, M, panels, shape, K, p0, p1, to.sums, ldc, accumulate);
+}
+
 // Rows of a piece as matrix tiles take a left factor: once, for all products that they are in. Empty where products are
 // made otherwise.
 template <class F, class S>
@@ -52,8 +60,9 @@ class Product {
     }
 
     // `taken`: the same rows. Each thread leaves its part of c; others may read it after crew.wait().
-    void operator()(const cpu::Crew& crew, Matrix<const F> a, const LeftFactor<F, S>& taken, F* c, int64_t ldc,
-                    bool accumulate) {
+    void operator()(const cpu::Crew& crew, Matrix<const F> a, const LeftFactor<F, S>& taken, Target<F, S> to,
+                    int64_t ldc, bool accumulate) {
+        F* const c = to.sums;
         const int64_t M = a.rows;
         if (by_ == By::kBlas)
             return transposed_ ? weight_.dot(a.data, a.row, M, c, ldc, accumulate)
@@ -63,8 +72,8 @@ class Product {
         const bool small = M * K_ * shape.columns < (1 << (by_ == By::kTiles ? 22 : 20));
         if (by_ == By::kTiles) {
             crew.share(shape.count(), small ? 1 : shape.count(), [&](int64_t p0, int64_t p1) {
-                tiles_->multiply_narrowed(taken.data(), taken.row(), M, packed_.tiles(), shape, K_, p0, p1, c, ldc,
-                                          accumulate);
+                multiply_tiles(*tiles_, taken.data(), taken.row(), M, packed_.tiles(), shape, K_, p0, p1, to, ldc,
+                               accumulate);
             });
         } else {
             const int64_t blocks = (M + kRowsAPart - 1) / kRowsAPart;
@@ -122,15 +131,16 @@ class OuterProduct {
     }
 
     // What a thread did is there for all when it returns.
-    void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, F* to, bool accumulate) {
+    void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, Target<F, S> to, bool accumulate) {
         const int64_t columns = x.columns;
         if (dg.rows <= kFewRows) {
             return crew.split(dg.columns, dg.columns * columns < (1 << 16) ? 1 : 1 << 10, [&](int64_t n0, int64_t n1) {
-                k_->outer_rows(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, to + n0 * columns,
+                k_->outer_rows(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, to.sums + n0 * columns,
                                columns, accumulate);
             });
         }
-        if (by_ == By::kBlas) return multiply<F>({to, dg.columns, columns, columns, 1}, dg.transposed(), x, accumulate);
+        if (by_ == By::kBlas)
+            return multiply<F>({to.sums, dg.columns, columns, columns, 1}, dg.transposed(), x, accumulate);
         const cpu::PanelShape shape{columns, 1, k_->W};
         crew.split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
             if (by_ == By::kTiles) {
@@ -139,23 +149,38 @@ class OuterProduct {
                 k_->pack_plain_wide(x.data, x.row, x.rows, shape, p0, p1, right_.data());
             }
         });
+        add_packed(crew, dg, shape, to, accumulate);
+    }
+    // The same for x as it is stored, through matrix tiles.
+    void add_stored(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const S> x, Target<F, S> to, bool accumulate) {
+        const cpu::PanelShape shape{x.columns, 1, k_->W};
+        crew.split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
+            tiles_->pack_plain(x.data, x.row, x.rows, shape, p0, p1, as_tiles(right_));
+        });
+        add_packed(crew, dg, shape, to, accumulate);
+    }
+    // Whether it takes so many rows as they are stored.
+    bool takes_stored(int64_t rows) const { return by_ == By::kTiles && rows > kFewRows; }
+
+  private:
+    void add_packed(const cpu::Crew& crew, Matrix<const F> dg, const cpu::PanelShape& shape, Target<F, S> to,
+                    bool accumulate) {
+        const int64_t columns = shape.columns;
         // Shared by rows of the result, which no two threads sum to; there are more of them than panels.
         const int64_t each = by_ == By::kTiles ? 32 : 16, parts = (dg.columns + each - 1) / each;
         crew.split(parts, parts, [&](int64_t from, int64_t end) {
             const int64_t m0 = from * each, m1 = std::min(end * each, dg.columns);
-            F* const out = to + m0 * columns;
             if (by_ == By::kTiles) {
                 const int64_t row = cpu::tile_row<S>(dg.rows);
-                tiles_->multiply_narrowed(as_tiles(left_) + m0 * row, row, m1 - m0, as_tiles(right_), shape, dg.rows, 0,
-                                          shape.count(), out, columns, accumulate);
+                multiply_tiles(*tiles_, as_tiles(left_) + m0 * row, row, m1 - m0, as_tiles(right_), shape, dg.rows, 0,
+                               shape.count(), to + m0 * columns, columns, accumulate);
             } else {
-                k_->multiply_across(dg.data + m0, dg.row, m1 - m0, right_.data(), shape, dg.rows, 0, shape.count(), out,
-                                    columns, accumulate);
+                k_->multiply_across(dg.data + m0, dg.row, m1 - m0, right_.data(), shape, dg.rows, 0, shape.count(),
+                                    to.sums + m0 * columns, columns, accumulate);
             }
         });
     }
 
-  private:
     By by_ = By::kBlas;
     const cpu::Kernels<F, S>* k_ = nullptr;
     const cpu::TileKernels<F, S>* tiles_ = nullptr;

@@ -46,10 +46,10 @@ class GateRebuild {
                     Matrix<const F> c_before, F* gx, Saved<const S>& saved) {
         const int64_t rows = x.rows;
         x_left_.take(crew, x);
-        of_x_(crew, x, x_left_, gx, args_.ld_gx, false);
+        of_x_(crew, x, x_left_, {gx}, args_.ld_gx, false);
         const int64_t of_h = gates_of_h(args_.cell, args_.variant) * args_.H;
         h_left_.take(crew, h_before);
-        of_h_(crew, h_before, h_left_, hidden_.data(), of_h, false);
+        of_h_(crew, h_before, h_left_, {hidden_.data()}, of_h, false);
         crew.wait();
         cpu::ForwardArgs<F, S> args = args_;
         args.gx = gx;
@@ -64,7 +64,7 @@ class GateRebuild {
         if (args.h_full) {
             const Matrix<const F> rh{args.h_full, rows, args.H, args.ld_c, 1};
             rh_left_.take(crew, rh);
-            of_rh_(crew, rh, rh_left_, hidden_.data(), args.H, false);
+            of_rh_(crew, rh, rh_left_, {hidden_.data()}, args.H, false);
             crew.wait();
             crew.split(rows, rows * args.H >> 13, [&](int64_t n0, int64_t n1) {
                 k_.rebuild_candidates(args, first + n0, first + n1, hidden_.data() + n0 * args.H);
