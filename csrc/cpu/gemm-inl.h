@@ -350,8 +350,8 @@ void sum_rows(const F* a, int64_t lda, int64_t M, const S* w, int64_t ldw, int64
 #undef FUSED_RNN_BY_ROWS
 
 // c[n*ldc + k] (+)= sum_m a[m*lda + n] x[m*ldx + k]: the weight gradient of a few rows
-template <class F>
-void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K, F* c, int64_t ldc,
+template <class F, class To>
+void outer_rows(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K, To* c, int64_t ldc,
                 bool accumulate) {
     constexpr int W = Simd<F>::W;
     for (int64_t n = 0; n < N; ++n) {

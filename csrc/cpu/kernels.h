@@ -73,6 +73,8 @@ struct Kernels {
     RowsProduct<F, S> dot_rows;
     RowsProduct<F, S> sum_rows;
     RowsProduct<F, F> outer_rows;
+    void (*outer_rows_to_stored)(const F* a, int64_t lda, int64_t M, const F* x, int64_t ldx, int64_t N, int64_t K,
+                                 S* c, int64_t ldc, bool accumulate);
     void (*copy_in)(const S* from, int64_t ld_from, int64_t rows, int64_t columns, F* to, int64_t ld_to);
     void (*copy_out)(const F* from, int64_t ld_from, int64_t rows, int64_t columns, S* to, int64_t ld_to);
     void (*add_column_sums)(const F* a, int64_t lda, int64_t rows, int64_t columns, F* sums);

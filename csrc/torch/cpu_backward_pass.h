@@ -39,12 +39,12 @@ class BackwardPass {
             dx_ = layer.packed
                       ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1)
                       : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1);
+        const bool at_once = plan_.pieces() == 1 && (plan_.tiles || layer.N <= kFewRows);  // nothing adds to a product
         for (int64_t k = 0; k < layer.D * layer.per_direction; ++k) {
             if (!(needs >> (kFirstWeight + k) & 1)) continue;
             const Tensor& w = in.weights[k];
-            dweights_[k] = w.dim() == 1
-                               ? Result<F, S>({w.size(0)}, w.numel())
-                               : Result<F, S>({w.size(0), w.size(1)}, w.numel(), plan_.tiles && plan_.pieces() == 1);
+            dweights_[k] = w.dim() == 1 ? Result<F, S>({w.size(0)}, w.numel())
+                                        : Result<F, S>({w.size(0), w.size(1)}, w.numel(), at_once);
         }
     }
 

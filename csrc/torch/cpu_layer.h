@@ -331,7 +331,8 @@ class Packed {
     cpu::Panels<F> panels_{};
 };
 
-// Where a product goes: to sums in the compute type, or, of matrix tiles and where nothing is added to it, to what is stored.
+// Where a product goes: to sums in the compute type; or, of matrix tiles or of few rows, and where nothing is added to it, to
+// what is stored.
 template <class F, class S>
 struct Target {
     F* sums = nullptr;

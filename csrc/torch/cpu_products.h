@@ -135,8 +135,11 @@ class OuterProduct {
         const int64_t columns = x.columns;
         if (dg.rows <= kFewRows) {
             return crew.split(dg.columns, dg.columns * columns < (1 << 16) ? 1 : 1 << 10, [&](int64_t n0, int64_t n1) {
-                k_->outer_rows(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, to.sums + n0 * columns,
-                               columns, accumulate);
+                const auto multiply = [&](const auto& outer, auto* out) {
+                    outer(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, out + n0 * columns, columns,
+                          accumulate);
+                };
+                return to.stored ? multiply(k_->outer_rows_to_stored, to.stored) : multiply(k_->outer_rows, to.sums);
             });
         }
         if (by_ == By::kBlas)
