@@ -211,10 +211,27 @@ def test_tables_fill_marked_places_only(results, tmp_path, capsys):
     assert "| f32 training, packed | `nn` | 3 |" in printed
 
 
+def test_bf16_fills_a_table_of_its_own(results):
+    document = json.loads((results / "results.json").read_text())
+    page = "<!-- bench:summary begin -->\nold\n<!-- bench:summary end -->\n<!-- bench:bf16 begin -->\n<!-- bench:bf16 end -->\n"
+    assert "| 6,3,4,8 |" in tables.fill(page, document)
+    assert tables.fill(page, document).endswith("<!-- bench:bf16 begin -->\n<!-- bench:bf16 end -->\n")
+    rows = [{**row, "dtype": "bf16"} for row in document["results"]]
+    ratio = next(r["ratio"] for r in rows if (r["cell"], r["mode"], r["provider"]) == ("LSTM", "infer", "fused"))
+    kept, found, filled = tables.fill(page, {**document, "results": rows}).partition("<!-- bench:bf16 begin -->")
+    assert found
+    assert kept == page.partition(found)[0]
+    assert f"| 6,3,4,8 | {ratio:.2f} | " in filled
+    assert "| bf16 training, packed | `nn` | 3 |" in filled
+
+
 def test_documents_have_their_marks(request):
-    for name, mark in {"README.md": "summary", "docs/performance.md": "full"}.items():
+    for name, marks in {
+        "README.md": ("summary", "cuda-summary"),
+        "docs/performance.md": ("full", "bf16", "cuda-full"),
+    }.items():
         text = (request.config.rootpath / name).read_text()
-        for place in (mark, f"cuda-{mark}"):
+        for place in marks:
             _, begin, rest = text.partition(f"<!-- bench:{place} begin -->")
             inside, end, _ = rest.partition(f"<!-- bench:{place} end -->")
             assert begin, place

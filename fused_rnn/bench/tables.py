@@ -3,7 +3,8 @@
     <!-- bench:summary begin -->  ...  <!-- bench:summary end -->
 
 What stands between the two is replaced, everything else is left alone. Results of a CUDA device fill places of their
-own, ``cuda-summary`` and ``cuda-full``, and leave those of the CPU as they are.
+own, ``cuda-summary`` and ``cuda-full``, and leave those of the CPU as they are; results of bf16 fill ``bf16``, others
+the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from typing import Any
 
 from . import cases, cuda_tables
 from .report import Results, markdown, number
+
+COLUMNS = [
+    (cell, mode, f"{cell} {name}")
+    for cell in ("LSTM", "GRU", "RNN")
+    for mode, name in (("infer", "inference"), ("train", "training"))
+]
 
 
 def origin(document: Results) -> str:
@@ -36,14 +43,12 @@ def summary(document: Results) -> str:
         for row in document["results"]
         if row["dtype"] == "f32" and row["status"] == "ok"
     }
-    columns = [(cell, mode) for cell in ("LSTM", "GRU", "RNN") for mode in ("infer", "train")]
-    names = {"infer": "inference", "train": "training"}
     rows = []
     shapes = list(dict.fromkeys(shape for shape, *_ in found))
     standard = {str(case.shape) for case in cases.standard()}
     for shape in [shape for shape in shapes if shape in standard] or shapes:
         line = []
-        for cell, mode in columns:
+        for cell, mode, _ in COLUMNS:
             base, ours = (found.get((shape, cell, mode, name)) for name in ("nn", "fused"))
             if base is None or ours is None:
                 line.append("")
@@ -51,7 +56,7 @@ def summary(document: Results) -> str:
                 line.append(f"{number(base['ms'])} → {number(ours['ms'])} **{ours['ratio']:.1f}x**")
         if any(line):
             rows.append([shape, *line])
-    head = ["T,B,I,H", *(f"{cell} {names[mode]}" for cell, mode in columns)]
+    head = ["T,B,I,H", *(title for *_, title in COLUMNS)]
     text = (
         "Milliseconds a call, f32, `nn.*` → `fused_rnn`, and how many times faster; training is forward + backward. "
         "`2l` two layers, `bi` bidirectional, `packed` lengths from T down to T/4.\n\n"
@@ -60,6 +65,22 @@ def summary(document: Results) -> str:
         document
     )
     return "\n\n".join([text + markdown(head, rows), origin(document), over_all])
+
+
+def bf16(document: Results) -> str:
+    """How many times faster than ``nn.*``: a shape a row."""
+    results = [row for row in document["results"] if row["dtype"] == "bf16"]
+    found = {
+        (row["shape"], row["cell"], row["mode"]): row["ratio"]
+        for row in results
+        if row["provider"] == "fused" and row["status"] == "ok"
+    }
+    rows = []
+    for shape in dict.fromkeys(shape for shape, *_ in found):
+        ratios = (found.get((shape, cell, mode)) for cell, mode, _ in COLUMNS)
+        rows.append([shape, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
+    table = markdown(["T,B,I,H", *(title for *_, title in COLUMNS)], rows)
+    return "\n\n".join([origin(document), means({**document, "results": results}), table])
 
 
 def streams(document: Results) -> str:
@@ -165,11 +186,15 @@ def full(document: Results) -> str:
 
 Tables = dict[str, Callable[[Results], str]]
 TABLES: Tables = {"summary": summary, "streams": streams, "full": full}
+BF16_TABLES: Tables = {"bf16": bf16}
 CUDA_TABLES: Tables = {"cuda-summary": cuda_tables.summary, "cuda-full": cuda_tables.full}
 
 
 def tables_of(document: Results) -> Tables:
-    return TABLES if document["header"]["device"] == "cpu" else CUDA_TABLES
+    if document["header"]["device"] != "cpu":
+        return CUDA_TABLES
+    dtypes = {row["dtype"] for row in document["results"]}
+    return (TABLES if dtypes - {"bf16"} else {}) | (BF16_TABLES if "bf16" in dtypes else {})
 
 
 def fill(text: str, document: Results) -> str:
