@@ -10,6 +10,7 @@ from loop_cases import (
     CELLS,
     Case,
     all_needs,
+    assert_close_in_norm,
     assert_identical,
     assert_same,
     backward,
@@ -151,6 +152,15 @@ def test_error_beside_nn(kind, dtype, save):
     typical = median if relu else mean
     for name in ours:
         assert typical(ours[name]) ** 0.5 <= 2 * typical(theirs[name]) ** 0.5, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if kind.cell != Cell.RNN_RELU], ids=str)
+def test_narrow_gradients_of_several_chunks_of_one_and_of_few_rows(kind, dtype):
+    # Gathered in f32 over chunks; stored at once by a single one, and by few rows. Without relu, which has kinks.
+    for D, T, B in ((2, 140, 110), (2, 12, 110), (1, 12, 110), (1, 2, 2), (2, 1, 3)):
+        problem = make(replace(kind, D=D, T=T, B=B, H=40 if kind.cell.gates > 1 else 90), dtype)
+        assert_close_in_norm(run(problem), expected(problem.to(torch.float64)), torch.finfo(dtype).eps)
 
 
 def expand_last(t):
