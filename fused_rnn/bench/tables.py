@@ -194,7 +194,7 @@ def tables_of(document: Results) -> Tables:
     if document["header"]["device"] != "cpu":
         return CUDA_TABLES
     dtypes = {row["dtype"] for row in document["results"]}
-    return (TABLES if dtypes - {"bf16"} else {}) | (BF16_TABLES if "bf16" in dtypes else {})
+    return ({} if dtypes == {"bf16"} else TABLES) | (BF16_TABLES if "bf16" in dtypes else {})
 
 
 def fill(text: str, document: Results) -> str:
