@@ -145,12 +145,12 @@ struct TileRows {
     }
 };
 
-// c [M, columns] (+)= a times panels [p0, p1), for rows of `a` that are a left factor already. Only sums in f32 can be added to.
+// c [M, columns] (+)= a times panels [p0, p1), for rows of `a` that are a left factor already.
 template <class S, class To>
 void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels, PanelShape shape, int64_t K,
                        int64_t p0, int64_t p1, To* c, int64_t ldc, bool accumulate) {
     constexpr int parts = kTileParts<S>;
-    constexpr bool wide = sizeof(To) == sizeof(float);
+    constexpr bool in_place = sizeof(To) == sizeof(float);
     const int64_t depth = tiles_deep(K);
     alignas(64) float sums[kTwoTiles * kMaxVectors * 16];
     TileState state;
@@ -159,27 +159,19 @@ void multiply_narrowed(const bf16* a, int64_t lda, int64_t M, const bf16* panels
         const int64_t r1 = r0 + most < M ? r0 + most : M;
         for (int64_t p = p0; p < p1; ++p) {
             const int vectors = shape.vectors(p);
-            const int64_t first = shape.first_column(p), width = vectors * 16;
+            const int64_t first = shape.first_column(p), width = vectors * 16, left = shape.columns - first;
             const bf16* panel = panels + shape.offset(p, whole_tiles<S>(K));
             for (int64_t r = r0; r < r1; r += kTwoTiles) {
                 const int64_t rows = r1 - r < kTwoTiles ? r1 - r : kTwoTiles;
                 To* to = c + r * ldc + first;
-                if constexpr (wide) {
-                    if (first + width <= shape.columns) {
+                if constexpr (in_place) {
+                    if (left >= width) {
                         tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, to, ldc, accumulate);
                         continue;
                     }
                 }
                 tile_product<parts>(state, a + r * lda, lda, rows, panel, vectors, depth, sums, width, false);
-                for (int64_t i = 0; i < rows; ++i) {
-                    for (int64_t k = 0; k < width && k < shape.columns - first; k += 16) {
-                        const int64_t left = shape.columns - first - k;
-                        const int n = left < 16 ? static_cast<int>(left) : 16;
-                        Vec<float> v = load<float>(sums + i * width + k, 16);
-                        if (wide && accumulate) v += load<float>(to + i * ldc + k, n);
-                        store(to + i * ldc + k, v, n);
-                    }
-                }
+                store_sums(sums, width, rows, left < width ? left : width, to, ldc, accumulate);
             }
         }
     }

@@ -143,8 +143,8 @@ struct BackwardArgs {
     int64_t ld_dr;
     F* rh;  // [rows of the chunk, H], to which such a GRU writes r h; null: it is not asked for
     int64_t dg_row;
-    bf16*
-        narrowed;  // [rows of the chunk, ld_narrowed], where a loop through matrix tiles leaves dgh as it takes it; or null
+    // [rows of the chunk, ld_narrowed], to which a loop through matrix tiles writes dgh as it takes it; null: it keeps none.
+    bf16* narrowed;
     int64_t ld_narrowed;
     Panels<F> w_hh;
     Panels<F> w_hr;  // as forward

@@ -103,6 +103,21 @@ struct LoopWeights {
     }
 };
 
+// to (+)= sums [rows, width], their first columns: of a panel that ends past the last one, or is stored in another type.
+template <class F, class To>
+FUSED_RNN_INLINE void store_sums(const F* sums, int64_t width, int64_t rows, int64_t columns, To* to, int64_t ld,
+                                 bool accumulate) {
+    constexpr int W = Simd<F>::W;
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < columns; k += W) {
+            const int lanes = columns - k < W ? static_cast<int>(columns - k) : W;
+            Vec<F> v = load<F>(sums + i * width + k, W);
+            if (accumulate) v += load<F>(to + i * ld + k, lanes);
+            store(to + i * ld + k, v, lanes);
+        }
+    }
+}
+
 // Columns from `first` on, as many as the panel has, in rows [0, rows) of c (+)= a times it. Nothing is written past the
 // last of `columns`: the panel that ends there goes through a buffer.
 template <class F, bool Across>
@@ -114,14 +129,7 @@ FUSED_RNN_INLINE void multiply_panel(const F* a, int64_t lda, int64_t rows, cons
     if (left >= width) return panel_product<F, Across>(a, lda, rows, panel, K, c, ldc, accumulate);
     alignas(64) F sums[kBlockRows * kMaxVectors * W];
     panel_product<F, Across>(a, lda, rows, panel, K, sums, width, false);
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t k = 0; k < left; k += W) {
-            const int lanes = left - k < W ? static_cast<int>(left - k) : W;
-            Vec<F> v = load<F>(sums + i * width + k, W);
-            if (accumulate) v += load<F>(c + i * ldc + k, lanes);
-            store(c + i * ldc + k, v, lanes);
-        }
-    }
+    store_sums(sums, width, rows, left, c, ldc, accumulate);
 }
 
 // A product that is not sequential, over panels [p0, p1).

@@ -128,10 +128,9 @@ FUSED_RNN_INLINE void load_parts(const bf16* from, int n, Parts<1>& to) {
     to.bits[0] = load_lanes<U16>(reinterpret_cast<const uint16_t*>(from), n);
 }
 
-// Pairs of elements, which lie side by side in a factor.
-template <int parts>
-FUSED_RNN_INLINE U32 pairs_of(const Parts<parts>& even, const Parts<parts>& odd, int part) {
-    return __builtin_convertvector(even.bits[part], U32) | __builtin_convertvector(odd.bits[part], U32) << 16;
+// Elements that lie side by side in a factor, as one of 32 bits.
+FUSED_RNN_INLINE U32 pairs_of(U16 even, U16 odd) {
+    return __builtin_convertvector(even, U32) | __builtin_convertvector(odd, U32) << 16;
 }
 
 // Right tiles whose columns are columns of w: two rows of w, interleaved.
@@ -150,7 +149,7 @@ void pack_tiles_plain(const From* w, int64_t ld, int64_t K, PanelShape shape, in
                 if (k + 1 < K) load_parts(w + (k + 1) * ld + first, count, odd);
                 bf16* tile = panel + (k / kTileDepth * vectors + v) * parts * kTileElements;
                 for (int part = 0; part < parts; ++part, tile += kTileElements) {
-                    const U32 both = pairs_of(even, odd, part);
+                    const U32 both = pairs_of(even.bits[part], odd.bits[part]);
                     __builtin_memcpy(tile + k % kTileDepth / 2 * 32, &both, 64);
                 }
             }
@@ -170,6 +169,14 @@ FUSED_RNN_INLINE void add_pairs(const Vec<float>* pairs, float* sums, int64_t co
     store(sums, load<float>(sums, n) + low + high, n);
 }
 
+// Of 16 columns and up to 32 rows, pairs of rows; past the last row 0.
+FUSED_RNN_INLINE void load_pairs(const bf16* a, int64_t lda, int64_t rows, Vec<float>* pairs) {
+    const auto row = [&](int64_t r) __attribute__((always_inline)) {
+        return r < rows ? load_lanes<U16>(reinterpret_cast<const uint16_t*>(a + r * lda), 16) : U16{};
+    };
+    for (int i = 0; i < 16; ++i) pairs[i] = bits_as<Vec<float>>(pairs_of(row(2 * i), row(2 * i + 1)));
+}
+
 // out[c][r] = a[r][c], both left factors: pairs of rows are one 32-bit element, and a tile a transposition. Two tiles of
 // rows at a time, which are so many pages, each read to its end.
 template <class S>
@@ -178,23 +185,13 @@ void transpose_narrowed(const bf16* a, int64_t lda, int64_t rows, int64_t c0, in
     constexpr int64_t together = 2 * kTileDepth;
     const int64_t ld = tile_row<S>(rows);
     for (int64_t r0 = 0; r0 < rows; r0 += together) {
-        const int64_t r1 = rows - r0 < together ? rows : r0 + together;
         for (int64_t c = c0; c < c1; c += 16) {
             const int64_t count = c1 - c < 16 ? c1 - c : 16;
             const bf16* column = a + c / kTileDepth * kTileDepth * parts + c % kTileDepth;
-            for (int64_t r = r0; r < r1; r += kTileDepth) {
+            for (int64_t r = r0; r < rows && r < r0 + together; r += kTileDepth) {
                 for (int part = 0; part < parts; ++part) {
                     Vec<float> x[16];
-                    for (int i = 0; i < 16; ++i) {
-                        const int64_t row = r + 2 * i;
-                        const auto load_row = [&](int64_t of, Parts<1>& to) __attribute__((always_inline)) {
-                            if (of < rows) load_parts(column + of * lda + part * kTileDepth, 16, to);
-                        };
-                        Parts<1> even = {}, odd = {};
-                        load_row(row, even);
-                        load_row(row + 1, odd);
-                        x[i] = bits_as<Vec<float>>(pairs_of(even, odd, 0));
-                    }
+                    load_pairs(column + r * lda + part * kTileDepth, lda, rows - r, x);
                     if (parts == 1 && sums) add_pairs(x, sums + c, count);
                     transpose_stage<float, 1>(x);
                     bf16* to = out + c * ld + r * parts + part * kTileDepth;

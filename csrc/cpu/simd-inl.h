@@ -165,20 +165,17 @@ FUSED_RNN_INLINE Vec<float> load(const bf16* p, int n) {
     return bits_as<Vec<float>>(__builtin_convertvector(raw, U32) << 16);
 }
 // Rounded to nearest even; a NaN keeps its sign and stays a NaN.
-FUSED_RNN_INLINE U32 bf16_bits(Vec<float> v) {
-    const U32 u = bits_as<U32>(v);
-    const U32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const U32 nan = (u >> 16) | 0x40u;
-    const U32 is_nan = bits_as<U32>((u & 0x7fffffffu) > 0x7f800000u);
-    return (is_nan & nan) | (~is_nan & rounded);
-}
 FUSED_RNN_INLINE U16 rounded_to_bf16(Vec<float> v) {
 #if defined(FUSED_RNN_BF16_INSTRUCTIONS)
     constexpr int kSubnormal = 0x20;  // which the instruction takes for 0
     if (!_mm512_fpclass_ps_mask(bits_as<__m512>(v), kSubnormal)) [[likely]]
         return bits_as<U16>(_mm512_cvtneps_pbh(bits_as<__m512>(v)));
 #endif
-    return __builtin_convertvector(bf16_bits(v), U16);
+    const U32 u = bits_as<U32>(v);
+    const U32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const U32 nan = (u >> 16) | 0x40u;
+    const U32 is_nan = bits_as<U32>((u & 0x7fffffffu) > 0x7f800000u);
+    return __builtin_convertvector((is_nan & nan) | (~is_nan & rounded), U16);
 }
 FUSED_RNN_INLINE void store(bf16* p, Vec<float> v, int n) {
     store_lanes(reinterpret_cast<uint16_t*>(p), rounded_to_bf16(v), n);

@@ -35,16 +35,12 @@ class BackwardPass {
         if (gates_only) return;
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
                                     std::max({layer.I, layer.R, layer.two_products ? layer.H : 0}));
-        if (needs & kDx)
-            dx_ = layer.packed
-                      ? Result<F, S>({layer.N, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1)
-                      : Result<F, S>({layer.T, layer.B, layer.I}, layer.N * layer.I, plan_.tiles && layer.D == 1);
+        if (needs & kDx) dx_ = Result<F, S>(layer.x.sizes(), plan_.tiles && layer.D == 1);
         const bool at_once = plan_.pieces() == 1 && (plan_.tiles || layer.N <= kFewRows);  // nothing adds to a product
         for (int64_t k = 0; k < layer.D * layer.per_direction; ++k) {
             if (!(needs >> (kFirstWeight + k) & 1)) continue;
             const Tensor& w = in.weights[k];
-            dweights_[k] = w.dim() == 1 ? Result<F, S>({w.size(0)}, w.numel())
-                                        : Result<F, S>({w.size(0), w.size(1)}, w.numel(), at_once);
+            dweights_[k] = Result<F, S>(w.sizes(), at_once && w.dim() > 1);
         }
     }
 
@@ -266,8 +262,9 @@ class BackwardPass {
 
     // As left factors, those that the loop has not left so.
     void take_gradients(const BackwardDirection<F, S>& of, const Piece& piece, const cpu::Crew& crew) const {
-        if (of.dgh_left || !of.loop_takes) of.dgx_left.take(crew, gates(piece, piece.args.dgx));
-        if (!of.loop_takes) of.dgh_left.take(crew, gates(piece, piece.args.dgh));
+        const bf16* left = piece.args.narrowed;
+        if (of.dgx_left.data() != left) of.dgx_left.take(crew, gates(piece, piece.args.dgx));
+        if (of.dgh_left.data() != left) of.dgh_left.take(crew, gates(piece, piece.args.dgh));
         of.dr_left.take(crew, second_gradients(piece));
     }
 
@@ -279,10 +276,9 @@ class BackwardPass {
         const Matrix<const F> dgx = gates(piece, a.dgx), dgh = gates(piece, a.dgh), dr = second_gradients(piece);
         const BackwardDirection<F, S>& of = dir_[d];
         const bool biased = l.biased && !l.variant.layer_norm;
-        bool of_b_ih = biased && result[2],
-             of_b_hh = biased && result[3] && !one_bias_gradient(result);  // to be summed
-        if (result[0] || (result[1] && !apart && !before))
-            of_b_ih = !outer_.prepare(crew, dgx, of.dgx_left, of_b_ih ? result[2].data() : nullptr, more) && of_b_ih;
+        F* b_ih = biased && result[2] ? result[2].data() : nullptr;  // those still to be summed
+        F* b_hh = biased && result[3] && !one_bias_gradient(result) ? result[3].data() : nullptr;
+        if (result[0] || (result[1] && !apart && !before)) b_ih = outer_.prepare(crew, dgx, of.dgx_left, b_ih, more);
         if (result[0]) {
             const auto stored = x_.stored(piece.t0, piece.t1);
             if (stored && outer_.takes_stored(piece.rows)) {
@@ -298,14 +294,12 @@ class BackwardPass {
             outer_.prepare(crew, dr, of.dr_left);
             outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].target() + 2 * l.H * l.H, more);
         } else if (result[1]) {
-            if (apart)
-                of_b_hh =
-                    !outer_.prepare(crew, dgh, of.dgh_left, of_b_hh ? result[3].data() : nullptr, more) && of_b_hh;
+            if (apart) b_hh = outer_.prepare(crew, dgh, of.dgh_left, b_hh, more);
             outer_.add(crew, dgh, h_before(d, piece, crew), result[1].target(), more);
         }
         if (l.variant.layer_norm) norm_gradients(crew, k_, l, a, result, more);
-        if (of_b_ih) bias_gradient(crew, k_, dgx, result[2], more);
-        if (of_b_hh) bias_gradient(crew, k_, dgh, result[3], more);
+        if (b_ih) bias_gradient(crew, k_, dgx, b_ih, more);
+        if (b_hh) bias_gradient(crew, k_, dgh, b_hh, more);
         const bool of_w_ch = l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch];
         const bool of_w_hr = l.projected && result[l.at_w_hr];
         const F* const cells = of_w_ch || (of_w_hr && needs_candidates(l)) ? shown_cells(d, piece, crew) : nullptr;

@@ -58,7 +58,6 @@ struct BackwardDirection {
     Packed<F, S> packed_hh, packed_hr;
     Product<F, S> w_ih;
     LeftFactor<F, S> dgx_left, dgh_left, dr_left;
-    bool loop_takes = false;  // dgh, and leaves it to the products
     std::optional<GateRebuild<F, S>> rebuild;
     StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
@@ -147,9 +146,9 @@ struct BackwardDirection {
             dgx_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, a.ld_dg);
             if (apart) dgh_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, a.ld_dg);
             if (l.two_products) dr_left = LeftFactor<F, S>(plan.tiles, plan.most_rows, l.projected ? l.R : l.H);
-            loop_takes = plan.loop_tiles && !l.variant.reset_before;  // where it has the columns of n apart
             const LeftFactor<F, S>& left = apart ? dgh_left : dgx_left;
-            a.narrowed = loop_takes ? left.data() : nullptr;
+            const bool all_columns = !l.variant.reset_before;  // where the loop has those of n apart
+            a.narrowed = plan.loop_tiles && all_columns ? left.data() : nullptr;
             a.ld_narrowed = left.row();
         }
         if (plan.gates_only && !rebuilds) return;

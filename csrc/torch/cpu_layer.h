@@ -27,7 +27,7 @@ template <class S>
 constexpr int64_t kTileSpeed = std::is_same_v<S, float> ? 3 : 8;  // of matrix tiles over multiply-adds in f32
 
 // A new contiguous tensor on the CPU.
-inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
+inline Tensor empty(Sizes sizes, ScalarType type) {
     const Tensor tensor = empty_at({aoti_torch_device_type_cpu(), 0}, sizes, type);
     cpu::ask_for_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
     return tensor;
@@ -203,7 +203,7 @@ class InputRows {
 
     // Memory for pieces of up to so many rows; needed before the first of them.
     void reserve(int64_t rows) {
-        if (!lies_ready()) grow(buffer_, rows * layer_.I);
+        if (!std::is_same_v<F, S> || !layer_.x_is_matrix()) grow(buffer_, rows * layer_.I);
     }
 
     Matrix<const F> rows(const cpu::Crew& crew, int64_t t0, int64_t t1) const {
@@ -224,8 +224,6 @@ class InputRows {
     }
 
   private:
-    bool lies_ready() const { return std::is_same_v<F, S> && layer_.x_is_matrix(); }
-
     const cpu::Kernels<F, S>& k_;
     const Layer& layer_;
     Buffer<F> buffer_;
@@ -348,12 +346,11 @@ template <class F, class S>
 class Result {
   public:
     Result() = default;
-    Result(std::initializer_list<int64_t> sizes, int64_t count, bool at_once = false)
-        : tensor_(empty(sizes, scalar_type<S>())), count_(count) {
+    Result(Sizes sizes, bool at_once) : tensor_(empty(sizes, scalar_type<S>())), count_(tensor_->numel()) {
         if constexpr (std::is_same_v<F, S>) {
             data_ = mutable_data_of<F>(*tensor_);
         } else if (!at_once) {
-            buffer_ = Buffer<F>(count);
+            buffer_ = Buffer<F>(count_);
             data_ = buffer_.data();
         }
     }

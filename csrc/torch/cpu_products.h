@@ -26,7 +26,6 @@ class LeftFactor {
     LeftFactor(const cpu::TileKernels<F, S>* tiles, int64_t rows, int64_t columns)
         : tiles_(tiles), row_(cpu::tile_row<S>(columns)), buffer_(tiles ? tile_buffer<F>(rows * row_) : Buffer<F>()) {}
 
-    explicit operator bool() const { return tiles_; }
     bf16* data() const { return as_tiles(buffer_); }
     int64_t row() const { return row_; }
 
@@ -115,19 +114,19 @@ class OuterProduct {
         }
     }
 
-    // Gets dg ready, the first columns of `taken`, once for several x. Whether it has also set `sums`, or null, to the
-    // sum of the rows, or added that: of bf16 as the products take it, where it comes by the way.
-    bool prepare(const cpu::Crew& crew, Matrix<const F> dg, const LeftFactor<F, S>& taken, F* sums = nullptr,
-                 bool accumulate = false) {
-        if (by_ != By::kTiles || dg.rows <= kFewRows) return false;
-        if (std::is_same_v<F, S>) sums = nullptr;
+    // Gets dg ready, the first columns of `taken`, once for several x. Where that comes by the way, it also sets `sums` to
+    // the sum of the rows, or adds that (of bf16 as the products take it); else it returns them, to be made otherwise.
+    F* prepare(const cpu::Crew& crew, Matrix<const F> dg, const LeftFactor<F, S>& taken, F* sums = nullptr,
+               bool accumulate = false) {
+        if (by_ != By::kTiles || dg.rows <= kFewRows) return sums;
+        F* const own = std::is_same_v<F, S> ? nullptr : sums;
         const int64_t blocks = (dg.columns + 15) / 16;
         crew.split(blocks, blocks, [&](int64_t from, int64_t end) {
             const int64_t c0 = from * 16, c1 = std::min(end * 16, dg.columns);
-            if (sums && !accumulate) std::fill(sums + c0, sums + c1, F(0));
-            tiles_->transpose_narrowed(taken.data(), taken.row(), dg.rows, c0, c1, as_tiles(left_), sums);
+            if (own && !accumulate) std::fill(own + c0, own + c1, F(0));
+            tiles_->transpose_narrowed(taken.data(), taken.row(), dg.rows, c0, c1, as_tiles(left_), own);
         });
-        return sums;
+        return own ? nullptr : sums;
     }
 
     // What a thread did is there for all when it returns.

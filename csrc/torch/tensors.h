@@ -19,6 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using OptionalNumbers = std::optional<std::vector<double>>;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 inline int32_t dtype_code(ScalarType type) {
     return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
@@ -36,7 +37,7 @@ inline Place place_of(const Tensor& t) {
 }
 
 // A new contiguous tensor.
-inline Tensor empty_at(Place place, std::initializer_list<int64_t> sizes, ScalarType type) {
+inline Tensor empty_at(Place place, Sizes sizes, ScalarType type) {
     int64_t strides[4] = {1, 1, 1, 1};
     int64_t running = 1;
     for (size_t k = sizes.size(); k-- > 0;) {

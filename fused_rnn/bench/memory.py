@@ -34,9 +34,13 @@ from .providers import PROVIDERS, Call
 
 MB = 1e6
 BLOCK = 64 * 1024
-# glibc reads these at start: blocks of this size come from and go to the system directly, at any time. So do ours then.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(BLOCK), "MALLOC_TRIM_THRESHOLD_": str(BLOCK), "MALLOC_TOP_PAD_": "0"}
-NOTHING_KEPT = {**MALLOC, "FUSED_RNN_KEPT_MB": "0"}
+# glibc reads these at start: blocks of this size come from and go to the system directly, at any time; and so do ours.
+NOTHING_KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(BLOCK),
+    "MALLOC_TRIM_THRESHOLD_": str(BLOCK),
+    "MALLOC_TOP_PAD_": "0",
+    "FUSED_RNN_KEPT_MB": "0",
+}
 PR_SET_THP_DISABLE = 41  # huge pages would round every buffer up to 2 MB
 
 
