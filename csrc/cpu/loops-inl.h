@@ -193,7 +193,7 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
         const int next = a.next(t);
         const int64_t b1 = slice.b1 < a.seq.rows(t) ? slice.b1 : a.seq.rows(t);
 
-        operand.set(a.left(1 - next), a.ld_h, a.R);
+        operand.set(a.left(1 - next), a.ld_h, a.multiplies(t) ? a.R : 0);
         for_each_block(operand, panels, slice.b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t u0 = shape.first_column(p);
@@ -280,7 +280,8 @@ void backward_loop(const BackwardArgs<F, S>& a, int64_t t0, int64_t t1, const Sl
         // Threads that share these rows take them all; one of them keeps them.
         bf16* const keep = a.narrowed && slice.part == 0 ? a.narrowed + chunk_row * a.ld_narrowed : nullptr;
         operand.set(dg, a.ld_dg, a.w_hh.K, keep);
-        for_each_block(operand, panels, b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
+        const Range sent = a.sends(t) ? panels : Range{panels.begin, panels.begin};
+        for_each_block(operand, sent, b0, b1, back, [&](int64_t p, int64_t q, int64_t b, int64_t end) {
             const int vectors = shape.vectors(p);
             const int64_t at = shape.first_column(p) + b * a.ld_dh, width = vectors * W;
             if (!a.mask) {

@@ -207,8 +207,7 @@ class BackwardPass {
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
                 k_.backward_rows(a, t, b0, b1, 0, l.H, dh + b0 * ld_dh, ld_dh, !l.two_products && a.dy);
             });
-            // What leaves the first step is dh0; at T = 1 it is a third of the work.
-            if (t != (a.reverse ? l.T - 1 : 0) || plan_.needs & kDh0) send_back(of, a, a.dgh + first * a.ld_dg, rows);
+            if (a.sends(t)) send_back(of, a, a.dgh + first * a.ld_dg, rows);
             if (!l.variant.clips()) continue;
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) { k_.clip_rows(a, t, b0, b1); });
         }
@@ -274,7 +273,11 @@ class BackwardPass {
         const bool apart = hidden_apart(l.cell, l.variant), before = l.variant.reset_before;
         Result<F, S>* result = dweights_ + d * l.per_direction;
         const Matrix<const F> dgx = gates(piece, a.dgx), dgh = gates(piece, a.dgh), dr = second_gradients(piece);
-        const BackwardDirection<F, S>& of = dir_[d];
+        BackwardDirection<F, S>& of = dir_[d];
+        const RowRange all{0, piece.rows};
+        const auto recurrent = [&](Matrix<const F> dg) {
+            return (*of.recurrent_rows)(crew, k_, l, piece.t0, piece.t1, dg);
+        };
         const bool biased = l.biased && !l.variant.layer_norm;
         F* b_ih = biased && result[2] ? result[2].data() : nullptr;  // those still to be summed
         F* b_hh = biased && result[3] && !one_bias_gradient(result) ? result[3].data() : nullptr;
@@ -284,18 +287,18 @@ class BackwardPass {
             if (stored && outer_.takes_stored(piece.rows)) {
                 outer_.add_stored(crew, dgx, *stored, result[0].target(), more);
             } else {
-                outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), result[0].target(), more);
+                outer_.add(crew, dgx, x_.rows(crew, piece.t0, piece.t1), all, result[0].target(), more);
             }
         }
         if (result[1] && before) {  // that of r and z, and of n with r h
             const Matrix<const F> of_r_and_z{a.dgx, piece.rows, 2 * l.H, a.ld_dg, 1};
             outer_.prepare(crew, of_r_and_z, of.dgx_left);
-            outer_.add(crew, of_r_and_z, h_before(d, piece, crew), result[1].target(), more);
+            outer_.add(crew, of_r_and_z, h_before(d, piece, crew), recurrent(of_r_and_z), result[1].target(), more);
             outer_.prepare(crew, dr, of.dr_left);
-            outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, result[1].target() + 2 * l.H * l.H, more);
+            outer_.add(crew, dr, {a.rh, piece.rows, l.H, l.H, 1}, all, result[1].target() + 2 * l.H * l.H, more);
         } else if (result[1]) {
             if (apart) b_hh = outer_.prepare(crew, dgh, of.dgh_left, b_hh, more);
-            outer_.add(crew, dgh, h_before(d, piece, crew), result[1].target(), more);
+            outer_.add(crew, dgh, h_before(d, piece, crew), recurrent(dgh), result[1].target(), more);
         }
         if (l.variant.layer_norm) norm_gradients(crew, k_, l, a, result, more);
         if (b_ih) bias_gradient(crew, k_, dgx, b_ih, more);
@@ -313,7 +316,7 @@ class BackwardPass {
                                     shown + n0 * l.H);
             });
             outer_.prepare(crew, dr, of.dr_left);
-            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, result[l.at_w_hr].target(), more);
+            outer_.add(crew, dr, {shown, piece.rows, l.H, l.H, 1}, all, result[l.at_w_hr].target(), more);
         }
     }
 

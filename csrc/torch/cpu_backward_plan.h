@@ -1,6 +1,7 @@
 // What a backward pass goes by, and what it has for each direction of the layer.
 #pragma once
 #include "cpu_before.h"
+#include "cpu_first_step.h"
 #include "cpu_rebuild.h"
 #include "cpu_regular.h"
 #include "cpu_reset.h"
@@ -61,6 +62,7 @@ struct BackwardDirection {
     std::optional<GateRebuild<F, S>> rebuild;
     StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
+    std::optional<RecurrentRows<F, S>> recurrent_rows;
     cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
 
     // `dy`, `dcells`, `y` and `saved`: contiguous.
@@ -107,6 +109,8 @@ struct BackwardDirection {
         a.reset = reset.args();
         a.dh_reset = dh_reset.data();
         a.dc_reset = dc_reset.data();
+        a.unwanted_dh0 = !(plan.needs & kDh0) && !plan.tells;
+        recurrent_rows.emplace(l, d, all_zero(in.h0));
         w_ch = peepholes(k, w);
         a.w_ch = w_ch.data();
         if (l.variant.layer_norm) {

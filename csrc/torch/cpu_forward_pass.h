@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 
+#include "cpu_first_step.h"
 #include "cpu_norm.h"
 #include "cpu_regular.h"
 #include "cpu_reset.h"
@@ -37,7 +38,11 @@ class ForwardPass {
         tiles_ = tiles_for<F, S>(layer, split_f32);
         loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
         direct_ = !loop_tiles_ && walks_unpacked(layer) && layer.N < kRowsWorthPacking;
-        for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
+        const bool zero = all_zero(in.h0);
+        for (int64_t d = 0; d < layer.D; ++d) {
+            prepare(d, in, out);
+            dir_[d].args.from_zero = zero && starts_without_product(pool_, k_, layer, d);
+        }
     }
 
     void run(const LayerOutputs& out) {
@@ -211,7 +216,11 @@ class ForwardPass {
             const int64_t t = a.reverse ? t0 + t1 - 1 - step : step;
             const int next = a.next(t);
             const int64_t rows = l.seq.rows(t);
-            to.w_hh.dot(a.left(1 - next), a.ld_h, rows, hg, of_h, false);
+            if (a.multiplies(t)) {
+                to.w_hh.dot(a.left(1 - next), a.ld_h, rows, hg, of_h, false);
+            } else {
+                std::fill_n(hg, rows * of_h, F(0));
+            }
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
                 k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * of_h, of_h, l.H, next);
             });

@@ -129,20 +129,28 @@ class OuterProduct {
         return own ? nullptr : sums;
     }
 
-    // What a thread did is there for all when it returns.
-    void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, Target<F, S> to, bool accumulate) {
+    // Of some rows of both, with tiles from one of kTileDepth on. What a thread did is there for all when it returns.
+    void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, RowRange rows, Target<F, S> to,
+             bool accumulate) {
         const int64_t columns = x.columns;
+        if (!rows.count()) {
+            if (accumulate) return;
+            return crew.split(dg.columns, dg.columns * columns >> 16,
+                              [&](int64_t n0, int64_t n1) { (to + n0 * columns).zero((n1 - n0) * columns); });
+        }
+        const Matrix<const F> left = dg.part(rows);
+        x = x.part(rows);
         if (dg.rows <= kFewRows) {
             return crew.split(dg.columns, dg.columns * columns < (1 << 16) ? 1 : 1 << 10, [&](int64_t n0, int64_t n1) {
                 const auto multiply = [&](const auto& outer, auto* out) {
-                    outer(dg.data + n0, dg.row, dg.rows, x.data, x.row, n1 - n0, columns, out + n0 * columns, columns,
-                          accumulate);
+                    outer(left.data + n0, left.row, left.rows, x.data, x.row, n1 - n0, columns, out + n0 * columns,
+                          columns, accumulate);
                 };
                 return to.stored ? multiply(k_->outer_rows_to_stored, to.stored) : multiply(k_->outer_rows, to.sums);
             });
         }
         if (by_ == By::kBlas)
-            return multiply<F>({to.sums, dg.columns, columns, columns, 1}, dg.transposed(), x, accumulate);
+            return multiply<F>({to.sums, dg.columns, columns, columns, 1}, left.transposed(), x, accumulate);
         const cpu::PanelShape shape{columns, 1, k_->W};
         crew.split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
             if (by_ == By::kTiles) {
@@ -151,22 +159,22 @@ class OuterProduct {
                 k_->pack_plain_wide(x.data, x.row, x.rows, shape, p0, p1, right_.data());
             }
         });
-        add_packed(crew, dg, shape, to, accumulate);
+        add_packed(crew, dg, rows, shape, to, accumulate);
     }
-    // The same for x as it is stored, through matrix tiles.
+    // The same of all rows, for x as it is stored, through matrix tiles.
     void add_stored(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const S> x, Target<F, S> to, bool accumulate) {
         const cpu::PanelShape shape{x.columns, 1, k_->W};
         crew.split(shape.count(), shape.count(), [&](int64_t p0, int64_t p1) {
             tiles_->pack_plain(x.data, x.row, x.rows, shape, p0, p1, as_tiles(right_));
         });
-        add_packed(crew, dg, shape, to, accumulate);
+        add_packed(crew, dg, {0, dg.rows}, shape, to, accumulate);
     }
     // Whether it takes so many rows as they are stored.
     bool takes_stored(int64_t rows) const { return by_ == By::kTiles && rows > kFewRows; }
 
   private:
-    void add_packed(const cpu::Crew& crew, Matrix<const F> dg, const cpu::PanelShape& shape, Target<F, S> to,
-                    bool accumulate) {
+    void add_packed(const cpu::Crew& crew, Matrix<const F> dg, RowRange rows, const cpu::PanelShape& shape,
+                    Target<F, S> to, bool accumulate) {
         const int64_t columns = shape.columns;
         // Shared by rows of the result, which no two threads sum to; there are more of them than panels.
         const int64_t each = by_ == By::kTiles ? 32 : 16, parts = (dg.columns + each - 1) / each;
@@ -174,11 +182,12 @@ class OuterProduct {
             const int64_t m0 = from * each, m1 = std::min(end * each, dg.columns);
             if (by_ == By::kTiles) {
                 const int64_t row = cpu::tile_row<S>(dg.rows);
-                multiply_tiles(*tiles_, as_tiles(left_) + m0 * row, row, m1 - m0, as_tiles(right_), shape, dg.rows, 0,
-                               shape.count(), to + m0 * columns, columns, accumulate);
+                const bf16* left = as_tiles(left_) + m0 * row + cpu::whole_tiles<S>(rows.from);
+                multiply_tiles(*tiles_, left, row, m1 - m0, as_tiles(right_), shape, rows.count(), 0, shape.count(),
+                               to + m0 * columns, columns, accumulate);
             } else {
-                k_->multiply_across(dg.data + m0, dg.row, m1 - m0, right_.data(), shape, dg.rows, 0, shape.count(),
-                                    to.sums + m0 * columns, columns, accumulate);
+                k_->multiply_across(dg.data + rows.from * dg.row + m0, dg.row, m1 - m0, right_.data(), shape,
+                                    rows.count(), 0, shape.count(), to.sums + m0 * columns, columns, accumulate);
             }
         });
     }

@@ -75,6 +75,11 @@ inline std::string shape_text(const Tensor& t) {
     return s + "]";
 }
 
+struct RowRange {
+    int64_t from, end;
+    int64_t count() const { return end - from; }
+};
+
 // A view of raw memory as a matrix for BLAS: `rows` x `columns`, element (i, j) at i*row + j*column.
 template <class F>
 struct Matrix {
@@ -82,6 +87,7 @@ struct Matrix {
     int64_t rows, columns, row, column;
 
     Matrix transposed() const { return {data, columns, rows, column, row}; }
+    Matrix part(RowRange of) const { return {data + of.from * row, of.count(), columns, row, column}; }
     Tensor tensor(Place place = {aoti_torch_device_type_cpu(), 0}) const {
         const int64_t sizes[2] = {rows, columns}, strides[2] = {row, column};
         AtenTensorHandle handle = nullptr;
