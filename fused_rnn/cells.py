@@ -79,7 +79,7 @@ class LSTMCell(RNNCellBase):
             zeros = input.new_zeros((input.shape[0], self.hidden_size))
             hx = (zeros, zeros)
         elif rank == 1:
-            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+            hx = tuple(state.unsqueeze(0) for state in hx)
         h, c = step(_LSTM, input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return (h, c) if rank == 2 else (h.squeeze(0), c.squeeze(0))
 

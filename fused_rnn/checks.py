@@ -73,6 +73,10 @@ def state_dtype(states: Sequence[Tensor], dtype: torch.dtype) -> RuntimeError:
     )
 
 
+def layer_count() -> ValueError:
+    return ValueError("num_layers must be greater than zero")
+
+
 def state_count() -> RuntimeError:
     return RuntimeError("lstm expects two hidden states")
 

@@ -29,7 +29,11 @@ def info(options: argparse.Namespace) -> int:
         1, options.hidden, device="meta", dtype=getattr(torch, options.dtype), **sizes
     )
     print(f"\n{module}, {options.dtype}, {options.steps} steps of {options.batch} rows on {options.on}:")
-    for name, plan in plans(module, options.batch, options.steps, options.on):
+    try:
+        found = list(plans(module, options.batch, options.steps, options.on))
+    except ValueError as error:
+        raise SystemExit(f"fused-rnn info: {error}") from None
+    for name, plan in found:
         print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in plan.items()))
     return 0
 

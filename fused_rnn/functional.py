@@ -90,8 +90,8 @@ def lstm(
 
     Raises:
         ValueError: a rank other than 2 or 3, an input dtype that is not that of the params, a wrong number of params,
-            another ``reset_to``, an activation of another name, lengths beside a PackedSequence, a rate that is no
-            probability.
+            no layers, another ``reset_to``, an activation of another name, lengths beside a PackedSequence, a rate that
+            is no probability.
         TypeError: a reset that is not bool, or not packed where the input is; lengths that are no integers.
         RuntimeError: sizes or dtypes of input, states, reset or lengths that do not fit; a sequence of no steps.
     """
@@ -233,6 +233,8 @@ def _functional(
     drops = None
     if regularisation:
         variant, drops = regularised(variant, regularisation, cell == LSTM)
+    if num_layers < 1:
+        raise checks.layer_count()
     directions = 2 if bidirectional else 1
     check_connection(connection)
     each, rest = divmod(len(params) - weights_between(connection, num_layers), num_layers * directions)

@@ -28,7 +28,10 @@ DEVICES: dict[str, dict[str, Any]] = {
 def _limits(device: str) -> dict[str, Any]:
     if device in DEVICES:
         return DEVICES[device]
-    found: Any = torch.cuda.get_device_properties(device)
+    try:
+        found: Any = torch.cuda.get_device_properties(device)
+    except (AssertionError, RuntimeError, ValueError) as error:  # the first is that of a torch without CUDA
+        raise ValueError(f"no GPU {device!r} here; known without one: {', '.join(DEVICES)}") from error
     sms = found.multi_processor_count
     return {
         "sms": sms,
@@ -45,6 +48,8 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
     """(pass, plan) of the time loops of ``module`` (an LSTM, GRU or RNN), forward and backward; its layers are alike.
 
     ``device``: a name of :data:`DEVICES`, which need not be there, or "cuda", "cuda:1", ... for one that is.
+
+    Raises ValueError for any other.
     """
     weight = module.weight_hh_l0
     size = {

@@ -30,11 +30,11 @@ _autocasts = torch._C._is_any_autocast_enabled
 
 def step(cell: int, input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Maybe, b_hh: Maybe) -> Any:
     """input [B, I], hx [B, H] (an LSTM's: h and c) -> the same states one step later."""
-    if cell == LSTM:
-        h, c = hx[0], hx[1]
+    if cell == LSTM and isinstance(hx, tuple | list) and len(hx) == 2:
+        h, c = hx
     elif cell == GRU:
         h, c = hx, None
-    else:
+    else:  # what torch refuses is here too
         return _TORCH[cell](input, hx, w_ih, w_hh, b_ih, b_hh)
     weights = (w_ih, w_hh) if b_ih is None or b_hh is None else (w_ih, w_hh, b_ih, b_hh)
     if (b_ih is None) != (b_hh is None) or _autocasts() or not _is_regular(input, h, c, weights):

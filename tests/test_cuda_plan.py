@@ -147,6 +147,11 @@ def test_info_refuses_sizes_that_are_none(option, capsys):
     assert f"argument {option}: 0 is not a positive number" in capsys.readouterr().err
 
 
+def test_info_refuses_a_device_that_is_not_there():
+    with pytest.raises(SystemExit, match=r"fused-rnn info: no GPU 'tpu' here; known without one: h200, h100, a100"):
+        main(["info", "GRU", "--on", "tpu"])
+
+
 def test_info_prints_it(capsys):
     assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "h100", "--layers", "2"]) == 0
     out = capsys.readouterr().out

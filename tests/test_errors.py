@@ -315,3 +315,18 @@ def test_cells(kind, case):
 def test_unknown_nonlinearity_of_a_cell():
     theirs, ours = pair("RNNCell", 3, 4, nonlinearity="sig")
     assert raised(ours, Z(2, 3)) == raised(theirs, Z(2, 3)) == (RuntimeError, "Unknown nonlinearity: sig")
+
+
+@pytest.mark.parametrize("states", [(), (Z(2, 4),), (Z(2, 4),) * 3, [Z(2, 4)], Z(2, 2, 4)], ids=str)
+def test_an_lstm_cell_has_two_states(states):
+    theirs, ours = torch.lstm_cell, fused_rnn.functional.lstm_cell
+    weights = Z(16, 3), Z(16, 4)
+    assert raised(ours, Z(2, 3), states, *weights) == raised(theirs, Z(2, 3), states, *weights)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("function", ["lstm", "gru", "rnn_tanh"])
+def test_functions_have_layers(function, number):
+    call = getattr(fused_rnn.functional, function)
+    expected = (ValueError, "num_layers must be greater than zero")
+    assert raised(call, Z(5, 2, 3), None, [Z(16, 3), Z(16, 4)], num_layers=number) == expected
