@@ -26,11 +26,12 @@ _TORCH: dict[int, Callable[..., Any]] = {
     RNN_RELU: _VF.rnn_relu_cell,
 }
 _autocasts = torch._C._is_any_autocast_enabled
+_SEQUENCES = (tuple, list)
 
 
 def step(cell: int, input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Maybe, b_hh: Maybe) -> Any:
     """input [B, I], hx [B, H] (an LSTM's: h and c) -> the same states one step later."""
-    if cell == LSTM and isinstance(hx, tuple | list) and len(hx) == 2:
+    if cell == LSTM and isinstance(hx, _SEQUENCES) and len(hx) == 2:
         h, c = hx
     elif cell == GRU:
         h, c = hx, None

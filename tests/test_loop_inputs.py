@@ -116,6 +116,11 @@ BAD_INPUTS = {
     "GRU projection": (GRU, lambda p: replace(p, weights=[*p.weights, p.h0[0]]), "only the LSTM has projections"),
     "w_ih rank": (LSTM, change_weight(0, torch.flatten), r"w_ih \[180\] does not fit h0 \[1, 3, 9\]"),
     "no units": (LSTM, change_weight(0, lambda w: w[:3]), r"w_ih \[3, 5\] does not fit h0 \[1, 3, 9\]"),
+    "no projected units": (
+        replace(LSTM, P=4),
+        lambda p: replace(p, h0=p.h0[..., :0]),
+        r"w_ih \[36, 5\] does not fit h0 \[1, 3, 0\]",
+    ),
     "H of h0": (LSTM, lambda p: replace(p, h0=p.h0[..., :8]), r"w_ih \[36, 5\] does not fit h0 \[1, 3, 8\]"),
     "w_ih columns": (LSTM, change_weight(0, lambda w: w[:, 1:]), r"w_ih must have shape \[36, 5\], got \[36, 4\]"),
     "w_ih rows": (LSTM, change_weight(0, lambda w: w.repeat(1, 1)[:-1]), "does not fit h0"),

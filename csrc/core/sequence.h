@@ -56,6 +56,8 @@ struct Sequence {
         return batch_sizes ? batch_sizes[t] : B;
     }
     constexpr int64_t row(int64_t t) const { return offsets ? offsets[t] : t * B; }
+    // The step that a direction begins with.
+    constexpr int64_t first(bool reverse) const { return reverse ? T - 1 : 0; }
 };
 
 }  // namespace fused_rnn

@@ -51,12 +51,6 @@ Marks reset_before(const Args& a, int64_t t) {
     return a.reset.at(a.seq, a.reverse ? t + 1 : t);
 }
 
-// Whether a loop's direction begins with step t.
-template <class Args>
-bool is_first(const Args& a, int64_t t) {
-    return t == (a.reverse ? a.seq.T - 1 : 0);
-}
-
 // What scales and shifts the rows that are normalised; null where nothing is.
 template <class F>
 struct Norm {
@@ -105,7 +99,7 @@ struct ForwardArgs {
 
     // What W_hh multiplies.
     const F* left(int of) const { return mask ? h_masked[of] : h[of]; }
-    bool multiplies(int64_t t) const { return !from_zero || !is_first(*this, t); }
+    bool multiplies(int64_t t) const { return !from_zero || t != seq.first(reverse); }
     // gx of row 0 of step t.
     const F* gx_at(int64_t t) const {
         return gx + (gx_first ? gx_first[t - gx_t0] - gx_b0 : seq.row(t) - gx_row) * ld_gx;
@@ -168,7 +162,7 @@ struct BackwardArgs {
 
     // Whether a step leaves in dh what of h went past W_hh, to which the rest is added.
     bool passes_h() const { return is_gru(cell) || variant.zoneout_h > 0; }
-    bool sends(int64_t t) const { return !unwanted_dh0 || !is_first(*this, t); }
+    bool sends(int64_t t) const { return !unwanted_dh0 || t != seq.first(reverse); }
     // What a cell's backward reads of the state before row b's first step: an LSTM's c, or else h.
     const F* initial(int64_t b) const { return is_lstm(cell) ? c0 + b * ld_c : h0 + b * ld_h0; }
     // And before the first step of a later episode.

@@ -156,7 +156,8 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
     F* const block = static_cast<F*>(thread_scratch(slab * kBlockRows * static_cast<int64_t>(sizeof(F))));
     for (int64_t m = 0; m < M; m += kBlockRows) {
         const int64_t rows = M - m < kBlockRows ? M - m : kBlockRows;
-        for (int64_t k = 0; k < K; k += slab) {
+        int64_t k = 0;
+        do {  // once for K = 0, too: the sums are zero
             const int64_t depth = K - k < slab ? K - k : slab;
             for (int64_t i = 0; i < depth; ++i) {
                 for (int64_t j = 0; j < rows; j += Simd<F>::W) {
@@ -169,7 +170,8 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
                                         shape.first_column(p), shape.columns, depth, c + m * ldc, ldc,
                                         accumulate || k > 0);
             }
-        }
+            k += slab;
+        } while (k < K);
     }
 }
 

@@ -273,10 +273,10 @@ class BackwardPass {
         const bool apart = hidden_apart(l.cell, l.variant), before = l.variant.reset_before;
         Result<F, S>* result = dweights_ + d * l.per_direction;
         const Matrix<const F> dgx = gates(piece, a.dgx), dgh = gates(piece, a.dgh), dr = second_gradients(piece);
-        BackwardDirection<F, S>& of = dir_[d];
+        const BackwardDirection<F, S>& of = dir_[d];
         const RowRange all{0, piece.rows};
         const auto recurrent = [&](Matrix<const F> dg) {
-            return (*of.recurrent_rows)(crew, k_, l, piece.t0, piece.t1, dg);
+            return recurrent_rows(crew, k_, a, piece.t0, piece.t1, dg, of.first_sums.data());
         };
         const bool biased = l.biased && !l.variant.layer_norm;
         F* b_ih = biased && result[2] ? result[2].data() : nullptr;  // those still to be summed
@@ -301,8 +301,8 @@ class BackwardPass {
             outer_.add(crew, dgh, h_before(d, piece, crew), recurrent(dgh), result[1].target(), more);
         }
         if (l.variant.layer_norm) norm_gradients(crew, k_, l, a, result, more);
-        if (b_ih) bias_gradient(crew, k_, dgx, b_ih, more);
-        if (b_hh) bias_gradient(crew, k_, dgh, b_hh, more);
+        if (b_ih) column_sums(crew, k_, dgx, b_ih, more);
+        if (b_hh) column_sums(crew, k_, dgh, b_hh, more);
         const bool of_w_ch = l.variant.peephole && !l.variant.layer_norm && result[l.at_w_ch];
         const bool of_w_hr = l.projected && result[l.at_w_hr];
         const F* const cells = of_w_ch || (of_w_hr && needs_candidates(l)) ? shown_cells(d, piece, crew) : nullptr;

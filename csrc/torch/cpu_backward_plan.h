@@ -51,7 +51,8 @@ struct BackwardPlan {
 
 template <class F, class S>
 struct BackwardDirection {
-    Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums;
+    Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums,
+        first_sums;
     Buffer<double> squares;
     Compute<F, S> h0, w_ch;
     NormWeights<F, S> norm;
@@ -62,7 +63,6 @@ struct BackwardDirection {
     std::optional<GateRebuild<F, S>> rebuild;
     StateBefore<F, S> h_before, c_before;
     ResetState<F, S> reset;
-    std::optional<RecurrentRows<F, S>> recurrent_rows;
     cpu::BackwardArgs<F, S> args{};  // but for what a piece has of its own
 
     // `dy`, `dcells`, `y` and `saved`: contiguous.
@@ -110,7 +110,6 @@ struct BackwardDirection {
         a.dh_reset = dh_reset.data();
         a.dc_reset = dc_reset.data();
         a.unwanted_dh0 = !(plan.needs & kDh0) && !plan.tells;
-        recurrent_rows.emplace(l, d, all_zero(in.h0));
         w_ch = peepholes(k, w);
         a.w_ch = w_ch.data();
         if (l.variant.layer_norm) {
@@ -158,6 +157,7 @@ struct BackwardDirection {
         if (plan.gates_only && !rebuilds) return;
         h_before = {data_of<S>(y) + d * l.R, l.D * l.R, l.R, a.h0, a.ld_h0, a.reset.h, a.reset.ld_h, a.mask, a.ld_dh,
                     plan.most_rows};
+        if (starts_from_zeros(l, in.h0, d)) first_sums = Buffer<F>(l.G * l.H);
         if (!l.variant.peephole && !needs_candidates(l)) return;
         c_before = {a.saved.states, a.saved.ld_states, l.H,     a.c0, a.ld_c,
                     a.reset.c,      a.reset.ld_c,      nullptr, 0,    plan.most_rows};

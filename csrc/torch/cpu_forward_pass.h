@@ -38,11 +38,7 @@ class ForwardPass {
         tiles_ = tiles_for<F, S>(layer, split_f32);
         loop_tiles_ = loop_tiles_for<F, S>(layer, tiles_);
         direct_ = !loop_tiles_ && walks_unpacked(layer) && layer.N < kRowsWorthPacking;
-        const bool zero = all_zero(in.h0);
-        for (int64_t d = 0; d < layer.D; ++d) {
-            prepare(d, in, out);
-            dir_[d].args.from_zero = zero && starts_without_product(pool_, k_, layer, d);
-        }
+        for (int64_t d = 0; d < layer.D; ++d) prepare(d, in, out);
     }
 
     void run(const LayerOutputs& out) {
@@ -172,6 +168,7 @@ class ForwardPass {
         to.reset = ResetState<F, S>(k_, l, in, d);
         a.reset = to.reset.args();
         reset_first(a);
+        a.from_zero = starts_from_zeros(l, in.h0, d) && silenced_by_zeros<F, S>(pool_, k_, *w.w_hh);
         if (to.mask) mask_first(to);
     }
 

@@ -338,13 +338,6 @@ struct Target {
     Target operator+(int64_t elements) const {
         return stored ? Target{nullptr, stored + elements} : Target{sums + elements, nullptr};
     }
-    void zero(int64_t count) const {
-        if (stored) {
-            std::fill_n(stored, count, S());
-        } else {
-            std::fill_n(sums, count, F(0));
-        }
-    }
 };
 
 // A gradient that comes out in the storage type but is gathered in the compute type; unless it is `at_once` made as it is

@@ -133,11 +133,6 @@ class OuterProduct {
     void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, RowRange rows, Target<F, S> to,
              bool accumulate) {
         const int64_t columns = x.columns;
-        if (!rows.count()) {
-            if (accumulate) return;
-            return crew.split(dg.columns, dg.columns * columns >> 16,
-                              [&](int64_t n0, int64_t n1) { (to + n0 * columns).zero((n1 - n0) * columns); });
-        }
         const Matrix<const F> left = dg.part(rows);
         x = x.part(rows);
         if (dg.rows <= kFewRows) {

@@ -31,7 +31,7 @@ class ResetState {
 // Rows whose state is set anew before the first step that a loop walks.
 template <class Args>
 cpu::Marks reset_at_first(const Args& a) {
-    return cpu::reset_before(a, a.reverse ? a.seq.T - 1 : 0);
+    return cpu::reset_before(a, a.seq.first(a.reverse));
 }
 
 // The state that the first step reads, made of the initial one.

@@ -16,7 +16,7 @@ void by_columns(const cpu::Crew& crew, int64_t columns, int64_t rows, const Func
 
 // result (+)= the sum of all rows of dg
 template <class F, class S>
-void bias_gradient(const cpu::Crew& crew, const cpu::Kernels<F, S>& k, Matrix<const F> dg, F* result, bool accumulate) {
+void column_sums(const cpu::Crew& crew, const cpu::Kernels<F, S>& k, Matrix<const F> dg, F* result, bool accumulate) {
     by_columns(crew, dg.columns, dg.rows, [&](int64_t from, int64_t count) {
         if (!accumulate) std::fill_n(result + from, count, F(0));
         k.add_column_sums(dg.data + from, dg.row, dg.rows, count, result + from);

@@ -95,7 +95,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
 
     I = x.size(packed ? 1 : 2);
     H = a.weights[0].dim() == 2 ? a.weights[0].size(0) / G : 0;
-    STD_TORCH_CHECK(H > 0 && (projected || R == H), op, ": w_ih ", shape_text(a.weights[0]), " does not fit h0 ",
+    STD_TORCH_CHECK(H > 0 && (projected ? R > 0 : R == H), op, ": w_ih ", shape_text(a.weights[0]), " does not fit h0 ",
                     shape_text(a.h0));
     for (int64_t d = 0; d < D; ++d) {
         const Tensor* w = a.weights.data() + d * per_direction;
