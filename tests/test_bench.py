@@ -260,11 +260,11 @@ def test_memory_of_a_known_size():
 
 def test_flops_and_bytes():
     flops, moved, resident = limits.work(Case("LSTM", "infer", "f32", Shape.parse("10,4,8,16")))
-    assert flops == 2 * 40 * 64 * (8 + 16)
-    assert moved == (10 * 64 * 16 + 64 * 8) * 4
+    assert flops == 2 * 64 * (40 * 8 + 36 * 16)
+    assert moved == (9 * 64 * 16 + 64 * 8) * 4
     assert resident == 64 * 16 * 4
     both = limits.work(Case("GRU", "infer", "bf16", Shape.parse("10,4,8,16,2l,bi")))
-    assert both[0] == 2 * 2 * 40 * 48 * (8 + 16) + 2 * 2 * 40 * 48 * (32 + 16)
+    assert both[0] == 2 * 2 * 48 * (40 * 8 + 36 * 16) + 2 * 2 * 48 * (40 * 32 + 36 * 16)
     assert limits.work(Case("GRU", "train", "bf16", Shape.parse("10,4,8,16,2l,bi")))[0] == 3 * both[0]
 
 

@@ -3,17 +3,19 @@
     limit  = max(flops / gemm_rate, bytes / bandwidth)          share = limit / measured time
 
 **Flops.** Only matrix products count. ``N`` is the number of rows of the whole sequence (T*B, or the sum of lengths),
-``I_l`` the input features of layer l (I, then D*H), ``D`` directions, ``G`` gates (LSTM 4, GRU 3, RNN 1):
+``I_l`` the input features of layer l (I, then D*H), ``D`` directions, ``G`` gates (LSTM 4, GRU 3, RNN 1). The first
+step of each sequence multiplies no state: the calls are given none, so it is zero, and nobody asks for its gradient.
 
-    forward  = sum over layers of  D * 2 * N * G*H * (I_l + H)
+    forward  = sum over layers of  D * 2 * G*H * (N * I_l + (N - B) * H)
     training = 3 * forward         (the gradients of inputs and of weights are a product each, of the same size)
 
 ``gemm_rate`` is what ``torch.mm`` of two 1024 x 1024 matrices (CUDA: 8192 x 8192) reaches in the case's dtype with the
 threads in force.
 
-**Bytes.** Every step reads the recurrent weights anew, since h of one step makes the next; input weights are read once.
+**Bytes.** Every later step reads the recurrent weights anew, since h of one step makes the next; input weights are read
+once.
 
-    forward  = sum over layers of  D * (T * G*H*H + G*H*I_l) * bytes of an element
+    forward  = sum over layers of  D * ((T - 1) * G*H*H + G*H*I_l) * bytes of an element
     training = 2 * forward         (the backward loop reads the transposed weights once a step)
 
 ``bandwidth`` is that of the nearest level which holds one core's share of one layer's recurrent weights: none is
@@ -50,8 +52,8 @@ def work(case: Case) -> tuple[float, float, float]:
     flops = moved = 0.0
     for layer in range(shape.layers):
         features = shape.I if layer == 0 else shape.directions * shape.H
-        flops += shape.directions * 2 * rows * gates * (features + shape.H)
-        moved += shape.directions * (shape.T * gates * shape.H + gates * features) * size
+        flops += shape.directions * 2 * gates * (rows * features + (rows - shape.B) * shape.H)
+        moved += shape.directions * gates * ((shape.T - 1) * shape.H + features) * size
     resident = float(shape.directions * gates * shape.H * size)
     return (3 * flops, 2 * moved, resident) if case.training else (flops, moved, resident)
 
