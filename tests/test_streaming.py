@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import threading
 
@@ -164,6 +165,35 @@ def test_state(kind):
     stream.state = given if kind == "LSTM" else given[0]
     for a, b in zip(states_of(stream.state), given, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_known_to_be_zero_is_not_multiplied(kind, dtype, value):
+    """But by weights that zero does not silence. One that was set, zero or not, is."""
+    module = getattr(fused_rnn, kind)(5, 40, 2).to(dtype)
+    with torch.no_grad():
+        module.weight_hh_l1[-1, -1] = value
+    x = torch.randn(3, 2, 5).to(dtype)
+    stream, multiplied = (fused_rnn.Stream(module, 2) for _ in range(2))
+    state = stream.state
+
+    def same(a, b):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+    for _ in range(2):  # when it is new, and after a reset
+        multiplied.state = state
+        first = stream(x[0])
+        assert first.isnan().any() == (value != 0)
+        same(first, multiplied(x[0]))
+        same(stream(x), multiplied(x))
+        same(stream.state, multiplied.state)
+        stream.reset()
+    stream.state = tuple(torch.ones_like(part) for part in state) if kind == "LSTM" else torch.ones_like(state)
+    assert not torch.equal(stream(x[0]), first)
+    stream.reset([0])
+    assert not torch.equal(stream(x[0])[1], first[1])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cpu_first_step.h"
 #include "cpu_norm.h"
 #include "cpu_walk.h"
 
@@ -15,7 +16,7 @@ constexpr int64_t kPieceRows = 256;
 template <class F, class S>
 struct PackedLayer {
     int64_t I, H, R;
-    bool projected, two_products;
+    bool projected, two_products, silenced;
     Buffer<F> bias, w_ch;
     NormWeights<F, S> norm;
     Packed<F, S> ih, hh, hr;
@@ -29,13 +30,15 @@ struct Stack {
         if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
         const int64_t G = gates_of(cell, variant);
+        const auto matrix = [](const void* w, int64_t rows, int64_t columns) {
+            return Matrix<const S>{static_cast<const S*>(w), rows, columns, columns, 1}.tensor();
+        };
         const auto packed = [&](const void* w, int64_t rows, int64_t columns, int64_t gates) {
-            const Matrix<const S> matrix{static_cast<const S*>(w), rows, columns, columns, 1};
-            return Packed<F, S>(pool, k, tiles, matrix.tensor(), gates, true);
+            return Packed<F, S>(pool, k, tiles, matrix(w, rows, columns), gates, true);
         };
         for (const StreamLayer& l : from) {
             PackedLayer<F, S>& to = layers.emplace_back(PackedLayer<F, S>{
-                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, {}, {}, {}, {}, {}, {}});
+                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, false, {}, {}, {}, {}, {}, {}});
             to.bias = bias_buffer(k, cell, variant, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
             if (l.w_ch) {
                 const int64_t count = (G - 1) * l.H;
@@ -50,6 +53,7 @@ struct Stack {
             }
             const int64_t of_h = gates_of_h(cell, variant);
             to.hh = packed(l.w_hh, of_h * l.H, l.R, panel_gates(cell, variant));
+            to.silenced = silenced_by_zeros<F, S>(pool, k, matrix(l.w_hh, of_h * l.H, l.R));
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
             if (variant.reset_before) to.hr = packed(static_cast<const S*>(l.w_hh) + of_h * l.H * l.H, l.H, l.H, 1);
         }
@@ -97,12 +101,14 @@ class StreamOf final : public Stream {
         const std::lock_guard<std::mutex> lock(mutex_);
         each_state(const_cast<void*>(h), const_cast<void*>(c),
                    [&](F* own, int64_t ld, int64_t width, S* given) { k_.copy_in(given, width, B_, width, own, ld); });
+        for (Carried& s : carried_) s.zero = false;
     }
     void clear() override {
         const std::lock_guard<std::mutex> lock(mutex_);
         for (Carried& s : carried_) {
             std::fill_n(s.args.h[0], B_ * s.args.ld_h, F(0));
             s.c.zero();
+            s.zero = true;
         }
     }
     void clear(const std::vector<int64_t>& rows) override {
@@ -122,6 +128,7 @@ class StreamOf final : public Stream {
     struct Carried {
         Buffer<F> h[2], c, h_full, z, hn, gx, hg;
         cpu::ForwardArgs<F, S> args{};
+        bool zero = true;  // h is known to be
     };
     // As loop_size asks for them.
     struct Sizes {
@@ -175,6 +182,7 @@ class StreamOf final : public Stream {
         const int64_t rows = steps * B_;
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
+        a.from_zero = std::exchange(s.zero, false) && l.silenced;
         const Sizes sizes{1, B_, gates_of(stack_->cell, stack_->variant), l.H, l.R, l.projected};
         cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
         size.weight_bytes += l.ih.bytes() / steps;  // W_ih goes by once
