@@ -76,6 +76,31 @@ def test_python_loop_notices_a_reset_not_made(python_loop, monkeypatch, tmp_path
 
 
 @pytest.fixture
+def layer_norm_loop(python_loop):
+    return importlib.import_module("examples.layer_norm_loop")
+
+
+NORMALISED = ["--shapes", "6,3,9", "--rounds", "1", "--no-compile", "--out"]
+
+
+def test_layer_norm_loop(layer_norm_loop, tmp_path):
+    layer_norm_loop.main([*NORMALISED, str(tmp_path)])
+    (case,) = json.loads((tmp_path / "layer_norm_loop.json").read_text())["table"]
+    assert list(case["milliseconds"]) == ["layer_norm=True", "plain LSTM", "Python loop"]
+    assert case["difference"] < 1e-12
+
+
+def test_layer_norm_loop_notices_another_cell(layer_norm_loop, monkeypatch, tmp_path):
+    def shifted_more(*args):
+        return step(*args[:-1], 1.001 * args[-1])
+
+    step = layer_norm_loop.step
+    monkeypatch.setattr(layer_norm_loop, "step", shifted_more)
+    with pytest.raises(AssertionError, match="the call and the loop are not the same"):
+        layer_norm_loop.main([*NORMALISED, str(tmp_path)])
+
+
+@pytest.fixture
 def vanishing(python_loop):
     return importlib.import_module("examples.vanishing_gradients")
 
