@@ -29,7 +29,7 @@ struct Stack {
         : cell(cell), variant(variant), k(cpu::kernels<F, S>()) {
         if (std::is_same_v<S, bf16>) tiles = cpu::tile_kernels<F, S>();  // a stream of f32 is not split
         const cpu::Pool pool = torch_pool();
-        const int64_t G = gates_of(cell, variant);
+        const int64_t G = gates_of(cell, variant), of_h = gates_of_h(cell, variant);
         const auto matrix = [](const void* w, int64_t rows, int64_t columns) {
             return Matrix<const S>{static_cast<const S*>(w), rows, columns, columns, 1}.tensor();
         };
@@ -37,8 +37,9 @@ struct Stack {
             return Packed<F, S>(pool, k, tiles, matrix(w, rows, columns), gates, true);
         };
         for (const StreamLayer& l : from) {
+            const bool silenced = silenced_by_zeros<F, S>(pool, k, matrix(l.w_hh, of_h * l.H, l.R));
             PackedLayer<F, S>& to = layers.emplace_back(PackedLayer<F, S>{
-                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, false, {}, {}, {}, {}, {}, {}});
+                l.I, l.H, l.R, l.w_hr != nullptr, l.w_hr || variant.reset_before, silenced, {}, {}, {}, {}, {}, {}});
             to.bias = bias_buffer(k, cell, variant, l.H, static_cast<const S*>(l.b_ih), static_cast<const S*>(l.b_hh));
             if (l.w_ch) {
                 const int64_t count = (G - 1) * l.H;
@@ -51,9 +52,7 @@ struct Stack {
                 to.norm = NormWeights<F, S>(k, G * l.H, l.H, given(l.ln_x), given(l.ln_h), given(l.ln_c),
                                             given(l.ln_c_shift));
             }
-            const int64_t of_h = gates_of_h(cell, variant);
             to.hh = packed(l.w_hh, of_h * l.H, l.R, panel_gates(cell, variant));
-            to.silenced = silenced_by_zeros<F, S>(pool, k, matrix(l.w_hh, of_h * l.H, l.R));
             if (to.projected) to.hr = packed(l.w_hr, l.R, l.H, 1);
             if (variant.reset_before) to.hr = packed(static_cast<const S*>(l.w_hh) + of_h * l.H * l.H, l.H, l.H, 1);
         }
@@ -80,13 +79,14 @@ class StreamOf final : public Stream {
         const int64_t steps = std::max<int64_t>(1, kPieceRows / B_), I = stack_->layers[0].I, R = stack_->layers[0].R;
         const S* from = static_cast<const S*>(x);
         S* to = static_cast<S*>(y);
+        const bool zero = std::exchange(zero_, false);
         for (int64_t t = 0; t < T; t += steps) {
             const int64_t count = std::min(steps, T - t);
             const S* input = from + t * B_ * I;
             for (size_t i = 0; i < carried_.size(); ++i) {
                 const bool last = i + 1 == carried_.size();
                 S* output = last ? to + t * B_ * R : storage(between_[i % 2], count * B_ * R);
-                advance(i, input, count, output);
+                advance(i, input, count, output, zero && t == 0);
                 input = output;
             }
         }
@@ -101,15 +101,15 @@ class StreamOf final : public Stream {
         const std::lock_guard<std::mutex> lock(mutex_);
         each_state(const_cast<void*>(h), const_cast<void*>(c),
                    [&](F* own, int64_t ld, int64_t width, S* given) { k_.copy_in(given, width, B_, width, own, ld); });
-        for (Carried& s : carried_) s.zero = false;
+        zero_ = false;
     }
     void clear() override {
         const std::lock_guard<std::mutex> lock(mutex_);
         for (Carried& s : carried_) {
             std::fill_n(s.args.h[0], B_ * s.args.ld_h, F(0));
             s.c.zero();
-            s.zero = true;
         }
+        zero_ = true;
     }
     void clear(const std::vector<int64_t>& rows) override {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -128,7 +128,6 @@ class StreamOf final : public Stream {
     struct Carried {
         Buffer<F> h[2], c, h_full, z, hn, gx, hg;
         cpu::ForwardArgs<F, S> args{};
-        bool zero = true;  // h is known to be
     };
     // As loop_size asks for them.
     struct Sizes {
@@ -174,15 +173,15 @@ class StreamOf final : public Stream {
         a.w_hr = l.hr.panels();
     }
 
-    // Layer i over `steps` steps.
-    void advance(size_t i, const S* x, int64_t steps, S* y) {
+    // Layer i over `steps` steps, from a state of zeros if `zero`.
+    void advance(size_t i, const S* x, int64_t steps, S* y, bool zero) {
         const PackedLayer<F, S>& l = stack_->layers[i];
         Carried& s = carried_[i];
         cpu::ForwardArgs<F, S>& a = s.args;
         const int64_t rows = steps * B_;
         a.seq = {steps, B_, nullptr, nullptr};
         a.y = y;
-        a.from_zero = std::exchange(s.zero, false) && l.silenced;
+        a.from_zero = zero && l.silenced;
         const Sizes sizes{1, B_, gates_of(stack_->cell, stack_->variant), l.H, l.R, l.projected};
         cpu::LoopSize size = loop_size<S>(sizes, l.hh, l.hr, steps, stack_->tiles != nullptr);
         size.weight_bytes += l.ih.bytes() / steps;  // W_ih goes by once
@@ -228,6 +227,7 @@ class StreamOf final : public Stream {
     const cpu::Kernels<F, S>& k_;
     const int64_t B_;
     std::vector<Carried> carried_;
+    bool zero_ = true;  // each h is known to be
     Buffer<F> between_[2], x_rows_;
     cpu::Pool pool_{};
     std::mutex mutex_;  // Python lets go of its lock while a call runs
