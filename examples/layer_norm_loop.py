@@ -10,7 +10,6 @@ hundred steps, takes the compiler longer than half an hour.
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 import fused_rnn
 from examples.common import write
-from examples.python_loop import measure
+from examples.python_loop import compare, measure, tell
 
 Step = Callable[..., tuple[Tensor, Tensor]]
 
@@ -43,27 +42,15 @@ class Loop(nn.Module):
         self.own = nn.ParameterList(nn.Parameter(weight.detach().clone()) for weight in rnn.parameters())
         self.step = step
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         w_ih, w_hh, b_ih, b_hh, g_ih, g_hh, g_ch, s_ch = self.own
         gx = F.layer_norm(F.linear(x, w_ih), g_ih.shape, g_ih) + b_ih
-        h = c = x.new_zeros(x.shape[1], w_hh.shape[1])
+        h, c = (part[0] for part in state)
         outputs = []
         for gx_t in gx:
             h, c = self.step(gx_t, h, c, w_hh, b_hh, g_hh, g_ch, s_ch)
             outputs.append(h)
         return torch.stack(outputs), (h[None], c[None])
-
-
-def compare(one: nn.Module, other: nn.Module, x: Tensor) -> float:
-    """The largest relative difference of outputs, last states and all gradients, computed in float64."""
-    results = []
-    for form in (copy.deepcopy(one).double(), copy.deepcopy(other).double()):
-        leaf = x.detach().double().requires_grad_()
-        y, (h, c) = form(leaf)
-        loss = y.sin().sum() + h.sin().sum() + c.sin().sum()
-        results.append([y, h, c, *torch.autograd.grad(loss, [leaf, *form.parameters()])])
-    pairs = zip(*results, strict=True)
-    return max(float(((a - b).norm() / a.norm().clamp(min=1e-30)).detach()) for a, b in pairs)
 
 
 def report(steps: int, rows: int, hidden: int, compiled: bool, rounds: int) -> dict[str, Any]:
@@ -77,22 +64,19 @@ def report(steps: int, rows: int, hidden: int, compiled: bool, rounds: int) -> d
     if compiled:
         forms["its step compiled"] = Loop(ours, torch.compile(step, dynamic=False))
     x = torch.randn(steps, rows, hidden, requires_grad=True)
+    state = (torch.zeros(1, rows, hidden),) * 2
     gradient = torch.ones(steps, rows, hidden)
 
     def train(form: nn.Module) -> None:
         x.grad = None
         form.zero_grad()
-        form(x)[0].backward(gradient)
+        form(x, state)[0].backward(gradient)
 
-    difference = compare(ours, forms["Python loop"], x)
+    difference = compare([ours, forms["Python loop"]], x, state)
     for form in forms.values():
         train(form)  # compiles
     took = measure({name: partial(train, form) for name, form in forms.items()}, rounds, 3)
-    print(f"T {steps}, B {rows}, I = H {hidden}: relative difference {difference:.1e}")
-    for name, ms in took.items():
-        print(f"    {name:20} {ms:8.2f} ms forward and backward, {ms / took['layer_norm=True']:5.2f} times")
-    assert difference < 1e-10, f"the call and the loop are not the same: {difference:.1e} apart"
-    return {"steps": steps, "rows": rows, "hidden": hidden, "difference": difference, "milliseconds": took}
+    return tell({"steps": steps, "rows": rows, "hidden": hidden}, difference, took)
 
 
 def main(arguments: list[str] | None = None) -> None:

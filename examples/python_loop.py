@@ -11,7 +11,7 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,15 @@ def forms(rnn: nn.RNNBase) -> dict[str, nn.Module]:
     return {f"fused_rnn.{name}": rnn, **{f"nn.{n} a step": Loop(rnn, n) for n in (name, name + "Cell")}}
 
 
-def compare(rnn: nn.RNNBase, x: Tensor, state: State, reset: Tensor) -> float:
-    """The largest relative difference of outputs, last states and all gradients, computed in float64."""
+def compare(forms: Iterable[nn.Module], x: Tensor, state: State, **options: Tensor) -> float:
+    """The largest relative difference of the first form's outputs, last states and all gradients from those of the
+    others, computed in float64."""
     results = []
-    for form in forms(copy.deepcopy(rnn).double()).values():
+    for form in forms:
+        form = copy.deepcopy(form).double()
         leaves = [x, *state] if isinstance(state, tuple) else [x, state]
         leaves = [leaf.detach().double().requires_grad_() for leaf in leaves]
-        y, last = form(leaves[0], tuple(leaves[1:]) if isinstance(state, tuple) else leaves[1], reset=reset)
+        y, last = form(leaves[0], tuple(leaves[1:]) if isinstance(state, tuple) else leaves[1], **options)
         outputs = [y, *last] if isinstance(last, tuple) else [y, last]
         loss = torch.stack([output.sin().sum() for output in outputs]).sum()
         results.append([*outputs, *torch.autograd.grad(loss, [*leaves, *form.parameters()])])
@@ -87,6 +89,16 @@ def measure(calls: dict[str, Callable[[], None]], rounds: int, turn: int) -> dic
     return {name: round(statistics.median(times), 3) for name, times in took.items()}
 
 
+def tell(sizes: dict[str, int], difference: float, took: dict[str, float]) -> dict[str, Any]:
+    """What was compared and measured, the first form's time the unit; raises where the numbers are not the same."""
+    print(", ".join(f"{name} {size}" for name, size in sizes.items()) + f": relative difference {difference:.1e}")
+    ours = next(iter(took.values()))
+    for name, milliseconds in took.items():
+        print(f"    {name:20} {milliseconds:8.2f} ms forward and backward, {milliseconds / ours:5.2f} times")
+    assert difference < 1e-10, f"the call and the loop are not the same: {difference:.1e} apart"
+    return {**sizes, "difference": difference, "milliseconds": took}
+
+
 def report(rnn: nn.RNNBase, x: Tensor, state: State, reset: Tensor, rounds: int = 5) -> dict[str, Any]:
     """Compares and measures, tells both, and raises where the numbers are not the same."""
     x, gradient = x.detach().requires_grad_(), torch.ones(*x.shape[:2], rnn.hidden_size)
@@ -94,18 +106,14 @@ def report(rnn: nn.RNNBase, x: Tensor, state: State, reset: Tensor, rounds: int 
     def train(form: nn.Module, **options: Tensor) -> None:
         form(x, state, **options)[0].backward(gradient)
 
-    difference = compare(rnn, x, state, reset)
+    difference = compare(forms(rnn).values(), x, state, reset=reset)
     took = measure({name: partial(train, form, reset=reset) for name, form in forms(rnn).items()}, rounds, 4)
     pair = measure({"with": partial(train, rnn, reset=reset), "without": partial(train, rnn)}, 10 * rounds, 1)
     cost = round(pair["with"] / pair["without"], 3)
     sizes = {"steps": x.shape[0], "rows": x.shape[1], "hidden": rnn.hidden_size, "episodes": int(reset.sum())}
-    print(", ".join(f"{name} {size}" for name, size in sizes.items()) + f": relative difference {difference:.1e}")
-    ours = next(iter(took.values()))
-    for name, milliseconds in took.items():
-        print(f"    {name:20} {milliseconds:8.2f} ms forward and backward, {milliseconds / ours:5.1f} times")
+    told = tell(sizes, difference, took)
     print(f"    with resets {cost:.3f} times the call without")
-    assert difference < 1e-10, f"the call and the loop are not the same: {difference:.1e} apart"
-    return {**sizes, "difference": difference, "milliseconds": took, "resets": cost}
+    return {**told, "resets": cost}
 
 
 def main(arguments: list[str] | None = None) -> None:
