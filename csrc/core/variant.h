@@ -48,12 +48,13 @@ struct Variant {
     double clip_value;         // the most that a step sends to a unit of the state before, 0 for no bound
     double clip_norm;          // the same for the norm over the units of a row
 
-    // Whether a step is that of torch's cell, which has kernels of its own. What happens to h between two steps is
-    // not theirs.
-    constexpr bool plain() const {
+    // Whether a unit steps as in torch's cell, which has kernels of its own: what is done to a row of products before and to
+    // h between two steps is not theirs.
+    constexpr bool plain_units() const {
         return gate == Activation::kOwn && state == Activation::kOwn && !peephole && !coupled && !reset_before &&
-               !layer_norm && !zones();
+               !zones();
     }
+    constexpr bool plain() const { return plain_units() && !layer_norm; }
     constexpr bool zones() const { return zoneout_h > 0 || zoneout_c > 0; }
     constexpr bool clips() const { return clip_value > 0 || clip_norm > 0; }
 };
@@ -78,9 +79,9 @@ constexpr Variant with_activations(int64_t cell, Variant v) {
     }
     return v;
 }
-// Those only where a step varies: plain stays plain.
+// Those only where a unit's step varies: plain stays plain.
 constexpr Variant resolved(int64_t cell, Variant v) {
-    return v.plain() && !is_linear(cell) ? v : with_activations(cell, v);
+    return v.plain_units() && !is_linear(cell) ? v : with_activations(cell, v);
 }
 
 constexpr double kNormEpsilon = 1e-5;  // torch.nn.LayerNorm's

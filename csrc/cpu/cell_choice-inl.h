@@ -2,31 +2,34 @@
 
 // The one place where the cell is chosen; below it torch's are compile time, of variants the cell alone. NORMED: what an LSTM is
 // that shows its cell normalised.
-#define FUSED_RNN_BY_CELL(ARGS, CALL, NORMED)                             \
-    switch ((ARGS).variant.plain() ? (ARGS).cell : int64_t(kCellCount)) { \
-        case kLstm:                                                       \
-            CALL((LstmRows<Activations<S>::template Act, F>));            \
-            break;                                                        \
-        case kGru:                                                        \
-            CALL((GruRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnTanh:                                                    \
-            CALL((RnnRows<Activations<S>::template Act, F>));             \
-            break;                                                        \
-        case kRnnRelu:                                                    \
-            CALL((RnnRows<Relu, F>));                                     \
-            break;                                                        \
-        default:                                                          \
-            if (is_lstm((ARGS).cell) && (ARGS).variant.layer_norm)        \
-                CALL((NORMED<Activations<S>::template Any, F>));          \
-            else if (is_lstm((ARGS).cell))                                \
-                CALL((LstmRows<Activations<S>::template Any, F>));        \
-            else if ((ARGS).variant.reset_before)                         \
-                CALL((GruBeforeRows<Activations<S>::template Any, F>));   \
-            else if (is_gru((ARGS).cell))                                 \
-                CALL((GruRows<Activations<S>::template Any, F>));         \
-            else                                                          \
-                CALL((RnnRows<Activations<S>::template Any, F>));         \
+#define FUSED_RNN_BY_CELL(ARGS, CALL, NORMED)                                   \
+    switch ((ARGS).variant.plain_units() ? (ARGS).cell : int64_t(kCellCount)) { \
+        case kLstm:                                                             \
+            if ((ARGS).variant.layer_norm)                                      \
+                CALL((NORMED<Activations<S>::template Act, F>));                \
+            else                                                                \
+                CALL((LstmRows<Activations<S>::template Act, F>));              \
+            break;                                                              \
+        case kGru:                                                              \
+            CALL((GruRows<Activations<S>::template Act, F>));                   \
+            break;                                                              \
+        case kRnnTanh:                                                          \
+            CALL((RnnRows<Activations<S>::template Act, F>));                   \
+            break;                                                              \
+        case kRnnRelu:                                                          \
+            CALL((RnnRows<Relu, F>));                                           \
+            break;                                                              \
+        default:                                                                \
+            if (is_lstm((ARGS).cell) && (ARGS).variant.layer_norm)              \
+                CALL((NORMED<Activations<S>::template Any, F>));                \
+            else if (is_lstm((ARGS).cell))                                      \
+                CALL((LstmRows<Activations<S>::template Any, F>));              \
+            else if ((ARGS).variant.reset_before)                               \
+                CALL((GruBeforeRows<Activations<S>::template Any, F>));         \
+            else if (is_gru((ARGS).cell))                                       \
+                CALL((GruRows<Activations<S>::template Any, F>));               \
+            else                                                                \
+                CALL((RnnRows<Activations<S>::template Any, F>));               \
     }
 #define FUSED_RNN_UNWRAP(...) __VA_ARGS__
 

@@ -76,43 +76,67 @@ FUSED_RNN_INLINE void normalise_products(const ForwardArgs<F, S>& a, int64_t n, 
     normalise(hg, a.norm.h, GH, keep ? keep + GH : nullptr);
 }
 
-// The gradient of what normalise() took (`kept`) from that of what it gave, `from`; the same place is allowed. Adds to those
-// of the gains.
-template <class F, class S>
-void normalise_grad(const S* kept, const F* gains, int64_t count, const F* from, F* to, F* gain_sums) {
-    constexpr int W = Simd<F>::W;
-    const Moments<F> moments = moments_of<F>(kept, count);
-    Vec<F> sum = {}, product = {};
-    for (int64_t k = 0; k < count; k += W) {
-        const int lanes = count - k < W ? static_cast<int>(count - k) : W;
-        const Vec<F> d = load<F>(from + k, lanes), normal = moments.normal(load<F>(kept + k, lanes));
-        const Vec<F> scaled = d * load<F>(gains + k, lanes);
+// How a gradient goes through the normalisation of a row: what it takes, d of what came out times the gains, first goes by as
+// a whole.
+template <class F>
+struct NormGrad {
+    using V = Vec<F>;
+    Moments<F> moments;
+    V sum = {}, product = {};
+    F mean = 0, slope = 0;  // of the row
+
+    explicit FUSED_RNN_INLINE NormGrad(const Moments<F>& of) : moments(of) {}
+
+    // Adds to the gradients of the gains; gives what through() takes.
+    FUSED_RNN_INLINE V look(V d, V normal, const F* gains, F* gain_sums, int lanes) {
+        const V scaled = d * load<F>(gains, lanes);
         sum += scaled;
         product += scaled * normal;
-        store(gain_sums + k, load<F>(gain_sums + k, lanes) + d * normal, lanes);
+        store(gain_sums, load<F>(gain_sums, lanes) + d * normal, lanes);
+        return scaled;
     }
-    const F mean = sum_lanes<F>(sum) / F(count), slope = sum_lanes<F>(product) / F(count);
-    for (int64_t k = 0; k < count; k += W) {
-        const int lanes = count - k < W ? static_cast<int>(count - k) : W;
-        const Vec<F> normal = moments.normal(load<F>(kept + k, lanes));
-        const Vec<F> scaled = load<F>(from + k, lanes) * load<F>(gains + k, lanes);
-        store(to + k, moments.scale * (scaled - mean - normal * slope), lanes);
+    FUSED_RNN_INLINE void close(int64_t count) {
+        mean = sum_lanes<F>(sum) / F(count);
+        slope = sum_lanes<F>(product) / F(count);
     }
-}
+    FUSED_RNN_INLINE V through(V scaled, V normal) const { return moments.scale * (scaled - mean - normal * slope); }
+};
 
 // After the cells of a row: its dgx and dgh become gradients of the products themselves. Where both sides have one gradient
 // the cells have left it in dgx alone.
 template <class F, class S>
-FUSED_RNN_INLINE void normalise_products_grad(const BackwardArgs<F, S>& a, int64_t b, int64_t n) {
+void normalise_products_grad(const BackwardArgs<F, S>& a, int64_t b, int64_t n) {
+    constexpr int W = Simd<F>::W;
     const int64_t GH = gates_of(a.cell, a.variant) * a.H;
-    F *dgx = a.dgx + (n - a.dg_row) * a.ld_dg, *dgh = a.dgh + (n - a.dg_row) * a.ld_dg;
-    const S* kept = a.saved.gates_of(n) + saved_activations_of(a.cell, a.variant) * a.H;
-    const NormSums<F> sums(a, b);
+    F *const dgx = a.dgx + (n - a.dg_row) * a.ld_dg, *const dgh = a.dgh + (n - a.dg_row) * a.ld_dg;
+    const S *const kept_x = a.saved.gates_of(n) + saved_activations_of(a.cell, a.variant) * a.H, *kept_h = kept_x + GH;
     const bool apart = biases_apart(a.cell, a.variant);
-    add_units(dgx, 0, GH, sums.shift_x);
-    if (apart) add_units(dgh, 0, GH, sums.shift_h);
-    normalise_grad(kept + GH, a.norm.h, GH, apart ? dgh : dgx, dgh, sums.gain_h);
-    normalise_grad(kept, a.norm.x, GH, dgx, dgx, sums.gain_x);
+    const F* const from_h = apart ? dgh : dgx;
+    const NormSums<F> sums(a, b);
+    NormGrad<F> x(moments_of<F>(kept_x, GH)), h(moments_of<F>(kept_h, GH));
+    for (int64_t k = 0; k < GH; k += W) {
+        const int lanes = GH - k < W ? static_cast<int>(GH - k) : W;
+        const Vec<F> dx = load<F>(dgx + k, lanes), dh = load<F>(from_h + k, lanes);
+        store(sums.shift_x + k, load<F>(sums.shift_x + k, lanes) + dx, lanes);
+        if (apart) store(sums.shift_h + k, load<F>(sums.shift_h + k, lanes) + dh, lanes);
+        x.look(dx, x.moments.normal(load<F>(kept_x + k, lanes)), a.norm.x + k, sums.gain_x + k, lanes);
+        h.look(dh, h.moments.normal(load<F>(kept_h + k, lanes)), a.norm.h + k, sums.gain_h + k, lanes);
+    }
+    x.close(GH);
+    h.close(GH);
+    for (int64_t k = 0; k < GH; k += W) {
+        const int lanes = GH - k < W ? static_cast<int>(GH - k) : W;
+        const Vec<F> dx = load<F>(dgx + k, lanes) * load<F>(a.norm.x + k, lanes);
+        const Vec<F> dh = load<F>(from_h + k, lanes) * load<F>(a.norm.h + k, lanes);
+        store(dgx + k, x.through(dx, x.moments.normal(load<F>(kept_x + k, lanes))), lanes);
+        store(dgh + k, h.through(dh, h.moments.normal(load<F>(kept_h + k, lanes))), lanes);
+    }
+}
+
+// What an LSTM takes the activation of to show its cell.
+template <class F>
+FUSED_RNN_INLINE Vec<F> gained_cell(const Norm<F>& norm, Vec<F> normal, int64_t u, int lanes) {
+    return normal * load<F>(norm.c + u, lanes) + load<F>(norm.c_shift + u, lanes);
 }
 
 // An LSTM that shows its cell normalised, h' = o tanh(gain c' / |c'| + shift); a row's cells come first, all of them.
@@ -142,20 +166,11 @@ struct NormedLstmRows : LstmRows<ActT, F> {
                                       const F* hg, int64_t gate_stride, const F* h_prev, const Kept& kept,
                                       const Moments<F>& cells) {
         const V o = load<F>(hg + of_o(a) * gate_stride, lanes);
-        const V h = o * shown(a, cells.normal(load<F>(hg, lanes)), u, lanes);
+        const V h = o * act_of<Act>(a).state(gained_cell(a.norm, cells.normal(load<F>(hg, lanes)), u, lanes));
         return kept.of_h ? kept.h(load<F>(h_prev + b * a.ld_h + u, lanes), h) : h;
     }
 
-    // tanh of what is normal.
-    template <class Args>
-    static FUSED_RNN_INLINE V shown(const Args& a, V normal, int64_t u, int lanes) {
-        return act_of<Act>(a).state(normal * load<F>(a.norm.c + u, lanes) + load<F>(a.norm.c_shift + u, lanes));
-    }
-
-    struct Row {
-        Moments<F> cells;
-        F mean, slope;  // of the gradient of what is normal
-    };
+    using Row = NormGrad<F>;  // of c
 
     // From the gradients of h that came from later steps and from y: d_o, left in its place; in dgh the gradients of what is
     // normal, and behind them c as o saw it.
@@ -172,32 +187,29 @@ struct NormedLstmRows : LstmRows<ActT, F> {
         }
         const Act act = act_of<Act>(a);
         const NormSums<F> sums(a, b);
-        const Moments<F> moments = moments_of<F>(cells, H);
-        V sum = {}, product = {};
+        Row of_c(moments_of<F>(cells, H));
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
-            const V normal = moments.normal(load<F>(cells + u, lanes));
+            const V normal = of_c.moments.normal(load<F>(cells + u, lanes));
             const V whole = dy ? load<F>(later + u, lanes) + load<F>(dy + u, lanes) : load<F>(later + u, lanes);
             const V dh = kept_by<Plain>(a, t, b, u).to_new_h(whole);
-            const V tc = shown(a, normal, u, lanes), o = load<F>(o_row + u, lanes), d = act.state_grad(tc, dh * o);
+            const V tc = act.state(gained_cell(a.norm, normal, u, lanes)), o = load<F>(o_row + u, lanes);
+            const V d = act.state_grad(tc, dh * o);
             store(a.dgx + row + of_o(a) * H + u, act.gate_grad(o, dh * tc), lanes);
-            store(sums.gain_c + u, load<F>(sums.gain_c + u, lanes) + d * normal, lanes);
             store(sums.shift_c + u, load<F>(sums.shift_c + u, lanes) + d, lanes);
-            const V scaled = d * load<F>(a.norm.c + u, lanes);
-            store(a.dgh + row + u, scaled, lanes);
-            sum += scaled;
-            product += scaled * normal;
+            store(a.dgh + row + u, of_c.look(d, normal, a.norm.c + u, sums.gain_c + u, lanes), lanes);
         }
-        return {moments, sum_lanes<F>(sum) / F(H), sum_lanes<F>(product) / F(H)};
+        of_c.close(H);
+        return of_c;
     }
 
     template <class S, class Kept>
     static FUSED_RNN_INLINE V backward(const BackwardArgs<F, S>& a, int64_t b, int64_t n, const F* began,
-                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept, const Row& row) {
+                                       int64_t n_before, int64_t u, int lanes, V dh, const Kept& kept,
+                                       const Row& of_c) {
         const int64_t at = (n - a.dg_row) * a.ld_dg + u;
-        const V c = load<F>(a.dgh + at + a.H, lanes), normal = row.cells.normal(c);
-        const V scaled = load<F>(a.dgh + at, lanes);
-        const V through = cut<F>(row.cells.scale * (scaled - row.mean - normal * row.slope), lanes);
+        const V c = load<F>(a.dgh + at + a.H, lanes);
+        const V through = cut<F>(of_c.through(load<F>(a.dgh + at, lanes), of_c.moments.normal(c)), lanes);
         const V d_o = load<F>(a.dgx + at + of_o(a) * a.H, lanes);
         const V dc = Plain::retreat_apart(a, b, n, began, n_before, u, lanes, d_o, through, kept);
         if (kept.of_h) store(a.dh + b * a.ld_dh + u, kept.to_old_h(dh), lanes);

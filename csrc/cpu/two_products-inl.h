@@ -177,7 +177,6 @@ template <class F, class S>
 void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const F* cells, F* to) {
     constexpr int W = Simd<F>::W;
     using Any = typename Activations<S>::template Any<F>;
-    using Normed = NormedLstmRows<Activations<S>::template Any, F>;
     const int64_t H = a.H, of_o = (gates_of(a.cell, a.variant) - 1) * H;
     for (int64_t n = n0; n < n1; ++n) {
         const F* own = cells ? cells + (n - n0) * H : nullptr;
@@ -186,10 +185,10 @@ void unprojected_rows(const BackwardArgs<F, S>& a, int64_t n0, int64_t n1, const
         for (int64_t u = 0; u < H; u += W) {
             const int lanes = H - u < W ? static_cast<int>(H - u) : W;
             const Vec<F> o = load<F>(a.saved.gates_of(n) + of_o + u, lanes);
-            const Vec<F> c = own ? load<F>(own + u, lanes) : load<F>(a.saved.state_of(n) + u, lanes);
-            const Vec<F> shown = a.variant.plain()      ? Activations<S>::template Act<F>::state(c)
-                                 : a.variant.layer_norm ? Normed::shown(a, moments.normal(c), u, lanes)
-                                                        : act_of<Any>(a).state(c);
+            Vec<F> c = own ? load<F>(own + u, lanes) : load<F>(a.saved.state_of(n) + u, lanes);
+            if (a.variant.layer_norm) c = gained_cell(a.norm, moments.normal(c), u, lanes);
+            const Vec<F> shown =
+                a.variant.plain_units() ? Activations<S>::template Act<F>::state(c) : act_of<Any>(a).state(c);
             store(to + (n - n0) * H + u, o * shown, lanes);
         }
     }
