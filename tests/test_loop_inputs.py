@@ -165,6 +165,37 @@ def test_input_checks(what):
         backward(bad, y.to(bad.x.dtype), saved.to(bad.x.dtype))
 
 
+def _freed(tensor):
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("what", ["x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "reset"])
+def test_memory_that_was_freed(what):
+    """As those who shard weights do it: a tensor of sizes, without what it points to."""
+    problem = make(replace(LSTM, reset="zero"))
+    y, _, _, saved = forward(problem)
+    if what in ("x", "h0", "c0", "reset"):
+        bad = replace(problem, **{what: _freed(getattr(problem, what))})
+    else:
+        bad = change_weight(["w_ih", "w_hh", "b_ih", "b_hh"].index(what), _freed)(problem)
+    with pytest.raises(RuntimeError, match=rf"^layer_forward: {what} \[.*\] has a storage without memory"):
+        forward(bad)
+    with pytest.raises(RuntimeError, match=rf"^layer_backward: {what} \[.*\] has a storage without memory"):
+        backward(bad, y, saved)
+
+
+@pytest.mark.parametrize("what", ["y", "saved"])
+def test_kept_memory_that_was_freed(what):
+    problem = make(LSTM)
+    y, _, _, saved = forward(problem)
+    kept = {"y": y, "saved": saved}
+    kept[what] = _freed(kept[what])
+    with pytest.raises(RuntimeError, match=rf"^layer_backward: {what} \[.*\] has a storage without memory"):
+        backward(problem, kept["y"], kept["saved"])
+
+
 @pytest.mark.parametrize("save", [-1, 3])
 def test_unknown_save(save):
     with pytest.raises(RuntimeError, match=f"layer_forward: save must be 0, 1 or 2, got {save}"):

@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     const Layer l("layer_backward_gates", in);
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
-    STD_TORCH_CHECK(!l.variant.layer_norm, "layer_backward_gates: of normalised products it knows no gradients");
+    FUSED_RNN_CHECK(!l.variant.layer_norm, "layer_backward_gates: of normalised products it knows no gradients");
     const int64_t needs = kDh0 | (is_lstm(cell) ? int64_t(kDc0) : 0);
     return cpu_by_dtype("layer_backward_gates", l.type, [&]<class F, class S>() {
         using Direction = BackwardDirection<F, S>;

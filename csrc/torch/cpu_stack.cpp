@@ -109,14 +109,14 @@ std::tuple<Tensor, Tensor, Tensor> stack_forward(Tensor x, Tensor h0, OptionalTe
                                                  OptionalNumbers variant) {
     constexpr const char* op = "stack_forward";
     const auto check_states = [&](const char* name, const Tensor& t) {
-        STD_TORCH_CHECK(t.dim() == 3 && (t.size(0) == 1 || t.size(0) == layers), op, ": ", name,
+        FUSED_RNN_CHECK(t.dim() == 3 && (t.size(0) == 1 || t.size(0) == layers), op, ": ", name,
                         " must be [layers,B,..] or [1,B,..], got ", shape_text(t));
     };
-    STD_TORCH_CHECK(layers > 0 && weights.size() % static_cast<size_t>(layers) == 0, op, ": ", weights.size(),
+    FUSED_RNN_CHECK(layers > 0 && weights.size() % static_cast<size_t>(layers) == 0, op, ": ", weights.size(),
                     " weights are not those of ", layers, " layers alike");
     check_states("h0", h0);
     const StackArgs in{h0, c0, weights, batch_sizes, cell, layers, split_f32, reset, reset_initial, variant};
-    STD_TORCH_CHECK(c0.has_value() == is_lstm(cell), op, ": c0 is an LSTM's, and an LSTM needs it");
+    FUSED_RNN_CHECK(c0.has_value() == is_lstm(cell), op, ": c0 is an LSTM's, and an LSTM needs it");
     if (c0) check_states("c0", *c0);
     const Tensor hn = empty({layers, h0.size(1), h0.size(2)}, x.scalar_type());
     const Tensor cn = c0 ? empty({layers, c0->size(1), c0->size(2)}, x.scalar_type()) : empty({0}, x.scalar_type());

@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward_gates(
     OptionalTensor reset, bool reset_initial, OptionalNumbers variant, OptionalTensor seed, OptionalTensor dcells) {
     const LayerArgs in{x, h0, c0, weights, batch_sizes, cell, reset, reset_initial, variant, seed};
     const Layer l("layer_backward_gates", in);
-    STD_TORCH_CHECK(!l.variant.layer_norm, "layer_backward_gates: of normalised products it knows no gradients");
+    FUSED_RNN_CHECK(!l.variant.layer_norm, "layer_backward_gates: of normalised products it knows no gradients");
     const Gradients grads{dy, dhn, dcn, y, saved, dcells};
     check_gradients("layer_backward_gates", l, grads);
     return by_dtype("layer_backward_gates", l.type, [&]<class S>() {

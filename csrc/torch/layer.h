@@ -95,7 +95,7 @@ Tensor new_y(const Layer& l, const Empty& empty) {
 // What a forward pass keeps is [D, N, S*H], or [0].
 template <class Empty>
 LayerOutputs new_outputs(const char* op, const Layer& l, int64_t save, const Empty& empty) {
-    STD_TORCH_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
+    FUSED_RNN_CHECK(save >= 0 && save < kSaveCount, op, ": save must be 0, 1 or 2, got ", save);
     return {new_y(l, empty), empty({l.D, l.B, l.R}), is_lstm(l.cell) ? empty({l.D, l.B, l.H}) : empty({0}),
             save == kSaveNothing ? empty({0}) : empty({l.D, l.N, saved_of(l.cell, save, l.variant) * l.H})};
 }
@@ -128,7 +128,7 @@ auto by_dtype(const char* op, ScalarType type, const Function& f) {
         default:
             break;
     }
-    STD_TORCH_CHECK(false, op, ": x must be float32, float64, bfloat16 or float16");
+    FUSED_RNN_CHECK(false, op, ": x must be float32, float64, bfloat16 or float16");
     __builtin_unreachable();
 }
 

@@ -7,13 +7,28 @@
 
 #include <initializer_list>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../core/saved.h"
 #include "../core/variant.h"
 
+// As STD_TORCH_CHECK, whose text begins with a path of the machine that built the library.
+#define FUSED_RNN_CHECK(cond, ...)        \
+    if (!(cond)) [[unlikely]] {           \
+        ::fused_rnn::refuse(__VA_ARGS__); \
+    }
+
 namespace fused_rnn {
+
+template <class... Parts>
+[[noreturn, gnu::noinline]] void refuse(const Parts&... parts) {
+    std::ostringstream text;
+    (text << ... << parts);
+    throw std::runtime_error(text.str());
+}
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -107,12 +122,26 @@ inline void check_shape(const char* op, const char* name, const Tensor& t, std::
         same = same && t.size(static_cast<int64_t>(k)) == sizes.begin()[k];
         want += (k ? ", " : "") + std::to_string(sizes.begin()[k]);
     }
-    STD_TORCH_CHECK(same, op, ": ", name, " must have shape ", want, "], got ", shape_text(t));
+    FUSED_RNN_CHECK(same, op, ": ", name, " must have shape ", want, "], got ", shape_text(t));
+}
+
+// A tensor may be without: freed by resize_(0) of its storage, as those who shard weights do.
+inline void check_memory(const char* op, const char* name, const Tensor& t) {
+    int64_t bytes = 0, count = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &bytes));
+    if (bytes > 0) return;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(t.get(), &count));
+    FUSED_RNN_CHECK(count == 0, op, ": ", name, " ", shape_text(t), " has a storage without memory");
+}
+
+inline void check_place(const char* op, const char* name, const Tensor& t, const Tensor& x) {
+    FUSED_RNN_CHECK(place_of(t) == place_of(x), op, ": ", name, " must be on the device of x");
+    check_memory(op, name, t);
 }
 
 inline void check_same(const char* op, const char* name, const Tensor& t, const Tensor& x) {
-    STD_TORCH_CHECK(place_of(t) == place_of(x), op, ": ", name, " must be on the device of x");
-    STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x");
+    check_place(op, name, t, x);
+    FUSED_RNN_CHECK(t.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x");
 }
 
 }  // namespace fused_rnn
