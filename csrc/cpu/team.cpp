@@ -101,18 +101,26 @@ class Team {
     void run(bool leads, int64_t parts) {
         const Stopwatch watch;
         int rank = 0;
-        if (leads) {
-            alone_ = parts == wanted_;
-            form();
-        } else {
+        if (!leads) {
             int members = members_.load(std::memory_order_relaxed);
             do {
                 if (members & (kClosed | kClosing)) return;
             } while (!members_.compare_exchange_weak(members, members + 1));
             rank = members;
-            wait_until([&] { return members_.load(std::memory_order_acquire) & kClosed; });
         }
-        if (rank < crew_) work_as(rank);
+        try {
+            if (leads) {
+                alone_ = parts == wanted_;
+                form();
+            } else {
+                wait_until([&] { return members_.load(std::memory_order_acquire) & kClosed; });
+            }
+            if (rank < crew_) work_as(rank);
+        } catch (...) {
+            for (Barrier& barrier : barriers_) barrier_break(&barrier);
+            members_.fetch_or(kClosed, std::memory_order_release);
+            throw;
+        }
         const Spent spent = watch.spent();
         wall_ns_ += spent.wall_ns;
         worked_ns_ += spent.worked_ns;
@@ -136,10 +144,11 @@ class Team {
         // Close first to newcomers, then build what the members wait for.
         const int members = members_.fetch_or(kClosing);
         division_ = divide_loop(size_, members);
-        crew_ = size_.flops_around ? members : division_.threads;
+        const int crew = size_.flops_around ? members : division_.threads;
         for (int k = 0; k < division_.directions * division_.row_parts; ++k)
             barriers_.emplace_back(division_.unit_parts);
-        barriers_.emplace_back(crew_);
+        barriers_.emplace_back(crew);
+        crew_ = crew;
         members_.fetch_or(kClosed, std::memory_order_release);
     }
 
@@ -253,7 +262,12 @@ void barrier_wait(Barrier* barrier) {
         barrier->arrived.store(0, std::memory_order_relaxed);
         return barrier->epoch.set(epoch + 1);
     }
-    barrier->epoch.wait([&](int32_t now) { return now != epoch; });
+    barrier->epoch.wait([&](int32_t now) { return now != epoch || barrier->broken; });
+}
+
+void barrier_break(Barrier* barrier) {
+    barrier->broken = true;
+    barrier->epoch.set(-1);  // which none is: those who sleep look again
 }
 
 void progress_wait(const Progress* of, int32_t pieces) {

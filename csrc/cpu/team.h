@@ -32,8 +32,11 @@ struct alignas(64) Barrier {
     explicit Barrier(int members) : members(members) {}
     const int members;
     std::atomic<int> arrived{0};
+    std::atomic<bool> broken{false};  // a member has gone for good
     Awaited epoch;
 };
+// Nobody waits any more.
+void barrier_break(Barrier* barrier);
 
 // How far a layer is, for the layer above it. One writes, one reads.
 struct alignas(64) Progress {
@@ -135,7 +138,8 @@ struct Share {
     int layer = 0, layers = 1;  // this and every `layers`-th after it
 };
 
-// Forms a team on the pool and calls work(share) in each of its threads.
+// Forms a team on the pool and calls work(share) in each of its threads. What one of them throws the pool hands on, as
+// at::parallel_for does; until then the others go on without it, on whatever they find.
 using Work = void (*)(void* context, const Share& share);
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context);
 

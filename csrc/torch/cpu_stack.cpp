@@ -78,9 +78,15 @@ struct SideBySide {
     }
     static void work(void* context, const cpu::Share& share) {
         auto& self = *static_cast<SideBySide*>(context);
-        for (size_t i = static_cast<size_t>(share.layer); i < self.floors.size();
-             i += static_cast<size_t>(share.layers))
-            self.floors[i].pass().run_beside(i ? &self.progress[i - 1] : nullptr, &self.progress[i]);
+        size_t i = static_cast<size_t>(share.layer);
+        const auto step = static_cast<size_t>(share.layers);
+        try {
+            for (; i < self.floors.size(); i += step)
+                self.floors[i].pass().run_beside(i ? &self.progress[i - 1] : nullptr, &self.progress[i]);
+        } catch (...) {  // nobody is to wait for what will not come
+            for (; i < self.floors.size(); i += step) cpu::progress_reach(&self.progress[i], INT32_MAX);
+            throw;
+        }
     }
 };
 

@@ -1,10 +1,14 @@
 // The time loops of csrc/cpu alone, without torch or Python, against a plain scalar double implementation: every cell,
 // storage type and instruction set, padded and packed, with a projection, with resets, in teams that split rows, units or
 // directions, on thread pools that behave and on ones that do not. Built and run under the sanitizers by sanitize.sh.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <future>
+#include <new>
 #include <thread>
 
 #include "naive.h"
@@ -389,6 +393,39 @@ void floors() {
     }
 }
 
+// One member of a team throws between two barriers: the others do not wait for it, and the caller hears of it.
+void failing() {
+    struct Failing {
+        int from;
+        std::atomic<int> members{0};
+        static void work(void* context, const cpu::Share& share) {
+            auto& self = *static_cast<Failing*>(context);
+            const bool fails = self.members.fetch_add(1) == self.from;
+            for (int round = 0; round < 100; ++round) {
+                if (fails && round == 50) throw std::bad_alloc();
+                if (share.slice.barrier) cpu::barrier_wait(share.slice.barrier);
+                share.crew.wait();
+            }
+        }
+    };
+    for (const auto& pool : pools) {
+        for (const int64_t weight_bytes : {int64_t(1000), int64_t(1) << 30}) {  // parts of rows, then of units
+            for (const int from : {0, 1, 2, 3}) {
+                Failing all{from};
+                bool heard = false;
+                try {
+                    cpu::run_loop(pool, {1, 64, 4, weight_bytes, 1000, 1 << 20}, Failing::work, &all);
+                } catch (const std::bad_alloc&) {
+                    heard = true;
+                }
+                ++checks;
+                if (heard != (from < all.members))
+                    ++failures, std::printf("failing: %d of %d\n", from, int(all.members));
+            }
+        }
+    }
+}
+
 // float alone, or every storage type.
 void every_type(const Layer& l, bool every) {
     every_team<float, float>(l);
@@ -434,6 +471,7 @@ int main(int argc, char** argv) {
         std::printf("%s: %ld comparisons\n", isa.c_str(), checks - before);
     }
     crews();
+    failing();
     std::printf("loops by size of team:");
     for (size_t n = 1; n < teams_of.size(); ++n)
         if (teams_of[n]) std::printf(" %zu: %ld", n, teams_of[n]);

@@ -22,16 +22,27 @@ void team(int64_t rows, int directions, int row_parts, int unit_parts, cpu::Work
 
 using Body = void (*)(void*, int64_t, int64_t);
 
-// `given` threads share n parts, contiguously, the caller among them; the others come `late_us` later.
+// `given` threads share n parts, contiguously, the caller among them; the others come `late_us` later. The caller gets the
+// first exception.
 void share_out(int64_t n, int64_t given, int late_us, Body body, void* context) {
     vector<std::thread> threads;
-    for (int64_t k = 1; k < given; ++k)
-        threads.emplace_back([=] {
-            if (late_us) std::this_thread::sleep_for(std::chrono::microseconds(late_us * k));
+    vector<std::exception_ptr> thrown(size_t(given) + 1);
+    const auto part = [&](int64_t k) {
+        try {
             body(context, n * k / given, n * (k + 1) / given);
+        } catch (...) {
+            thrown[size_t(k)] = std::current_exception();
+        }
+    };
+    for (int64_t k = 1; k < given; ++k)
+        threads.emplace_back([=, &part] {
+            if (late_us) std::this_thread::sleep_for(std::chrono::microseconds(late_us * k));
+            part(k);
         });
-    body(context, 0, n / given);
+    part(0);
     for (auto& thread : threads) thread.join();
+    for (const auto& one : thrown)
+        if (one) std::rethrow_exception(one);
 }
 
 const vector<cpu::Pool> pools = {
@@ -44,9 +55,6 @@ const vector<cpu::Pool> pools = {
     // late workers: some find the team closed
     {3, [](int64_t n, Body body, void* context) { share_out(n, n, 1500, body, context); }},
     // the caller is late, and is not the first
-    {3,
-     [](int64_t n, Body body, void* context) {
-         std::thread other([=] { share_out(n, n, 0, body, context); });
-         other.join();
-     }},
+    {3, [](int64_t n, Body body,
+           void* context) { std::async(std::launch::async, [=] { share_out(n, n, 0, body, context); }).get(); }},
 };
