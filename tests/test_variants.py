@@ -279,6 +279,27 @@ def test_further_derivatives(kind, options):
     assert gradgradcheck(layer.ours, layer.leaves(), fast_mode=True)
 
 
+@pytest.mark.parametrize("kind", [name for name, options in KINDS.items() if options["variant"].layer_norm])
+def test_third_derivatives_of_what_is_normalised(kind):
+    """Which those of torch's own layer_norm are not, nor are its second ones after forward mode."""
+    layer = make_layer("lstm", **{**KINDS[kind], "T": 2, "B": 2, "H": 3})
+
+    def first(*leaves):
+        return torch.autograd.grad(scalar(layer.ours)(*leaves), leaves, create_graph=True)
+
+    assert gradgradcheck(first, layer.leaves(), fast_mode=True)
+    inputs = tuple(layer.args)
+    along = tuple(torch.randn_like(value) for value in inputs)
+
+    def pushed(*inputs):
+        return torch.func.jvp(scalar(layer.ours), inputs, along)[1]
+
+    every = tuple(range(len(inputs)))
+    forward_first = torch.func.grad(pushed, every)(*inputs)
+    reverse_first = torch.func.jvp(torch.func.grad(scalar(layer.ours), every), inputs, along)[1]
+    torch.testing.assert_close(forward_first, reverse_first)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_each_example(kind, options):
