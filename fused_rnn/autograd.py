@@ -69,7 +69,7 @@ def layer(
     of every step's states by the backward (``recording.LayerRecord.told``); in eager mode, without transforms.
     """
     save = STATES if recompute else ALL
-    if not differentiates(x, h0, c0, *weights):
+    if not differentiates(x, h0, c0, *weights) or (torch.compiler.is_exporting() and not transformed()):
         kept = STATES if cells else NOTHING
         inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
@@ -345,6 +345,33 @@ def _fast_apply(function: type[Function]) -> Callable:
 
 
 _apply_untransformed = _fast_apply(_FusedLayer)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, h0, c0, weights, batch_sizes, cell, _, _, reset, reset_initial, variant, seed = inputs
+    ctx.numbers = cell, reset_initial, variant
+    ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, *weights)
+
+
+def _exported_gradient(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dsaved: Maybe) -> tuple:
+    """The derivative of a layer in an exported program, which keeps nothing for it, as it may never be asked: by a
+    second forward that does."""
+    x, h0, c0, batch_sizes, reset, seed, *weights = ctx.saved_tensors
+    cell, initial, variant = ctx.numbers
+    with torch.no_grad():
+        y, _, cn, saved = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, ALL, reset, initial, variant, seed)
+    dcn, dcells = (None, None) if c0 is None else (dcn, dsaved)
+    if dcells is not None:
+        dcells = _cells(dcells, y, cn.shape[2]) if dcells.numel() else None
+    wanted = ctx.needs_input_grad
+    needs = sum(bit << i for i, bit in enumerate((*wanted[:3], *wanted[3])))
+    args = (dy, dhn, dcn, dcells, x, h0, c0, y, saved, batch_sizes, reset, seed, cell, needs, 0, initial, variant)
+    again = torch.is_grad_enabled() or transformed()
+    dx, dh0, dc0, *dweights = (_FusedLayerGradient.apply if again else _FusedLayerGradient.forward)(*args, *weights)
+    return dx, dh0, dc0, dweights, *[None] * (len(wanted) - 4)  # without defaults at the end that nobody gave
+
+
+torch.library.register_autograd("fused_rnn::exported_layer", _exported_gradient, setup_context=_keep_inputs)
 
 
 @torch._dynamo.disable

@@ -93,12 +93,13 @@ def _load_cuda() -> str:
 _load()
 WITHOUT_CUDA = _load_cuda()
 _layer_forward = torch.ops.fused_rnn.layer_forward.default
+_exported_layer = torch.ops.fused_rnn.exported_layer.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
 _stack_forward = torch.ops.fused_rnn.stack_forward.default
 
-
 _is_compiling = torch.compiler.is_compiling
+_is_exporting = torch.compiler.is_exporting
 _precision = torch._C._get_fp32_precision_getter  # past the Python part, which takes a microsecond
 
 
@@ -149,7 +150,9 @@ def layer_forward(
     inputs = (x, h0, c0, weights, batch_sizes, cell, save)
     if _is_compiling() and onnx_nodes.exporting():
         return _as_onnx(*inputs, False, reset, reset_initial, variant, seed)
-    return _layer_forward(*inputs, splits_f32(x), reset, reset_initial, variant, seed)
+    # A program that torch.export writes has no Functions; what is to be differentiated there has its own derivative.
+    op = _exported_layer if _is_compiling() and _is_exporting() else _layer_forward
+    return op(*inputs, splits_f32(x), reset, reset_initial, variant, seed)
 
 
 def _as_onnx(
@@ -172,7 +175,9 @@ def _as_onnx(
     return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 
 
-ONNX_DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable[..., Any]] = {_layer_forward: _as_onnx}
+ONNX_DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable[..., Any]] = dict.fromkeys(
+    (_layer_forward, _exported_layer), _as_onnx
+)
 
 
 def layer_backward(
@@ -277,6 +282,7 @@ def _check_devices(x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[T
 
 
 @torch.library.register_fake("fused_rnn::layer_forward")
+@torch.library.register_fake("fused_rnn::exported_layer")
 def _(
     x: Tensor,
     h0: Tensor,

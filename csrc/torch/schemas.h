@@ -8,6 +8,10 @@ constexpr const char* kSchemas[] = {
     " bool split_f32=False, Tensor? reset=None, bool reset_initial=False,"
     " float[]? variant=None, Tensor? seed=None)"
     " -> (Tensor y, Tensor hn, Tensor cn, Tensor saved)",
+    "exported_layer(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, int save,"
+    " bool split_f32=False, Tensor? reset=None, bool reset_initial=False,"
+    " float[]? variant=None, Tensor? seed=None)"
+    " -> (Tensor y, Tensor hn, Tensor cn, Tensor saved)",
     "layer_backward(Tensor? dy, Tensor? dhn, Tensor? dcn, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights,"
     " Tensor y, Tensor saved, Tensor? batch_sizes, int cell, int needs, bool split_f32=False, Tensor? reset=None,"
     " bool reset_initial=False, float[]? variant=None, Tensor? seed=None, Tensor? dcells=None, bool tell=False)"
