@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .reference import Weights
 
-__all__ = ["KERAS", "ONNX", "TORCH", "gates_of", "layers_of", "reordered", "rows_of", "state_dict"]
+__all__ = ["KERAS", "ONNX", "TORCH", "gates_of", "layers_of", "renew", "reordered", "rows_of", "state_dict"]
 
 Layer = Sequence[Weights]  # one direction or two
 Order = dict[int, str]  # number of gates, which tells the cell -> their letters, the first block's first
@@ -23,6 +26,7 @@ TORCH: Order = {4: "ifgo", 3: "rzn", 1: "h"}
 KERAS: Order = {4: "ifgo", 3: "zrn", 1: "h"}
 ONNX: Order = {4: "iofg", 3: "zrn", 1: "h"}
 
+_MAKERS = (BasePruningMethod, SpectralNorm, WeightNorm)
 _DIRECTIONS = ("", "_reverse")
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch")  # as in Weights
 
@@ -51,8 +55,17 @@ def reordered(weights: Weights, before: Order, after: Order) -> Weights:
     return weights._replace(w_ih=weights.w_ih[order], w_hh=weights.w_hh[order], b_ih=b_ih, b_hh=b_hh)
 
 
+def renew(module: nn.Module) -> None:
+    """For who reads a module's weights without calling it: those that a hook makes of others before each forward
+    (pruning, the old weight norm and spectral norm) are only then as new as the others."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _MAKERS):
+            hook(module, ())
+
+
 def layers_of(module: RNNBase) -> list[Layer]:
     """A module's parameters as they are now, layer by layer."""
+    renew(module)
 
     def weights(suffix: str) -> Weights:
         own: list[Any] = [getattr(module, name + suffix, None) for name in _NAMES]

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.modules.rnn import RNNBase
 
 from . import _C, checks, ops
+from .layouts import renew
 from .reference import Cell, Variant, split_weights
 
 __all__ = ["Stream"]
@@ -20,6 +22,9 @@ _ROWS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _empty = torch.empty
 _is_grad_enabled = torch.is_grad_enabled
 _is_tracing = torch._C._is_tracing  # past the Python part
+_modes = torch._C._len_torch_dispatch_stack
+_mode = torch._C._get_dispatch_mode
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 class Stream:
@@ -52,6 +57,7 @@ class Stream:
             raise ValueError("Stream takes modules of one direction: the other one begins at the end of the sequence")
         if getattr(module, "connection", None) is not None:
             raise ValueError(f"Stream takes stacks without connections, got connection={module.connection!r}")
+        renew(module)
         weights = [getattr(module, name).detach() for name in module._flat_weights_names]
         dtype = weights[0].dtype
         if not all(weight.is_cpu for weight in weights):
@@ -92,14 +98,16 @@ class Stream:
 
         Raises:
             ValueError: another rank, dtype or device than the stream's.
-            RuntimeError: sizes that do not fit; no steps; an input that requires grad, where gradients are recorded; a
-                trace, or a tensor without memory, as in ``torch.export``.
+            RuntimeError: sizes that do not fit; no steps; an input that requires grad, where gradients are recorded, or
+                has a tangent; a trace, or a tensor without memory, as in ``torch.export``.
         """
         shape = input.shape
         if input.dtype is not self._dtype or not input.is_cpu:
             raise self._mismatch(input)
         if input.requires_grad and _is_grad_enabled():
             raise RuntimeError("Stream is for inference: its input requires grad; use the module, or torch.no_grad()")
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(input).tangent is not None:
+            raise RuntimeError("Stream is for inference: its input has a tangent; use the module")
         if len(shape) == 2:
             batch, features = shape
             steps = 1
@@ -122,7 +130,7 @@ class Stream:
             input = input.resolve_neg()
         output = _empty(result, dtype=self._dtype, device=_CPU)
         x, y = input.data_ptr(), output.data_ptr()
-        if not (x and y) or _is_tracing():
+        if not (x and y) or _is_tracing() or (_modes() and _mode(_PROXY) is not None):
             raise checks.no_memory()
         self._stream.run(x, steps, y)
         return output.transpose(0, 1) if self._batch_first and len(shape) == 3 else output
@@ -183,6 +191,9 @@ class Stream:
             if not -self._batch <= row < self._batch:
                 raise IndexError(f"index {row} is out of bounds for a batch of {self._batch}")
         self._stream.clear([row % self._batch for row in numbers])
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Stream is neither copied nor pickled: fork() makes another one, Stream(module) a new one")
 
     def fork(self, batch_size: int | None = None) -> Stream:
         """Another stream on the same packed weights, of zero state; say one for each thread, as calls on one stream

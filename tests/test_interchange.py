@@ -361,3 +361,14 @@ def test_the_page_runs(keras, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "interchange.md", "exec"), names)
+
+
+@pytest.mark.parametrize("write", [to_keras, to_onnx])
+def test_pruned_weights_after_a_checkpoint(write):
+    """A hook makes them anew, but only in a forward."""
+    modules = [fused_rnn.LSTM(I, H) for _ in range(2)]
+    for module in modules:
+        nn.utils.prune.l1_unstructured(module, "weight_hh_l0", 0.5)
+    modules[1].load_state_dict(modules[0].state_dict())
+    for one, other in zip(*(write(module)[0] for module in modules), strict=True):
+        np.testing.assert_array_equal(one, other)

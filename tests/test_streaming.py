@@ -6,13 +6,14 @@ import copy
 import math
 import os
 import threading
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import fused_rnn
 from fused_rnn import _C
@@ -319,3 +320,21 @@ def test_tensors_that_are_lazily_negative():
     assert conjugate.is_neg()
     assert conjugate.is_contiguous()
     assert torch.equal(negative(conjugate), stream(-x))
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, fused_rnn.LSTM])
+@pytest.mark.parametrize("what", ["pruned", "weight norm"])
+def test_weights_that_a_hook_makes(make, what):
+    """They are as old as the last forward, as after loading a checkpoint."""
+    modules = [make(5, 7) for _ in range(2)]
+    for module in modules:
+        if what == "pruned":
+            prune.l1_unstructured(module, "weight_hh_l0", 0.5)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                torch.nn.utils.weight_norm(module, "weight_hh_l0")
+    modules[1].load_state_dict(modules[0].state_dict())
+    x = torch.randn(4, 1, 5)
+    y = fused_rnn.Stream(modules[1])(x)
+    torch.testing.assert_close(y, modules[1](x)[0].detach())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fused_rnn
 
@@ -32,6 +36,8 @@ REFUSED = {
         RuntimeError,
         "Expected sequence length to be larger than 0",
     ),
+    "copy": (copy.deepcopy, TypeError, "a Stream is neither copied nor pickled: fork()"),
+    "pickle": (pickle.dumps, TypeError, "a Stream is neither copied nor pickled: fork()"),
     "grad": (lambda s: s(torch.zeros(2, 5, requires_grad=True)), RuntimeError, "Stream is for inference"),
     "row": (lambda s: s.reset([2]), IndexError, "index 2 is out of bounds for a batch of 2"),
     "mask": (lambda s: s.reset(torch.ones(3, dtype=torch.bool)), IndexError, "The shape of the mask [3]"),
@@ -90,6 +96,8 @@ def test_tracers_are_refused():
     stream, x = fused_rnn.Stream(nn.GRU(5, 7), 2), torch.zeros(2, 5)
     with pytest.raises(RuntimeError, match="Stream works on memory"):
         torch.jit.trace(lambda x: stream(x), (x,))
+    with pytest.raises(RuntimeError, match="Stream works on memory"):
+        make_fx(stream)(x)
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="Stream works on memory"):
         stream(x)
 
@@ -125,3 +133,11 @@ def with_weight(name, shape):
 def test_refused_modules(make, error, text):
     with pytest.raises(error, match="^" + re.escape(text)):
         make()
+
+
+def test_forward_mode_is_refused():
+    stream, x = fused_rnn.Stream(nn.GRU(5, 7), 2), torch.randn(2, 5)
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match="Stream is for inference: its input has a tangent"):
+            stream(forward_ad.make_dual(x, x))
+        assert stream(x).any()  # without a tangent
