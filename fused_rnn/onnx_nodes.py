@@ -105,7 +105,7 @@ def _projected(
     w_hr = torch.stack([weights.w_hr for weights in own if weights.w_hr is not None]).transpose(1, 2)  # [D, H, P]
     if h0 is not None:
         first = [pad(h0[:1], (0, 0, 0, 0, 0, rest)), pad(h0[1:], (0, 0, 0, 0, rest, 0))]  # in reverse the last
-        if lengths is not None:  # of each row
+        if lengths is not None and directions == 2:  # of each row
             last = torch.arange(x.shape[0], device=x.device).unsqueeze(1) == lengths - 1
             first[1] = torch.where(last.unsqueeze(-1), h0[1:], 0)
         x = torch.cat([x, *first[:directions]], 2)

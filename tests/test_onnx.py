@@ -161,6 +161,7 @@ class OfLengths(Networks):
     [
         (["gru", "relu", "hard"], False, ["GRU", "GRU", "RNN", "GRU"]),
         (["projected", "peephole", "hard_tanh"], True, ["LSTM"] * 4 + ["RNN"]),
+        (["projected_one_way", "coupled"], True, ["LSTM"] * 3),
     ],
 )
 def test_lengths(names, given, nodes):
