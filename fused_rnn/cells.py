@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
+from .graph_nodes import as_node, is_proxy
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
 from .network import RNN_RELU as _RNN_RELU
@@ -27,6 +28,8 @@ class _HiddenCell(RNNCellBase):
     _name: str
 
     def _forward(self, cell: int, input: Any, hx: Any) -> Any:
+        if is_proxy(input):
+            return as_node(self, input, hx, {})
         rank = input.dim()
         if rank not in (1, 2):
             raise ValueError(f"{self._name}: Expected input to be 1D or 2D, got {rank}D instead")
@@ -66,6 +69,8 @@ class LSTMCell(RNNCellBase):
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
+        if is_proxy(input):
+            return as_node(self, input, hx, {})
         rank = input.dim()
         if rank not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {rank}D instead")

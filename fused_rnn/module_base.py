@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Proxy
+from torch import nn
 from torch.nn.modules.rnn import RNNBase
 
 from . import connections
 from .dropout import Drops
+from .graph_nodes import as_node, is_proxy
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
 from .parameters import add_norms, add_weights, leave_first_gate_out, reset_norms
 from .reference import Variant
@@ -111,10 +111,10 @@ class SequenceModule(RNNBase):
         lengths: Any = None,
         cells: bool = False,
     ) -> Any:
-        if type(input) is not Tensor and isinstance(input, Proxy):
+        if is_proxy(input):
             options = {"lengths": lengths, "cells": cells or None}
             options |= {} if reset is None else {"reset": reset, "reset_to": reset_to}
-            return _as_node(self, input, hx, {name: value for name, value in options.items() if value is not None})
+            return as_node(self, input, hx, {name: value for name, value in options.items() if value is not None})
         return sequence(
             _CELLS[self.mode],
             input,
@@ -163,10 +163,3 @@ class SequenceModule(RNNBase):
         self._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in current]
         self.flatten_parameters()
         return current
-
-
-def _as_node(module: torch.nn.Module, input: Proxy, hx: Any, options: dict[str, Any]) -> Proxy:
-    """One node of a ``torch.fx`` graph, which its tracer makes by itself only of modules that torch defines."""
-    tracer: Any = input.tracer
-    path = tracer.path_of_module(module)
-    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), options)
