@@ -9,11 +9,12 @@ and directions alike, touches only the parameters it names, and returns the modu
 reproducible. A projected LSTM's W_hh is [4*H, P]: where H x H is said, read H x P.
 
 Raises everywhere: TypeError for a module that is not recurrent or not of the cell asked for; ValueError for biases that
-the module does not have, or a number out of range.
+the module does not have, weights that are made of others (parametrized, pruned), or a number out of range.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -54,12 +55,28 @@ def _of(cells: str, module: nn.Module) -> list[tuple[str, dict[str, Tensor], Ten
     return layers
 
 
+def _parameter(weight: Tensor) -> Tensor:
+    """The same, if what is written to it stays."""
+    if not isinstance(weight, nn.Parameter):
+        raise ValueError(
+            "a weight of the module is made of others, as parametrizations and pruning do: initialise it before"
+        )
+    return weight
+
+
+def _finite(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"expected a finite {name}, got {number}")
+
+
 def _bias(own: dict[str, Tensor], gates: str, gate: str, hidden: int) -> tuple[Tensor, Tensor]:
     """The gate's parts of b_ih and b_hh, which only ever act as a sum."""
     if "bias_ih" not in own:
         raise ValueError("the module has no biases (bias=False)")
     first = gates.index(gate) * hidden
-    return own["bias_ih"][first : first + hidden], own["bias_hh"][first : first + hidden]
+    of_x, of_h = _parameter(own["bias_ih"]), _parameter(own["bias_hh"])
+    return of_x[first : first + hidden], of_h[first : first + hidden]
 
 
 @torch.no_grad()
@@ -69,9 +86,11 @@ def orthogonal_(module: Module, gain: float = 1.0, generator: Generator | None =
     Saxe, McClelland and Ganguli 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
     networks". (``torch.nn.init.orthogonal_`` on the whole of W_hh would make it orthogonal across gates instead.)
     """
+    _finite(gain=gain)
     for _, _, recurrent, hidden in _layers(module):
-        for part in recurrent.split(hidden):
-            nn.init.orthogonal_(part, gain, generator=generator)
+        for part in _parameter(recurrent).split(hidden):
+            wide = part.float() if part.dtype.itemsize < 4 else part  # torch factorises no 16 bits
+            part.copy_(nn.init.orthogonal_(wide, gain, generator=generator))
     return module
 
 
@@ -84,13 +103,16 @@ def identity_(
     For plain RNNs, with relu as published: Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent networks
     of rectified linear units".
     """
+    _finite(gain=gain)
+    if input_std is not None and not 0 <= input_std < math.inf:
+        raise ValueError(f"expected an input_std of 0 or more, got {input_std}")
     for _, own, recurrent, _ in _of("h", module):
-        nn.init.eye_(recurrent).mul_(gain)
+        nn.init.eye_(_parameter(recurrent)).mul_(gain)
         for name, value in own.items():
             if name != "weight_ih":
-                value.zero_()
+                _parameter(value).zero_()
             elif input_std is not None:
-                value.normal_(0, input_std, generator=generator)
+                _parameter(value).normal_(0, input_std, generator=generator)
     return module
 
 
@@ -100,6 +122,7 @@ def forget_bias_(module: Module, value: float = 1.0) -> Module:
 
     Gers, Schmidhuber and Cummins 2000, "Learning to forget"; 1.0 as Jozefowicz, Zaremba and Sutskever 2015 advise.
     """
+    _finite(value=value)
     for gates, own, _, hidden in _of("ifgo fgo", module):
         of_x, of_h = _bias(own, gates, "f", hidden)
         of_x.fill_(value)
@@ -114,8 +137,8 @@ def chrono_(module: Module, max_steps: float, min_steps: float = 2.0, generator:
     With u uniform on [min_steps - 1, max_steps - 1]: LSTM b_f = log(u), b_i = -b_f; GRU b_z = log(u), as torch's z is
     the gate that keeps (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?").
     """
-    if not 1 < min_steps <= max_steps:
-        raise ValueError(f"expected 1 < min_steps <= max_steps, got {min_steps} and {max_steps}")
+    if not 1 < min_steps <= max_steps < math.inf:
+        raise ValueError(f"expected 1 < min_steps <= max_steps < inf, got {min_steps} and {max_steps}")
     for gates, own, _, hidden in _of("ifgo fgo rzn", module):
         of_x, of_h = _bias(own, gates, "f" if "f" in gates else "z", hidden)
         of_x.uniform_(min_steps - 1, max_steps - 1, generator=generator).log_()

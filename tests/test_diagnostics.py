@@ -9,6 +9,7 @@ import torch
 from devices import device, on_cpu
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 
 import fused_rnn
 from fused_rnn import network, ops, reference
@@ -382,7 +383,19 @@ def test_jacobians_refuse():
         jacobian_norms(rnn, torch.randn(T, B, I), [0])
     with gradient_flow(rnn), pytest.raises(RuntimeError, match="looks at this module"):
         jacobian_norms(rnn, x, [0])
+    with pytest.raises(TypeError, match=r"takes fused_rnn\.LSTM, GRU and RNN"):
+        jacobian_norms(nn.GRU(I, H), x, [0])
     assert rnn.recorder is None
+
+
+@pytest.mark.parametrize("clip", [{"clip_grad_value": 1e-3}, {"clip_grad_norm": 1e-3}])
+def test_jacobians_know_no_clips(clip):
+    clipped, plain = fused_rnn.RNN(I, H, 2, **clip).to(F64), fused_rnn.RNN(I, H, 2).to(F64)
+    fused_rnn.init.orthogonal_(clipped, 1.5)
+    plain.load_state_dict(clipped.state_dict())
+    x, generators = torch.randn(T, I, dtype=F64), [torch.Generator(device()).manual_seed(0) for _ in range(2)]
+    norms = [jacobian_norms(m, x, [0, 3], generator=g) for m, g in zip((clipped, plain), generators, strict=True)]
+    torch.testing.assert_close(*norms)
 
 
 def test_spectra():
@@ -396,3 +409,95 @@ def test_spectra():
     projected = recurrent_spectra(fused_rnn.LSTM(I, H, proj_size=2, coupled_gates=True))
     assert [s.gate for s in projected] == ["f", "g", "o"]
     assert all(0 < s.radius <= s.norm for s in projected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_spectra_of_what_is_not_finite(value):
+    """LAPACKs crash on it."""
+    gru = fused_rnn.GRU(I, 8)
+    with torch.no_grad():
+        gru.weight_hh_l0[3, 2] = value
+    r, z, n = recurrent_spectra(gru)
+    assert math.isnan(r.radius)
+    assert math.isnan(r.norm)
+    assert z.radius > 0
+    assert n.radius > 0
+    with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got GRUCell"):
+        recurrent_spectra(fused_rnn.GRUCell(I, H))
+
+
+# ---- where nothing comes -----------------------------------------------------------------------------
+
+
+def line(steps):
+    """A plain RNN of one unit that hands its state on as it is."""
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        for weight in rnn.parameters():
+            weight.fill_(1.0)
+    return rnn, torch.ones(steps, 1, 1)
+
+
+@pytest.mark.parametrize("dead", [[90], list(range(100))], ids=["one step", "all steps"])
+def test_a_gradient_that_ends_has_vanished(dead):
+    rnn, x = line(100)
+    x[dead] = -200.0
+    with gradient_flow(rnn) as flow:
+        rnn(x)[0][-1].sum().backward()
+    (layer,) = flow.layers
+    assert layer.h[0] == 0
+    assert layer.rate == 0
+    assert str(verdict(layer)) == "vanishing: x 0 a step, x 0 from the last step to the first"
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_reset_is_no_vanishing(rows, bidirectional):
+    """However many rows it is of: the rest go on, by a factor of 1."""
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="identity", bias=False, bidirectional=bidirectional)
+    with torch.no_grad():
+        for weight in rnn.parameters():
+            weight.fill_(1.0)
+    reset = torch.zeros(11, rows, dtype=torch.bool)
+    reset[5, 0] = reset[8, -1] = True
+    with gradient_flow(rnn) as flow:
+        rnn(torch.ones(11, rows, 1), reset=reset)[0].sum().backward()
+    for layer in flow.layers:
+        passed = layer.transmission[layer.transmission.isfinite()]
+        torch.testing.assert_close(passed, torch.ones_like(passed))
+        assert len(passed) == (8 if rows == 1 else 10)
+        assert layer.rate == pytest.approx(1)
+
+
+def test_below_frozen_layers_nothing_is_told():
+    net = fused_rnn.LSTM(I, H, 2)
+    for name, weight in net.named_parameters():
+        weight.requires_grad_("l1" in name)
+    with gradient_flow(net) as flow:
+        net(torch.randn(T, B, I))[0].sum().backward()
+    below, above = flow.layers
+    assert above.reached
+    assert above.h.all()
+    assert not below.reached
+    with pytest.raises(RuntimeError, match="no backward came to this layer"):
+        below.h
+    names = []
+
+    class Writer:
+        def add_scalar(self, name, value, step):
+            names.append(name)
+
+    write_scalars(Writer(), flow, 0)
+    assert {name.split("/")[1] for name in names} == {"layer_1"}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_call_that_is_made_again(reentrant):
+    """A checkpoint's, of which one has a backward."""
+    net, x = fused_rnn.GRU(I, H), torch.randn(T, B, I, requires_grad=True)
+    with gradient_flow(net) as flow:
+        checkpoint(lambda x: net(x)[0], x, use_reentrant=reentrant).sum().backward()
+    with gradient_flow(net) as plain:
+        net(x)[0].sum().backward()
+    assert sorted(call.reached for call in flow.calls) == [False, True]
+    torch.testing.assert_close(flow.layers[0].h, plain.layers[0].h)

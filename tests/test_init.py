@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import fused_rnn
 from fused_rnn import init
@@ -125,10 +126,32 @@ def test_by_name_and_reproducible(name):
         (lambda: init.chrono_(nn.RNN(3, 3), 9), TypeError, "RNN has no such gate"),
         (lambda: init.identity_(nn.LSTM(3, 3)), TypeError, "LSTM has no such gate"),
         (lambda: init.forget_bias_(nn.LSTM(3, 3, bias=False)), ValueError, "the module has no biases (bias=False)"),
-        (lambda: init.chrono_(nn.LSTM(3, 3), 1.5), ValueError, "expected 1 < min_steps <= max_steps, got 2.0 and 1.5"),
+        (
+            lambda: init.chrono_(nn.LSTM(3, 3), 1.5),
+            ValueError,
+            "expected 1 < min_steps <= max_steps < inf, got 2.0 and 1.5",
+        ),
+        (lambda: init.chrono_(nn.LSTM(3, 3), math.inf), ValueError, "expected 1 < min_steps <= max_steps < inf"),
+        (lambda: init.identity_(nn.RNN(3, 3), input_std=-1), ValueError, "expected an input_std of 0 or more, got -1"),
+        (lambda: init.identity_(nn.RNN(3, 3), math.nan), ValueError, "expected a finite gain, got nan"),
+        (lambda: init.orthogonal_(nn.RNN(3, 3), math.inf), ValueError, "expected a finite gain, got inf"),
+        (lambda: init.forget_bias_(nn.LSTM(3, 3), math.nan), ValueError, "expected a finite value, got nan"),
+        (lambda: init.orthogonal_(weight_norm(nn.LSTM(3, 3), "weight_hh_l0")), ValueError, "a weight of the module is"),
+        (
+            lambda: init.chrono_(weight_norm(nn.GRU(3, 3), "bias_hh_l0"), 9),
+            ValueError,
+            "a weight of the module is made",
+        ),
         (lambda: init.apply_(nn.LSTM(3, 3), "xavier"), ValueError, "no initialisation is called 'xavier': there are"),
     ],
 )
 def test_refused(call, error, text):
     with pytest.raises(error, match="^" + re.escape(text)):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_orthogonal_in_16_bits(dtype):
+    module = init.orthogonal_(fused_rnn.GRU(3, 8, dtype=dtype), 2.0)
+    for part in module.weight_hh_l0.detach().float().split(8):
+        torch.testing.assert_close(part @ part.T, 4 * torch.eye(8), rtol=0, atol=0.05)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..kinds import Variant
 from ..recording import CallRecord, LayerRecord, Square
@@ -47,22 +48,40 @@ class LayerFlow:
         rows: int64 [T], how many rows the step has.
         clips: whether gradients are clipped between steps.
         keeps: whether part of a gradient goes past W_hh, as it does in all but an RNN without zoneout.
+        reached: whether a backward came here. Where none did, as below frozen layers, numbers are a RuntimeError.
     """
 
     def __init__(self, layer: int, direction: int, record: LayerRecord) -> None:
-        if record.squares is None:
-            raise RuntimeError("no backward came to this layer while gradient_flow looked")
         self.layer, self.reverse = layer, direction == 1
         self.cell = "LSTM" if record.cell.is_lstm else "GRU" if record.cell.is_gru else "RNN"
         self.steps = len(record.sizes)
         self.rows = torch.tensor(record.sizes, device="cpu")
-        self._squares = record.squares[:, direction].cpu()  # [8, N]
+        self.reached = record.squares is not None
+        self._record, self._direction = record, direction
         self._saved = None if record.saved is None else record.saved[direction]  # [N, S*H]
         self._hidden = record.hidden
         variant = record.variant or Variant()
         self._coupled = variant.coupled
         self.clips = variant.clips
         self.keeps = self.cell != "RNN" or variant.zoneout_h > 0
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        """[8, N]"""
+        if self._record.squares is None:
+            raise _no_backward()
+        return self._record.squares[:, self._direction].cpu()
+
+    @cached_property
+    def _begun(self) -> Tensor:
+        """[N], which rows have a state that the step before them, in walking order, did not leave: a reset did."""
+        reset, sizes = self._record.reset, self.rows.tolist()
+        if reset is None:
+            return torch.zeros(sum(sizes), dtype=torch.bool, device="cpu")
+        if not self.reverse:
+            return reset.cpu()
+        after = [*reset.cpu().split(sizes)[1:], torch.zeros(0, dtype=torch.bool, device="cpu")]
+        return torch.cat([pad(of, (0, size - len(of))) for of, size in zip(after, sizes, strict=True)])
 
     @cached_property
     def _going_on(self) -> list[int]:
@@ -72,7 +91,10 @@ class LayerFlow:
 
     def _sums(self, which: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Sums of squares over the first ``rows[t]`` rows of step t: [T]."""
-        by_step = self._squares[list(which)].sum(0).split(self.rows.tolist())
+        return self._of_steps(self._squares[list(which)].sum(0), rows)
+
+    def _of_steps(self, squares: Tensor, rows: Sequence[int]) -> Tensor:
+        by_step = squares.split(self.rows.tolist())
         return torch.stack([step[:count].sum() for step, count in zip(by_step, rows, strict=True)])
 
     def _whole(self, which: int) -> Tensor:
@@ -121,23 +143,26 @@ class LayerFlow:
         """How much of the gradient with respect to the state after it arrives at step t, as a factor.
 
         The state of an LSTM is (h, c), of others h. What a step's own output adds does not count, so this is the same
-        kind of number with a loss at the end and one at every step. (A loss on ``cells`` is not known of: what it sends
+        kind of number with a loss at the end and one at every step; nor do rows that a reset keeps from coming. NaN
+        where the step after had none. (A loss on ``cells`` is not known of: what it sends
         to c of the step after is missing in the divisor.)
         """
         state = [Square.H, Square.LATER_C] if self.cell == "LSTM" else [Square.H]
         came = self._sums([Square.LATER_H, *state[1:]], self._going_on)
-        rows = self._going_on  # the same rows of the step after
+        rows = self._going_on  # the same rows of the step after, but for those that began anew there
+        sent = self._squares[state].sum(0).masked_fill(self._begun, 0)
         if self.reverse:
-            after = self._sums(state, [*rows[1:], 0]).roll(1)
+            after = self._of_steps(sent, [*rows[1:], 0]).roll(1)
         else:
-            after = self._sums(state, [0, *rows[:-1]]).roll(-1)
+            after = self._of_steps(sent, [0, *rows[:-1]]).roll(-1)
         return torch.where(torch.tensor(rows, device="cpu") > 0, (came / after).sqrt(), math.nan)
 
     @cached_property
     def rate(self) -> float:
-        """The geometric mean of ``transmission``. Below 1 the gradient shrinks, above it grows; NaN if nothing came."""
+        """The geometric mean of ``transmission``. Below 1 the gradient shrinks, 0 where a step passed nothing of it on;
+        above 1 it grows; NaN if no step had any to pass on."""
         factors = self.transmission
-        factors = factors[factors.isfinite() & (factors > 0)]
+        factors = factors[factors.isfinite()]
         return float(factors.log().mean().exp()) if len(factors) else math.nan
 
     @cached_property
@@ -195,10 +220,17 @@ class CallFlow:
     def __init__(self, name: str, call: CallRecord) -> None:
         self.name, self._call = name, call
 
+    @property
+    def reached(self) -> bool:
+        """Whether a backward came to it. Of the two calls that ``torch.utils.checkpoint`` makes, it comes to one."""
+        return any(record.squares is not None for record in self._call.layers)
+
     @cached_property
     def layers(self) -> list[LayerFlow]:
         """Each layer and direction. To be read after the backward, as a later one through the same call is not looked
         at again; before it a RuntimeError."""
+        if not self.reached:
+            raise _no_backward()
         records = enumerate(self._call.layers)
         return [LayerFlow(i, d, record) for i, record in records for d in range(record.directions)]
 
@@ -218,11 +250,20 @@ class GradientFlow:
 
     @property
     def layers(self) -> list[LayerFlow]:
-        """Those of the only call.
+        """Those of the only call, or the only one that a backward came to.
 
         Raises:
             RuntimeError: if there were none or several, or no backward came by.
         """
-        if len(self._records) != 1:
-            raise RuntimeError(f"gradient_flow saw {len(self._records)} calls: read .calls, which has each")
-        return self.calls[0].layers
+        calls = self.calls
+        if len(calls) > 1:
+            calls = [call for call in calls if call.reached] or calls
+        if len(calls) != 1:
+            raise RuntimeError(f"gradient_flow saw {len(calls)} calls: read .calls, which has each")
+        return calls[0].layers
+
+
+def _no_backward() -> RuntimeError:
+    return RuntimeError(
+        "no backward came to this layer while gradient_flow looked (it does not see that of a compiled module)"
+    )

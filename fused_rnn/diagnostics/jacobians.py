@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..kinds import Variant
 from ..modules import GRU, LSTM, RNN
 from ..stack import by_reference
 
@@ -43,9 +45,12 @@ def jacobian_norms(
         [len(steps)], of x's dtype.
 
     Raises:
+        TypeError: for something else than an LSTM, GRU or RNN of this package.
         ValueError: for a bidirectional module, steps out of range, another ``of``, an x that is not [T, I].
         RuntimeError: inside of ``gradient_flow(module)``.
     """
+    if not isinstance(module, LSTM | GRU | RNN):
+        raise TypeError(f"jacobian_norms takes fused_rnn.LSTM, GRU and RNN (convert makes them), got {type(module)}")
     if module.bidirectional:
         raise ValueError("jacobian_norms is of one direction, got a bidirectional module")
     if of not in ("h", "state"):
@@ -69,6 +74,17 @@ def _by_reference(one: Any, kernels: bool) -> Any:
     """In the place of a recorder: each layer by the reference, whose forward mode is torch's own. (A fused layer's is
     the vjp of a vjp, which nests and takes longer.)"""
     return by_reference
+
+
+def _unclipped(one: Any, kernels: bool) -> Any:
+    """Likewise: each layer as it is, without the clips of its backward, which are none of d h_T / d h_t."""
+
+    def layer(*inputs: Any) -> Any:
+        variant: Variant | None = inputs[9]
+        kept = None if variant is None else variant.without("clip_value", "clip_norm")
+        return one(*inputs[:9], kept, *inputs[10:])
+
+    return layer
 
 
 def _norms(
@@ -100,16 +116,22 @@ def _norms(
     norms = x.new_zeros(len(steps))
     for _ in range(iterations):
         vectors = _over(vectors, _lengths(vectors))
-        module.recorder = _by_reference
-        try:
+        with _standing(module, _by_reference):
             pushed = torch.func.jvp(run, states[:moved], vectors)[1]
-        finally:
-            del module.recorder
         norms = _lengths(pushed)
         leaves = tuple(s.detach().requires_grad_() for s in states[:moved])
-        with torch.enable_grad():
+        with torch.enable_grad(), _standing(module, _unclipped):
             vectors = torch.autograd.grad(run(*leaves), leaves, _over(pushed, norms))
     return norms.detach()
+
+
+@contextmanager
+def _standing(module: LSTM | GRU | RNN, what: Any) -> Iterator[None]:
+    module.recorder = what
+    try:
+        yield
+    finally:
+        del module.recorder
 
 
 def _states(state: Any) -> States:

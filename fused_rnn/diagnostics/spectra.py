@@ -29,11 +29,12 @@ def recurrent_spectra(module: nn.RNNBase) -> list[Spectrum]:
     With a projection of the matrix that takes the unprojected h to the gate, W_h W_hr. In f64. NaN where it
     holds NaN or infinity.
 
-    Raises TypeError for something else than an LSTM, GRU or RNN module.
-
     For h_t = tanh(W_h h_{t-1} + ...) the norm of d h_T / d h_t is at most norm^(T-t), as tanh' is at most 1; that the
     radius passes 1 is necessary for it to explode, and that the norm is below 1 sufficient for it to vanish (Pascanu,
     Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks", section 2.1).
+
+    Raises:
+        TypeError: for something else than an LSTM, GRU or RNN module.
     """
     if not isinstance(module, nn.RNNBase):
         raise TypeError(f"expected an LSTM, GRU or RNN module, got {type(module).__name__}")

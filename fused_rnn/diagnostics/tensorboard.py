@@ -20,7 +20,7 @@ def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradie
     """
     for number, call in enumerate(flow.calls):
         where = "/".join(filter(None, (tag, call.name, f"call_{number}" if len(flow.calls) > 1 else "")))
-        for layer in call.layers:
+        for layer in (layer for layer in call.layers if layer.reached) if call.reached else ():
             name = f"{where}/{layer.name.replace(' ', '_')}"
             scalars: dict[str, Any] = {"rate": layer.rate, "first": layer.h[0], "last": layer.h[-1]}
             if layer.keeps:

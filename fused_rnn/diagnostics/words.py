@@ -50,7 +50,7 @@ def verdict(flow: LayerFlow) -> Verdict:
     rate = flow.rate
     if math.isnan(rate):
         return Verdict("none", rate, math.nan, clipped)
-    log_left = (flow.steps - 1) * math.log(rate)
+    log_left = (flow.steps - 1) * math.log(rate) if rate else -math.inf
     kind = "vanishing" if log_left < math.log(VANISHED) else "exploding" if log_left > math.log(EXPLODED) else "healthy"
     return Verdict(kind, rate, math.exp(min(log_left, 709.0)), clipped)
 
