@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from .arguments import positive
+
 
 def info(options: argparse.Namespace) -> int:
     """What is installed and what would run, for a bug report."""
@@ -36,14 +38,6 @@ def info(options: argparse.Namespace) -> int:
     for name, plan in found:
         print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in plan.items()))
     return 0
-
-
-def positive(text: str) -> int:
-    """A type for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """What ``fused_rnn.diagnostics`` says of a gradient in words, draws of it, and tells at a command."""
 
 import math
+import subprocess
 import sys
 
 import pytest
@@ -75,3 +76,44 @@ def test_plots_give_figures():
     assert figure.axes[0].get_yscale() == "log"
     heat = plots.plot_gates(flow.layers[0])
     assert [axis.get_ylabel()[0] for axis in heat.axes[:3]] == ["r", "z", "n"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--cell RNN --chrono 50", "--chrono is for GRU and LSTM, got --cell RNN"),
+        ("--cell GRU IRNN --forget-bias 3", "--forget-bias is for LSTM, got --cell GRU IRNN"),
+        ("--cell GRU --zoneout-c 0.5", "--zoneout-c is for LSTM"),
+        ("--cell LSTM --nonlinearity relu", "--nonlinearity is for RNN"),
+        ("--cell IRNN --gain 2", "--gain is for GRU and LSTM and RNN"),
+        ("--forget-bias 1 --chrono 9", "--forget-bias and --chrono set the same bias"),
+        ("--bidirectional --jacobian", "--jacobian is of one direction"),
+        ("--steps 1 --jacobian", "--jacobian is of one direction and two steps"),
+        ("--clip-norm -1", "clip_grad_norm should be a positive number"),
+        ("--zoneout-h 2", "zoneout_h should be a number in range"),
+        ("--cell RNN --nonlinearity foo", "Unknown nonlinearity 'foo'"),
+        ("--chrono 1", "expected 1 < min_steps"),
+        ("--steps 3 --hidden 4 --out /dev/null/x", "[Errno"),
+    ],
+)
+def test_commands_refused(options, text):
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["gradflow", *options.split()])
+    assert str(refused.value).startswith(f"fused-rnn gradflow: {text}")
+
+
+@pytest.mark.parametrize("option", ["steps", "batch", "input", "hidden", "layers", "rows"])
+def test_commands_of_nothing(option, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["gradflow", f"--{option}", "0"])
+    assert f"argument --{option}: 0 is not a positive number" in capsys.readouterr().err
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "fused_rnn", "info"], capture_output=True, text=True, check=True)
+    assert "fused_rnn" in done.stdout
+
+
+def test_a_command_on_a_network_that_is_not_finite(tmp_path, capsys):
+    assert cli.main(["gradflow", *f"--gain 1e200 --steps 4 --hidden 8 --out {tmp_path}".split()]) == 0
+    assert "W_hh has spectral radius nan, norm nan" in capsys.readouterr().out
