@@ -1,4 +1,4 @@
-"""What ``fused_rnn.diagnostics`` tells, beside hooks, exact Jacobians and exact spectra."""
+"""What ``fused_rnn.diagnostics`` tells of gradients, beside hooks."""
 
 import copy
 import math
@@ -15,8 +15,6 @@ import fused_rnn
 from fused_rnn import network, ops, reference
 from fused_rnn.diagnostics import (
     gradient_flow,
-    jacobian_norms,
-    recurrent_spectra,
     table,
     verdict,
     write_scalars,
@@ -337,136 +335,7 @@ class TestErrors:
                 torch.autograd.grad(y, rnn.weight_hh_l0, torch.ones(2, *y.shape), is_grads_batched=True)
 
 
-# ---- Jacobians and spectra ---------------------------------------------------------------------------
-
-
-def exact(module, x, t, hx, whole):
-    state = module(x[: t + 1], hx)[1]
-    states = state if isinstance(state, tuple) else (state,)
-
-    def run(*moved):
-        given = (*moved, *states[len(moved) :])
-        end = module(x[t + 1 :], given if len(given) == 2 else given[0])[1]
-        return (end if isinstance(end, tuple) else (end,))[: len(moved)]
-
-    moved = tuple(s.detach() for s in states[: 2 if whole else 1])
-    parts = torch.autograd.functional.jacobian(run, moved)
-    rows = [torch.cat([j.flatten(s.dim()).flatten(0, s.dim() - 1) for j in row], 1) for s, row in zip(moved, parts)]
-    return torch.linalg.matrix_norm(torch.cat(rows), 2)
-
-
-@pytest.mark.parametrize(
-    ("kind", "of"), [("LSTM", "h"), ("LSTM", "state"), ("projected", "state"), ("GRU", "h"), ("RNN", "state")]
-)
-def test_jacobians(kind, of):
-    module = MODULES[kind](batch_first=kind == "GRU").to(F64)
-    x, hx = torch.randn(6, I, dtype=F64), state_of(module)
-    hx = tuple(s[:, 0] for s in hx) if isinstance(hx, tuple) else hx[:, 0]
-    steps = [0, 2, 4]
-    got = jacobian_norms(module, x, steps, hx, of, iterations=60)
-    assert module.training
-    module.eval()
-    want = torch.stack([exact(module, x, t, hx, of == "state") for t in steps])
-    assert (got <= want * (1 + 1e-9)).all()  # from below
-    torch.testing.assert_close(got, want, rtol=0.05, atol=0)
-
-
-def test_jacobians_refuse():
-    rnn, x = fused_rnn.RNN(I, H), torch.randn(T, I)
-    with pytest.raises(ValueError, match="bidirectional"):
-        jacobian_norms(fused_rnn.RNN(I, H, bidirectional=True), x, [0])
-    with pytest.raises(ValueError, match="steps must be from 0 to 7"):
-        jacobian_norms(rnn, x, [8])
-    with pytest.raises(ValueError, match="of must be"):
-        jacobian_norms(rnn, x, [0], of="c")
-    with pytest.raises(ValueError, match="one sequence"):
-        jacobian_norms(rnn, torch.randn(T, B, I), [0])
-    with gradient_flow(rnn), pytest.raises(RuntimeError, match="looks at this module"):
-        jacobian_norms(rnn, x, [0])
-    with pytest.raises(TypeError, match=r"takes fused_rnn\.LSTM, GRU and RNN"):
-        jacobian_norms(nn.GRU(I, H), x, [0])
-    assert rnn.recorder is None
-
-
-@pytest.mark.parametrize("clip", [{"clip_grad_value": 1e-3}, {"clip_grad_norm": 1e-3}])
-def test_jacobians_know_no_clips(clip):
-    clipped, plain = fused_rnn.RNN(I, H, 2, **clip).to(F64), fused_rnn.RNN(I, H, 2).to(F64)
-    fused_rnn.init.orthogonal_(clipped, 1.5)
-    plain.load_state_dict(clipped.state_dict())
-    x, generators = torch.randn(T, I, dtype=F64), [torch.Generator(device()).manual_seed(0) for _ in range(2)]
-    norms = [jacobian_norms(m, x, [0, 3], generator=g) for m, g in zip((clipped, plain), generators, strict=True)]
-    torch.testing.assert_close(*norms)
-
-
-def test_spectra():
-    gru = fused_rnn.init.orthogonal_(fused_rnn.GRU(I, H, 2, bidirectional=True), gain=1.5)
-    spectra = recurrent_spectra(gru)
-    assert [(s.layer, s.reverse, s.gate) for s in spectra[:4]] == [
-        (0, False, "r"), (0, False, "z"), (0, False, "n"), (0, True, "r")
-    ]  # fmt: skip
-    assert len(spectra) == 12
-    assert all(s.norm == pytest.approx(1.5) and s.radius == pytest.approx(1.5) for s in spectra)
-    projected = recurrent_spectra(fused_rnn.LSTM(I, H, proj_size=2, coupled_gates=True))
-    assert [s.gate for s in projected] == ["f", "g", "o"]
-    assert all(0 < s.radius <= s.norm for s in projected)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_spectra_of_what_is_not_finite(value):
-    """LAPACKs crash on it."""
-    gru = fused_rnn.GRU(I, 8)
-    with torch.no_grad():
-        gru.weight_hh_l0[3, 2] = value
-    r, z, n = recurrent_spectra(gru)
-    assert math.isnan(r.radius)
-    assert math.isnan(r.norm)
-    assert z.radius > 0
-    assert n.radius > 0
-    with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got GRUCell"):
-        recurrent_spectra(fused_rnn.GRUCell(I, H))
-
-
 # ---- where nothing comes -----------------------------------------------------------------------------
-
-
-def line(steps):
-    """A plain RNN of one unit that hands its state on as it is."""
-    rnn = fused_rnn.RNN(1, 1, nonlinearity="relu", bias=False)
-    with torch.no_grad():
-        for weight in rnn.parameters():
-            weight.fill_(1.0)
-    return rnn, torch.ones(steps, 1, 1)
-
-
-@pytest.mark.parametrize("dead", [[90], list(range(100))], ids=["one step", "all steps"])
-def test_a_gradient_that_ends_has_vanished(dead):
-    rnn, x = line(100)
-    x[dead] = -200.0
-    with gradient_flow(rnn) as flow:
-        rnn(x)[0][-1].sum().backward()
-    (layer,) = flow.layers
-    assert layer.h[0] == 0
-    assert layer.rate == 0
-    assert str(verdict(layer)) == "vanishing: x 0 a step, x 0 from the last step to the first"
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_reset_is_no_vanishing(rows, bidirectional):
-    """However many rows it is of: the rest go on, by a factor of 1."""
-    rnn = fused_rnn.RNN(1, 1, nonlinearity="identity", bias=False, bidirectional=bidirectional)
-    with torch.no_grad():
-        for weight in rnn.parameters():
-            weight.fill_(1.0)
-    reset = torch.zeros(11, rows, dtype=torch.bool)
-    reset[5, 0] = reset[8, -1] = True
-    with gradient_flow(rnn) as flow:
-        rnn(torch.ones(11, rows, 1), reset=reset)[0].sum().backward()
-    for layer in flow.layers:
-        passed = layer.transmission[layer.transmission.isfinite()]
-        torch.testing.assert_close(passed, torch.ones_like(passed))
-        assert len(passed) == (8 if rows == 1 else 10)
-        assert layer.rate == pytest.approx(1)
 
 
 def test_below_frozen_layers_nothing_is_told():

@@ -1,10 +1,10 @@
-"""Programs of ``torch.export`` and traces of ``torch.jit``: they keep their gradient, and their weights."""
+"""Programs of ``torch.export``, traces of ``torch.jit``, graphs of ``torch.fx``: gradients, weights and nodes stay."""
 
 import io
 
 import pytest
 import torch
-from pairs import KINDS
+from pairs import CELLS, KINDS
 from torch import nn
 from torch.export import export
 from torch.library import opcheck
@@ -131,3 +131,38 @@ def test_a_frozen_trace_keeps_its_weights(kind, layers, optimised):
     for traced in (optimised(torch.jit.trace(net, (x,))), torch.jit.trace(lambda x: net(x), (x,))):
         for _ in range(3):
             torch.testing.assert_close(traced(x), net(x))
+
+
+def test_fx_takes_a_module_as_one_node():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fused_rnn.GRU(3, 4)
+
+        def forward(self, x, h):
+            return self.rnn(x, h)[0] * 2
+
+    model = Model()
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes][2] == "call_module"
+    x, h = torch.randn(2, 1, 3), torch.randn(1, 1, 4)
+    assert torch.equal(traced(x, h), model(x, h))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_is_one_node_of_a_graph(name):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = getattr(fused_rnn, name)(3, 4)
+
+        def forward(self, x, hx):
+            return self.cell(x, hx)
+
+    model, x = Model(), torch.randn(2, 3)
+    h = torch.randn(2, 4)
+    traced, state = torch.fx.symbolic_trace(model), (h, h) if name == "LSTMCell" else h
+    assert [node.op for node in traced.graph.nodes].count("call_module") == 1
+    torch.testing.assert_close(traced(x, state), model(x, state))
+    alone = torch.fx.symbolic_trace(nn.Sequential(model.cell))
+    torch.testing.assert_close(alone(x), model.cell(x))

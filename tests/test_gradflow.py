@@ -28,6 +28,46 @@ def test_verdicts(gain, kind):
     assert [line.split()[0] for line in lines] == ["step", "0", "10", "20", "29", "39"]
 
 
+def line(steps):
+    """A plain RNN of one unit that hands its state on as it is."""
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        for weight in rnn.parameters():
+            weight.fill_(1.0)
+    return rnn, torch.ones(steps, 1, 1)
+
+
+@pytest.mark.parametrize("dead", [[90], list(range(100))], ids=["one step", "all steps"])
+def test_a_gradient_that_ends_has_vanished(dead):
+    rnn, x = line(100)
+    x[dead] = -200.0
+    with gradient_flow(rnn) as flow:
+        rnn(x)[0][-1].sum().backward()
+    (layer,) = flow.layers
+    assert layer.h[0] == 0
+    assert layer.rate == 0
+    assert str(verdict(layer)) == "vanishing: x 0 a step, x 0 from the last step to the first"
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_reset_is_no_vanishing(rows, bidirectional):
+    """However many rows it is of: the rest go on, by a factor of 1."""
+    rnn = fused_rnn.RNN(1, 1, nonlinearity="identity", bias=False, bidirectional=bidirectional)
+    with torch.no_grad():
+        for weight in rnn.parameters():
+            weight.fill_(1.0)
+    reset = torch.zeros(11, rows, dtype=torch.bool)
+    reset[5, 0] = reset[8, -1] = True
+    with gradient_flow(rnn) as flow:
+        rnn(torch.ones(11, rows, 1), reset=reset)[0].sum().backward()
+    for layer in flow.layers:
+        passed = layer.transmission[layer.transmission.isfinite()]
+        torch.testing.assert_close(passed, torch.ones_like(passed))
+        assert len(passed) == (8 if rows == 1 else 10)
+        assert layer.rate == pytest.approx(1)
+
+
 def test_verdicts_of_nothing():
     rnn = fused_rnn.RNN(I, H)
     with gradient_flow(rnn) as flow:

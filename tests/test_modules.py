@@ -345,41 +345,6 @@ def test_backward_in_eval_mode():
     agree(theirs.eval(), ours.eval(), torch.randn(3, 2, 3, requires_grad=True))
 
 
-def test_fx_takes_a_module_as_one_node():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = fused_rnn.GRU(3, 4)
-
-        def forward(self, x, h):
-            return self.rnn(x, h)[0] * 2
-
-    model = Model()
-    traced = torch.fx.symbolic_trace(model)
-    assert [node.op for node in traced.graph.nodes][2] == "call_module"
-    x, h = torch.randn(2, 1, 3), torch.randn(1, 1, 4)
-    assert torch.equal(traced(x, h), model(x, h))
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_a_cell_is_one_node_of_a_graph(name):
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell = getattr(fused_rnn, name)(3, 4)
-
-        def forward(self, x, hx):
-            return self.cell(x, hx)
-
-    model, x = Model(), torch.randn(2, 3)
-    h = torch.randn(2, 4)
-    traced, state = torch.fx.symbolic_trace(model), (h, h) if name == "LSTMCell" else h
-    assert [node.op for node in traced.graph.nodes].count("call_module") == 1
-    torch.testing.assert_close(traced(x, state), model(x, state))
-    alone = torch.fx.symbolic_trace(nn.Sequential(model.cell))
-    torch.testing.assert_close(alone(x), model.cell(x))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_functional_form(kind):
     _, ours = pair(kind, 3, 4, 2, bidirectional=True, batch_first=True, dropout=0.5)
