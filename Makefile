@@ -24,7 +24,7 @@ CPP := $(shell find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name 
 # are those of the pinned torch, so test_errors.py is not among these.
 COMPAT ?= torch==2.10.0
 COMPAT_TESTS ?= tests/test_reference.py tests/test_loop.py tests/test_ops.py tests/test_gradcheck.py tests/test_modules.py \
-    tests/test_packed.py tests/test_onnx.py tests/test_stack.py tests/test_recompute.py tests/test_plan.py
+    tests/test_packed.py tests/test_onnx.py tests/test_exported.py tests/test_stack.py tests/test_recompute.py tests/test_plan.py
 
 .PHONY: help venv build test bench gpu tables docs lint format sanitize simt compat cuda-check clean
 help:
