@@ -267,7 +267,8 @@ void barrier_wait(Barrier* barrier) {
 
 void barrier_break(Barrier* barrier) {
     barrier->broken = true;
-    barrier->epoch.set(-1);  // which none is: those who sleep look again
+    barrier->epoch.set(
+        INT32_MIN);  // those who sleep look again; far from all epochs, as who comes later counts on from it
 }
 
 void progress_wait(const Progress* of, int32_t pieces) {

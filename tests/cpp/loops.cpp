@@ -396,13 +396,16 @@ void floors() {
 // One member of a team throws between two barriers: the others do not wait for it, and the caller hears of it.
 void failing() {
     struct Failing {
-        int from;
+        int from, at;
         std::atomic<int> members{0};
         static void work(void* context, const cpu::Share& share) {
             auto& self = *static_cast<Failing*>(context);
             const bool fails = self.members.fetch_add(1) == self.from;
             for (int round = 0; round < 100; ++round) {
-                if (fails && round == 50) throw std::bad_alloc();
+                if (fails && round == self.at) {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // the others sleep
+                    throw std::bad_alloc();
+                }
                 if (share.slice.barrier) cpu::barrier_wait(share.slice.barrier);
                 share.crew.wait();
             }
@@ -410,8 +413,8 @@ void failing() {
     };
     for (const auto& pool : pools) {
         for (const int64_t weight_bytes : {int64_t(1000), int64_t(1) << 30}) {  // parts of rows, then of units
-            for (const int from : {0, 1, 2, 3}) {
-                Failing all{from};
+            for (const auto& [from, at] : {std::array{0, 50}, {1, 0}, {1, 50}, {2, 0}, {2, 99}, {3, 0}}) {
+                Failing all{from, at};
                 bool heard = false;
                 try {
                     cpu::run_loop(pool, {1, 64, 4, weight_bytes, 1000, 1 << 20}, Failing::work, &all);
