@@ -55,13 +55,21 @@ def _of(cells: str, module: nn.Module) -> list[tuple[str, dict[str, Tensor], Ten
     return layers
 
 
-def _parameter(weight: Tensor) -> Tensor:
-    """The same, if what is written to it stays."""
-    if not isinstance(weight, nn.Parameter):
+def _with_biases(cells: str, module: nn.Module) -> list[tuple[str, dict[str, Tensor], Tensor, int]]:
+    layers = _of(cells, module)
+    for _, own, _, _ in layers:
+        if "bias_ih" not in own:
+            raise ValueError("the module has no biases (bias=False)")
+        _check_parameters(own["bias_ih"], own["bias_hh"])
+    return layers
+
+
+def _check_parameters(*weights: Tensor) -> None:
+    """Before any of them is changed: whether what is written to them stays."""
+    if not all(isinstance(weight, nn.Parameter) for weight in weights):
         raise ValueError(
             "a weight of the module is made of others, as parametrizations and pruning do: initialise it before"
         )
-    return weight
 
 
 def _finite(**numbers: float) -> None:
@@ -72,11 +80,8 @@ def _finite(**numbers: float) -> None:
 
 def _bias(own: dict[str, Tensor], gates: str, gate: str, hidden: int) -> tuple[Tensor, Tensor]:
     """The gate's parts of b_ih and b_hh, which only ever act as a sum."""
-    if "bias_ih" not in own:
-        raise ValueError("the module has no biases (bias=False)")
     first = gates.index(gate) * hidden
-    of_x, of_h = _parameter(own["bias_ih"]), _parameter(own["bias_hh"])
-    return of_x[first : first + hidden], of_h[first : first + hidden]
+    return own["bias_ih"][first : first + hidden], own["bias_hh"][first : first + hidden]
 
 
 @torch.no_grad()
@@ -87,8 +92,10 @@ def orthogonal_(module: Module, gain: float = 1.0, generator: Generator | None =
     networks". (``torch.nn.init.orthogonal_`` on the whole of W_hh would make it orthogonal across gates instead.)
     """
     _finite(gain=gain)
-    for _, _, recurrent, hidden in _layers(module):
-        for part in _parameter(recurrent).split(hidden):
+    layers = list(_layers(module))
+    _check_parameters(*(recurrent for _, _, recurrent, _ in layers))
+    for _, _, recurrent, hidden in layers:
+        for part in recurrent.split(hidden):
             wide = part.float() if part.dtype.itemsize < 4 else part  # torch factorises no 16 bits
             part.copy_(nn.init.orthogonal_(wide, gain, generator=generator))
     return module
@@ -106,13 +113,15 @@ def identity_(
     _finite(gain=gain)
     if input_std is not None and not 0 <= input_std < math.inf:
         raise ValueError(f"expected an input_std of 0 or more, got {input_std}")
-    for _, own, recurrent, _ in _of("h", module):
-        nn.init.eye_(_parameter(recurrent)).mul_(gain)
+    layers = _of("h", module)
+    _check_parameters(*(weight for _, own, recurrent, _ in layers for weight in (recurrent, *own.values())))
+    for _, own, recurrent, _ in layers:
+        nn.init.eye_(recurrent).mul_(gain)
         for name, value in own.items():
             if name != "weight_ih":
-                _parameter(value).zero_()
+                value.zero_()
             elif input_std is not None:
-                _parameter(value).normal_(0, input_std, generator=generator)
+                value.normal_(0, input_std, generator=generator)
     return module
 
 
@@ -123,7 +132,7 @@ def forget_bias_(module: Module, value: float = 1.0) -> Module:
     Gers, Schmidhuber and Cummins 2000, "Learning to forget"; 1.0 as Jozefowicz, Zaremba and Sutskever 2015 advise.
     """
     _finite(value=value)
-    for gates, own, _, hidden in _of("ifgo fgo", module):
+    for gates, own, _, hidden in _with_biases("ifgo fgo", module):
         of_x, of_h = _bias(own, gates, "f", hidden)
         of_x.fill_(value)
         of_h.zero_()
@@ -139,7 +148,7 @@ def chrono_(module: Module, max_steps: float, min_steps: float = 2.0, generator:
     """
     if not 1 < min_steps <= max_steps < math.inf:
         raise ValueError(f"expected 1 < min_steps <= max_steps < inf, got {min_steps} and {max_steps}")
-    for gates, own, _, hidden in _of("ifgo fgo rzn", module):
+    for gates, own, _, hidden in _with_biases("ifgo fgo rzn", module):
         of_x, of_h = _bias(own, gates, "f" if "f" in gates else "z", hidden)
         of_x.uniform_(min_steps - 1, max_steps - 1, generator=generator).log_()
         of_h.zero_()

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import fused_rnn
@@ -155,3 +156,22 @@ def test_orthogonal_in_16_bits(dtype):
     module = init.orthogonal_(fused_rnn.GRU(3, 8, dtype=dtype), 2.0)
     for part in module.weight_hh_l0.detach().float().split(8):
         torch.testing.assert_close(part @ part.T, 4 * torch.eye(8), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("orthogonal", "weight_hh_l1"),
+        ("identity", "bias_hh_l1"),
+        ("forget_bias", "bias_ih_l1"),
+        ("chrono", "bias_hh_l1"),
+    ],
+)
+def test_what_is_refused_changes_nothing(name, weight):
+    module = (fused_rnn.RNN if name == "identity" else fused_rnn.LSTM)(3, 4, 2)
+    prune.identity(module, weight)
+    before = [parameter.clone() for parameter in module.parameters()]
+    with pytest.raises(ValueError, match="a weight of the module is made of others"):
+        init.apply_(module, name, **({"max_steps": 9} if name == "chrono" else {}))
+    for parameter, old in zip(module.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
