@@ -26,7 +26,6 @@ TORCH: Order = {4: "ifgo", 3: "rzn", 1: "h"}
 KERAS: Order = {4: "ifgo", 3: "zrn", 1: "h"}
 ONNX: Order = {4: "iofg", 3: "zrn", 1: "h"}
 
-_MAKERS = (BasePruningMethod, SpectralNorm, WeightNorm)
 _DIRECTIONS = ("", "_reverse")
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch")  # as in Weights
 
@@ -59,7 +58,9 @@ def renew(module: nn.Module) -> None:
     """For who reads a module's weights without calling it: those that a hook makes of others before each forward
     (pruning, the old weight norm and spectral norm) are only then as new as the others."""
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _MAKERS):
+        if isinstance(hook, SpectralNorm):  # not by calling it, which in training moves on what it iterates
+            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+        elif isinstance(hook, BasePruningMethod | WeightNorm):
             hook(module, ())
 
 

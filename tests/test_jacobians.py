@@ -104,3 +104,12 @@ def test_spectra_of_what_is_not_finite(value):
     assert n.radius > 0
     with pytest.raises(TypeError, match="expected an LSTM, GRU or RNN module, got GRUCell"):
         recurrent_spectra(fused_rnn.GRUCell(I, H))
+
+
+def test_looking_moves_nothing_on():
+    """The old spectral norm iterates at each forward of training."""
+    module = torch.nn.utils.spectral_norm(fused_rnn.LSTM(I, H), "weight_hh_l0")
+    before = module.weight_hh_l0_u.clone()
+    spectra = recurrent_spectra(module)
+    assert torch.equal(module.weight_hh_l0_u, before)
+    assert spectra == recurrent_spectra(module.eval())
