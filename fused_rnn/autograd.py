@@ -21,7 +21,7 @@ from .folding import Constants, fold, folded_lengths, loop, sample_gradients, un
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant, extra_weights
 
-__all__ = ["differentiates", "layer", "layers_at_once", "transformed"]
+__all__ = ["ALL", "cells_of", "differentiates", "gradient", "layer", "layers_at_once", "transformed"]
 
 Maybe = Tensor | None
 NOTHING, ALL, STATES = map(int, ops.Save)
@@ -73,7 +73,7 @@ def layer(
         kept = STATES if cells else NOTHING
         inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        every_c = _cells(saved, y, cn.shape[2]) if cells else None
+        every_c = cells_of(saved, y, cn.shape[2]) if cells else None
     elif torch.compiler.is_compiling():
         apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayer.apply
         y, hn, cn, every_c, *_ = apply(
@@ -114,7 +114,7 @@ def layers_at_once(
     return y, hn, None if c0 is None else cn
 
 
-def _cells(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
+def cells_of(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
     """c of every step of what a forward kept: saved [D, N, S*H], H = ``hidden`` -> [T, B, D*H] or [N, D*H], a copy."""
     states = saved.narrow(2, saved.shape[2] - hidden, hidden)
     return torch.cat(states.unflatten(1, y.shape[:-1]).unbind(), -1)
@@ -147,7 +147,7 @@ class _FusedLayer(Function):
         x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights = args
         inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        return y, hn, cn, _cells(saved, y, cn.shape[2]) if cells else None, saved, _kept(y, c0)
+        return y, hn, cn, cells_of(saved, y, cn.shape[2]) if cells else None, saved, _kept(y, c0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -176,18 +176,8 @@ class _FusedLayer(Function):
             dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
         elif torch.compiler.is_compiling():
             dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
-        elif any(dout is not None and _legacy_batched(dout) for dout in douts):
-            # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
-            if ctx.record is not None:
-                raise checks.recorded_batch()
-            constants = Constants(batch_sizes, reset, seed, ctx.cell, needs, 0, *options)
-            dx, dh0, dc0, *dweights = _by_definition(constants, *douts, x, h0, c0, *weights)
-        elif torch.is_grad_enabled() or transformed():
-            if ctx.record is not None:
-                _FusedLayerGradient.run(ctx.record, *args)
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.apply(*args)
-        else:  # without create_graph nothing is differentiated again
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.run(ctx.record, *args)
+        else:
+            dx, dh0, dc0, *dweights = gradient(ctx.record, *args)
         return dx, dh0, dc0, *[None] * 8, *dweights
 
     @staticmethod
@@ -347,31 +337,20 @@ def _fast_apply(function: type[Function]) -> Callable:
 _apply_untransformed = _fast_apply(_FusedLayer)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, h0, c0, weights, batch_sizes, cell, _, _, reset, reset_initial, variant, seed = inputs
-    ctx.numbers = cell, reset_initial, variant
-    ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, *weights)
-
-
-def _exported_gradient(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dsaved: Maybe) -> tuple:
-    """The derivative of a layer in an exported program, which keeps nothing for it, as it may never be asked: by a
-    second forward that does."""
-    x, h0, c0, batch_sizes, reset, seed, *weights = ctx.saved_tensors
-    cell, initial, variant = ctx.numbers
-    with torch.no_grad():
-        y, _, cn, saved = ops.layer_forward(x, h0, c0, weights, batch_sizes, cell, ALL, reset, initial, variant, seed)
-    dcn, dcells = (None, None) if c0 is None else (dcn, dsaved)
-    if dcells is not None:
-        dcells = _cells(dcells, y, cn.shape[2]) if dcells.numel() else None
-    wanted = ctx.needs_input_grad
-    needs = sum(bit << i for i, bit in enumerate((*wanted[:3], *wanted[3])))
-    args = (dy, dhn, dcn, dcells, x, h0, c0, y, saved, batch_sizes, reset, seed, cell, needs, 0, initial, variant)
-    again = torch.is_grad_enabled() or transformed()
-    dx, dh0, dc0, *dweights = (_FusedLayerGradient.apply if again else _FusedLayerGradient.forward)(*args, *weights)
-    return dx, dh0, dc0, dweights, *[None] * (len(wanted) - 4)  # without defaults at the end that nobody gave
-
-
-torch.library.register_autograd("fused_rnn::exported_layer", _exported_gradient, setup_context=_keep_inputs)
+def gradient(record: Any, *args: Any) -> tuple[Maybe, ...]:
+    """What ``_FusedLayerGradient`` makes of its arguments, (dx, dh0, dc0, *dweights), in the mode that a backward runs
+    in; ``record`` is told as in :func:`layer`."""
+    if any(dout is not None and _legacy_batched(dout) for dout in args[:4]):
+        # is_grads_batched: a mapping that no Function sees and no op without a rule survives.
+        if record is not None:
+            raise checks.recorded_batch()
+        return _by_definition(Constants(*args[9:17]), *args[:7], *args[17:])
+    if torch.is_grad_enabled() or transformed():
+        if record is not None:
+            _FusedLayerGradient.run(record, *args)
+        grads: tuple[Maybe, ...] = _FusedLayerGradient.apply(*args)
+        return grads
+    return _FusedLayerGradient.run(record, *args)  # without create_graph nothing is differentiated again
 
 
 @torch._dynamo.disable

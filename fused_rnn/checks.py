@@ -198,6 +198,12 @@ def onnx_lengths() -> NotImplementedError:
     )
 
 
+def exported_transform() -> NotImplementedError:
+    return NotImplementedError(
+        "a program of torch.export has gradients, but neither forward mode nor torch.func's transforms: use the module"
+    )
+
+
 def onnx_cells() -> NotImplementedError:
     return NotImplementedError(
         "c of every step (cells=True, and lengths of an LSTM in a program of torch.export) cannot be exported to ONNX, "

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 
 __all__ = ["as_node", "is_proxy"]
 
@@ -19,4 +20,6 @@ def as_node(module: nn.Module, input: Proxy, hx: Any, options: dict[str, Any]) -
     """The call of a module as one node."""
     tracer: Any = input.tracer
     path = tracer.path_of_module(module)
+    if not path:
+        raise TraceError(f"{type(module).__name__} is one node of a graph: trace a module that calls it")
     return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), options)

@@ -301,10 +301,6 @@ def _run(
                 others = (batch_sizes, reset, lengths, batch_first, cells, recorder, order)
                 return _run(net, input, h0, c0, weights, *others)
     kernels = has_kernels(input, h0, c0, weights)
-    if kernels and _is_tracing():
-        # Torch's boxed call of our ops moves the tensors out of a list, for good where that is a constant, as it would
-        # be in a frozen trace: this one depends on the input.
-        weights = [weight.type_as(input) for weight in weights]
     if not kernels and WITHOUT_CUDA and input.is_cuda:
         where = "through plain torch, step by step," if ours_alone else "to torch's own functions,"
         fallback.warn_once(f"CUDA tensors go {where} as {WITHOUT_CUDA}")

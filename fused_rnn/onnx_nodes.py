@@ -19,7 +19,7 @@ from .layouts import Layer
 from .onnx_forms import attributes, node_weights, peepholes, shifts, written
 from .reference import Cell, Variant, split_weights
 
-__all__ = ["exporting", "layer"]
+__all__ = ["exporting", "layer", "op"]
 
 Maybe = Tensor | None
 _NODES: dict[int, str] = {Cell.LSTM: "LSTM", Cell.GRU: "GRU", Cell.RNN_TANH: "RNN", Cell.RNN_RELU: "RNN"}
@@ -73,6 +73,26 @@ def layer(
     if shifts(variant):
         y, hn = 2 * y - 1, 2 * hn - 1
     return y.squeeze(1) if len(own) == 1 else y.transpose(1, 2).flatten(2), hn, cn, None
+
+
+def op(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: int,
+    save: int,
+    split_f32: bool = False,
+    reset: Tensor | None = None,
+    reset_initial: bool = False,
+    variant: Sequence[float] | None = None,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
+    made = None if variant is None else Variant(*variant)  # type: ignore[arg-type]
+    y, hn, cn, _ = layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=made)
+    return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 
 
 def _node(

@@ -23,6 +23,7 @@ __all__ = [
     "Cell",
     "Save",
     "Square",
+    "exported_layer",
     "layer_backward",
     "layer_backward_gates",
     "layer_forward",
@@ -93,14 +94,15 @@ def _load_cuda() -> str:
 _load()
 WITHOUT_CUDA = _load_cuda()
 _layer_forward = torch.ops.fused_rnn.layer_forward.default
-_exported_layer = torch.ops.fused_rnn.exported_layer.default
+exported_layer = torch.ops.fused_rnn.exported_layer.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
 _stack_forward = torch.ops.fused_rnn.stack_forward.default
 
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = torch.compiler.is_exporting
-_precision = torch._C._get_fp32_precision_getter  # past the Python part, which takes a microsecond
+_is_tracing = torch._C._is_tracing  # past the Python part, as what follows
+_precision = torch._C._get_fp32_precision_getter
 
 
 def splits_f32(x: Tensor) -> bool:
@@ -133,6 +135,12 @@ def _splits_f32_in_graph(cuda: bool) -> bool:
         return False
 
 
+def _of_the_call(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    """For a trace a list that depends on x, so that no optimiser makes a constant of it: torch's boxed call of our ops
+    moves the tensors out of a list, for good out of such a one."""
+    return [weights[0].reshape(-1, x.shape[-1]), *weights[1:]]
+
+
 def layer_forward(
     x: Tensor,
     h0: Tensor,
@@ -148,35 +156,19 @@ def layer_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H] or [0]."""
     inputs = (x, h0, c0, weights, batch_sizes, cell, save)
-    if _is_compiling() and onnx_nodes.exporting():
-        return _as_onnx(*inputs, False, reset, reset_initial, variant, seed)
-    # A program that torch.export writes has no Functions; what is to be differentiated there has its own derivative.
-    op = _exported_layer if _is_compiling() and _is_exporting() else _layer_forward
+    op = _layer_forward
+    if _is_compiling():
+        if onnx_nodes.exporting():
+            return onnx_nodes.op(*inputs, False, reset, reset_initial, variant, seed)
+        if _is_exporting():  # a program has no Functions; what is to be differentiated there has its own derivative
+            op = exported_layer
+    elif _is_tracing():
+        inputs = (x, h0, c0, _of_the_call(weights, x), *inputs[4:])
     return op(*inputs, splits_f32(x), reset, reset_initial, variant, seed)
 
 
-def _as_onnx(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: int,
-    save: int,
-    split_f32: bool = False,
-    reset: Tensor | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-    seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
-    made = None if variant is None else _variant(variant)
-    y, hn, cn, _ = onnx_nodes.layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=made)
-    return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
-
-
 ONNX_DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable[..., Any]] = dict.fromkeys(
-    (_layer_forward, _exported_layer), _as_onnx
+    (_layer_forward, exported_layer), onnx_nodes.op
 )
 
 
@@ -245,6 +237,8 @@ def stack_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Several layers of one direction, on the CPU: y of the last [T, B, R] or [N, R], hn [layers, B, R], cn (LSTM)
     [layers, B, H] or [0]. h0 and c0 are [layers, B, ..], or [1, B, ..] for all of them."""
+    if _is_tracing():
+        weights = _of_the_call(weights, x)
     inputs = (x, h0, c0, weights, batch_sizes, cell, layers)
     return _stack_forward(*inputs, splits_f32(x), reset, reset_initial, variant)
 

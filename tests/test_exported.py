@@ -6,7 +6,9 @@ import pytest
 import torch
 from pairs import CELLS, KINDS
 from torch import nn
+from torch.autograd import forward_ad
 from torch.export import export
+from torch.fx.proxy import TraceError
 from torch.library import opcheck
 
 import fused_rnn
@@ -166,3 +168,40 @@ def test_a_cell_is_one_node_of_a_graph(name):
     torch.testing.assert_close(traced(x, state), model(x, state))
     alone = torch.fx.symbolic_trace(nn.Sequential(model.cell))
     torch.testing.assert_close(alone(x), model.cell(x))
+
+
+def test_what_a_program_cannot():
+    """No tangent is lost without a word, and what torch.func asks is refused."""
+    x = torch.randn(4, 2, 3)
+    program = export(fused_rnn.GRU(3, 4).requires_grad_(False), (x,)).module()
+    run = lambda x: program(x)[0]  # noqa: E731
+    for transform in (torch.func.jacfwd(run), torch.func.grad(lambda x: run(x).sum())):
+        with pytest.raises(NotImplementedError, match=r"program of torch\.export"):
+            transform(x)
+    with pytest.raises(RuntimeError, match="fused_rnn::exported_layer"):
+        torch.vmap(run)(x[None])
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=r"program of torch\.export"):
+        program(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_gradients_of_a_program(kind):
+    module, x = Tagger(kind), torch.randn(2, 1, 3)
+    program = export(module, (x,)).module()
+    ours, theirs = (torch.autograd.functional.jacobian(net, x, vectorize=True) for net in (program, module))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.cpu_only("TorchScript is the same on every device")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_checks_types():
+    net, x = fused_rnn.LSTM(3, 4).requires_grad_(False), torch.randn(5, 2, 3)
+    traced = torch.jit.trace(net, (x,), check_trace=False)
+    with pytest.raises(RuntimeError, match="must have the dtype of x"):
+        traced(x.double())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_fx_takes_no_cell_apart(name):
+    with pytest.raises(TraceError, match=f"{name} is one node of a graph"):
+        torch.fx.symbolic_trace(getattr(fused_rnn, name)(3, 4))

@@ -20,7 +20,7 @@ RINGS = [
     {"fallback", "folding", "forking", "ops"},
     {"higher_order"},
     {"autograd"},
-    {"dropout", "lengths", "recording"},
+    {"dropout", "exported", "lengths", "recording"},
     {"stack"},
     {"network"},
     {"calls", "graph_nodes", "parameters", "step", "truncated", "variants"},
