@@ -252,7 +252,9 @@ def recorded_batch() -> RuntimeError:
 
 
 def recorded_lengths() -> RuntimeError:
-    return RuntimeError("gradient_flow takes lengths on the CPU only, and under no dispatch mode: pack the sequence")
+    return RuntimeError(
+        "gradient_flow takes lengths in eager mode only, under no transform or dispatch mode: pack the sequence"
+    )
 
 
 def no_steps() -> RuntimeError:

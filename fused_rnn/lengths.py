@@ -1,8 +1,9 @@
 """Rows of a padded batch that have lengths of their own (``lengths=``): what lies past their ends plays no part.
 
-Where the numbers can be read for nothing, the steps that there are become a packed sequence (:class:`Packing`), which
-costs what they cost. Where they cannot, in a graph, under a transform or on another device, every row is walked to the
-last step and masked past its own (:class:`Padding`): shapes are fixed, and nothing waits for a device.
+Where the numbers can be read for nothing, or their price does not matter, the steps that there are become a packed
+sequence (:class:`Packing`), which costs what they cost. Where they cannot, in a graph, under a transform or on another
+device, every row is walked to the last step and masked past its own (:class:`Padding`): shapes are fixed, and nothing
+waits for a device.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ __all__ = ["Packing", "Padding", "grows", "readable"]
 Maybe = Tensor | None
 
 
-def readable(lengths: Tensor, input: Tensor) -> bool:
-    """Whether to look at the numbers: in eager mode on the CPU, where nothing waits for it and no graph keeps them."""
+def readable(lengths: Tensor, input: Tensor, waits: bool) -> bool:
+    """Whether to look at the numbers: in eager mode, where no graph keeps them; on the CPU, where nothing waits for it,
+    or, if the caller ``waits``, on any device."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
-    return input.is_cpu and type(lengths) is Tensor and not recorded and not transformed()
+    return (input.is_cpu or waits) and type(lengths) is Tensor and not recorded and not transformed()
 
 
 _UNBOUNDED = {Activation.RELU, Activation.IDENTITY}
@@ -42,20 +44,22 @@ def grows(cell: int, variant: Variant | None) -> bool:
 class Packing:
     """The steps that there are, as a packed sequence has them: the longest row first, rows without a step left out.
 
-    lengths: integers [B] on any device, those out of range taken as 0 or T. Padded tensors are [T, B, ..], with
-    ``batch_first`` [B, T, ..].
+    lengths: integers [B] on any device, those out of range taken as 0 or T. Padded tensors are on ``device`` and
+    [T, B, ..], with ``batch_first`` [B, T, ..].
     """
 
-    def __init__(self, lengths: Tensor, steps: int, batch_first: bool) -> None:
+    def __init__(self, lengths: Tensor, steps: int, batch_first: bool, device: torch.device) -> None:
         longest_first, order = lengths.to("cpu", torch.int64).clamp(0, steps).sort(descending=True, stable=True)
         self.batch = len(order)
-        self.order = order[: int(longest_first.count_nonzero())]  # [B'], which row of the batch each of the packed is
+        order = order[: int(longest_first.count_nonzero())]
+        self.order = order.to(device)  # [B'], which row of the batch each of the packed is
         self.sizes = (self.batch, steps) if batch_first else (steps, self.batch)
         last = int(longest_first[0]) if self.batch else 0
-        there = torch.arange(max(last, 1), device="cpu").unsqueeze(1) < longest_first[: len(self.order)]
+        there = torch.arange(max(last, 1), device="cpu").unsqueeze(1) < longest_first[: len(order)]
         self.batch_sizes = there.sum(1)  # one step of no rows, where there is none at all
         t, b = there.nonzero(as_tuple=True)
-        self.places = self.order[b] * steps + t if batch_first else t * self.batch + self.order[b]  # [N], in the padded
+        places = order[b] * steps + t if batch_first else t * self.batch + order[b]
+        self.places = places.to(device)  # [N], in the padded
 
     def pack(self, padded: Maybe) -> Any:
         """[T, B, ..] or [B, T, ..] -> [N, ..]."""

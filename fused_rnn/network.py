@@ -309,12 +309,13 @@ def _run(
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
     one: OneLayer = layer if kernels else by_reference if ours_alone else fallback.layer
+    packs = lengths is not None and readable(lengths, input, waits=recorder is not None)
     if recorder is not None:
-        if lengths is not None and not readable(lengths, input):
+        if lengths is not None and not packs:
             raise checks.recorded_lengths()
         one = recorder(one, kernels)
-    if lengths is not None and readable(lengths, input):
-        packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first)
+    if lengths is not None and packs:
+        packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first, input.device)
         rows = Rows(net[1], packing.order, packing.batch_sizes)
         net = (net[0], len(packing.order), *net[2:])
         first_h, first_c = packing.initial(h0), packing.initial(c0)

@@ -6,9 +6,10 @@ import pickle
 
 import pytest
 import torch
-from devices import device, on_cpu
+from devices import device
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fused_rnn
@@ -71,8 +72,6 @@ NUMBERS = ("h", "c", "kept", "recurrent", "share_kept", "transmission")
 @pytest.mark.parametrize("kind", MODULES)
 def test_beside_hooks(kind, form, bidirectional, monkeypatch):
     """The kernels' numbers and gates are those of hooks on the reference."""
-    if form == "lengths" and not on_cpu():
-        pytest.skip("lengths are recorded on the CPU only")
     module = MODULES[kind](bidirectional=bidirectional).to(F64)
     x, hx = torch.randn(T, B, I, dtype=F64), state_of(module)
     ours = look(module, x, hx, form, **CALLS[form])
@@ -326,6 +325,17 @@ class TestErrors:
         rnn = fused_rnn.RNN(I, H)
         with gradient_flow(rnn), pytest.raises(RuntimeError, match="records ordinary calls"):
             torch.func.grad(lambda x: rnn(x)[0].sum())(torch.randn(T, B, I))
+
+    def test_lengths_that_cannot_be_read(self):
+        rnn = fused_rnn.RNN(I, H)
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                return func(*args, **(kwargs or {}))
+
+        with gradient_flow(rnn) as flow, Watch(), pytest.raises(RuntimeError, match="takes lengths in eager mode only"):
+            rnn(torch.randn(T, B, I), lengths=torch.tensor(LENGTHS))
+        assert not flow.calls
 
     def test_batched_gradients(self):
         rnn = fused_rnn.RNN(I, H)

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 import fused_rnn
 from fused_rnn import network
+from fused_rnn.lengths import Packing
 
 F64 = torch.float64
 NAN = float("nan")
@@ -37,6 +38,18 @@ def _kernels_walk(request):
     mode = "RNN_RELU" if options.get("nonlinearity") == "relu" else ""
     if not kernels_walk(given.params.get("way", "packed") if given else "packed", mode):
         pytest.skip("reset has no CUDA kernels")
+
+
+def test_rows_are_packed_on_their_own_device():
+    """A number that lay on another one would stop a GPU's call."""
+    packing = Packing(torch.tensor(LENGTHS, device="cpu"), T, False, torch.device("meta"))
+    x, state = torch.empty(T, B, I, device="meta"), torch.empty(1, B, H, device="meta")
+    packed, first = packing.pack(x), packing.initial(state)
+    assert packed.is_meta
+    assert packed.shape == (sum(LENGTHS), I)
+    assert packing.batch_sizes.tolist() == [4, 4, 4, 3, 3, 2, 2]
+    assert packing.pad(packed).shape == x.shape
+    assert packing.final(first, state).shape == state.shape
 
 
 def made(kind: str, options: dict, layers: int = 2, dtype: torch.dtype = F64, **more) -> tuple[nn.Module, nn.Module]:

@@ -31,12 +31,13 @@ def gradient_flow(module: nn.Module, gates: bool = True) -> Iterator[GradientFlo
             goes; ``recompute`` is put off meanwhile.
 
     On the CPU and on CUDA the kernels of the backward add up the squares of what they carry; for what has no kernels
-    (complex numbers, other devices) hooks on the plain-torch reference do, step by step.
+    (complex numbers, other devices) hooks on the plain-torch reference do, step by step. ``lengths`` are read while a
+    module is looked at: the host waits for a device that has them.
 
     Raises:
         ValueError: where there is nothing to record.
         RuntimeError: if it is being recorded already; from the calls, under ``torch.compile`` or ``torch.func``, and
-            with ``lengths`` on another device than the CPU.
+            with ``lengths`` under a dispatch mode.
     """
     recorded = [(name, m) for name, m in module.named_modules() if isinstance(m, LSTM | GRU | RNN)]
     if not recorded:
