@@ -35,13 +35,14 @@
 
 template <class F, class S>
 void forward_rows(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1, const F* hg,
-                  int64_t row, int64_t gate_stride, int next) {
+                  int64_t row, int64_t gate_stride, int64_t unit_stride, int next) {
     if (a.variant.layer_norm) {  // these buffers are the loop's own
         F* const gx = const_cast<F*>(a.gx_at(t));
         for (int64_t b = b0; b < b1; ++b)
             normalise_products(a, a.seq.row(t) + b, gx + b * a.ld_gx, const_cast<F*>(hg) + (b - b0) * row);
     }
-#define FUSED_RNN_CALL(C) forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, next)
+#define FUSED_RNN_CALL(C) \
+    forward_block<FUSED_RNN_UNWRAP C>(a, t, b0, b1, u0, u1, hg, row, gate_stride, unit_stride, next)
     FUSED_RNN_BY_CELL(a, FUSED_RNN_CALL, NormedLstmRows)
 #undef FUSED_RNN_CALL
 }

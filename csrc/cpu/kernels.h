@@ -51,7 +51,7 @@ struct Kernels {
     void (*forward_loop)(const ForwardArgs<F, S>&, int64_t t0, int64_t t1, const Slice&);
     void (*backward_loop)(const BackwardArgs<F, S>&, int64_t t0, int64_t t1, const Slice&);
     void (*forward_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,
-                         const F* hg, int64_t row, int64_t gate_stride, int next);
+                         const F* hg, int64_t row, int64_t gate_stride, int64_t unit_stride, int next);
     void (*second_rows)(const ForwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t first, int64_t count,
                         const F* r, int64_t row, int next, int64_t final_from);
     void (*backward_rows)(const BackwardArgs<F, S>&, int64_t t, int64_t b0, int64_t b1, int64_t u0, int64_t u1,

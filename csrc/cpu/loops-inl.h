@@ -175,8 +175,8 @@ void multiply_across(const F* a, int64_t lda, int64_t M, const F* panels, PanelS
     }
 }
 
-// Forward: h of step t from h of the step before. A panel's products stay in a small buffer in L1
-// until the cell has consumed them.
+// Forward: h of step t from h of the step before. Products stay in a small buffer in L1 until the cell has consumed them:
+// a panel's, or, of few rows and panels of few units, those of all panels, so that the cell is called once a step.
 template <class Operand, class F, class S>
 void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slice& slice) {
     constexpr int W = Simd<F>::W;
@@ -188,6 +188,9 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
     const Range panels = share(shape.count(), slice.part, slice.parts);
     const Range r_panels = a.two_products ? share(r_shape.count(), slice.part, slice.parts) : Range{0, 0};
     const LoopWeights<Operand, F> w(a.w_hh, shape, panels, a.w_hr, r_shape, r_panels);
+    const int64_t width = shape.offset(panels.end - panels.begin, 1);  // of a row's products
+    const bool at_once = gates > 1 && !by_rows && (slice.b1 - slice.b0) * width <= Operand::kBlock * kMaxVectors * W;
+    const int64_t first = shape.first_column(panels.begin), last = shape.first_column(panels.end);
     bool back = false, r_back = false;
 
     for (int64_t step = t0; step < t1; ++step) {
@@ -203,15 +206,20 @@ void forward_loop(const ForwardArgs<F, S>& a, int64_t t0, int64_t t1, const Slic
                 F* to = a.hg + b * a.ld_gx + u0;
                 return operand.multiply(b, end, w.first.at(p, q), to, a.ld_gx, false);
             }
+            if (at_once) {
+                F* to = products + (b - slice.b0) * width + shape.offset(p - panels.begin, 1);
+                return operand.multiply(b, end, w.first.at(p, q), to, width, false);
+            }
             const int64_t units = (gates > 1 ? 1 : vectors) * W;
             const int64_t u1 = u0 + units < a.H ? u0 + units : a.H;
             operand.multiply(b, end, w.first.at(p, q), products, vectors * W, false);
-            forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, next);
+            forward_rows(a, t, b, end, u0, u1, products, vectors * W, W, 1, next);
         });
+        if (at_once) forward_rows(a, t, slice.b0, b1, first, last < a.H ? last : a.H, products, width, W, gates, next);
         if (slice.barrier) barrier_wait(slice.barrier);
         if (by_rows) {
             const Range own = share_rows(slice, b1);
-            forward_rows(a, t, own.begin, own.end, 0, a.H, a.hg + own.begin * a.ld_gx, a.ld_gx, a.H, next);
+            forward_rows(a, t, own.begin, own.end, 0, a.H, a.hg + own.begin * a.ld_gx, a.ld_gx, a.H, 1, next);
             if (slice.barrier) barrier_wait(slice.barrier);
         }
         if (!a.two_products) continue;

@@ -24,10 +24,12 @@ template <class Cell>
 constexpr bool kTold = requires { Cell::kSecondHalf; };
 
 // Forward. A state is set anew as soon as it is written: between two steps threads that share units read all of h, and
-// none may write. The recurrent products lie at hg + (b - b0) * row + gate * gate_stride + (u - u0).
+// none may write. The recurrent products lie at
+// hg + (b - b0) * row + gate * gate_stride + (u - u0) * unit_stride, for u of a vector's first unit.
 template <class Cell, class F, class S>
 FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64_t b0, int64_t b1, int64_t u0,
-                                    int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int next) {
+                                    int64_t u1, const F* hg, int64_t row, int64_t gate_stride, int64_t unit_stride,
+                                    int next) {
     constexpr int W = Simd<F>::W;
     const int64_t H = a.H, first = a.seq.row(t);
     const int64_t final_from = a.final_from(t);
@@ -38,7 +40,7 @@ FUSED_RNN_INLINE void forward_block(const ForwardArgs<F, S>& a, int64_t t, int64
         const auto units = [&](const auto&... found) __attribute__((always_inline)) {
             for (int64_t u = u0; u < u1; u += W) {
                 const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
-                const F* products = hg + (b - b0) * row + (u - u0);
+                const F* products = hg + (b - b0) * row + (u - u0) * unit_stride;
                 const Vec<F> h = Cell::forward(a, b, n, u, lanes, gx + b * a.ld_gx + u, products, gate_stride,
                                                a.h[1 - next], kept_by<Cell>(a, t, b, u), found...);
                 if (a.two_products) {

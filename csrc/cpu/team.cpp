@@ -58,10 +58,13 @@ constexpr int64_t kFlopsPerNs = 150;
 constexpr int64_t kBytesPerNs = 100;
 constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much
 constexpr int64_t kTeamNs = 20000;     // until its threads have come, and gone
-constexpr int64_t kBarrierNs = 1500;   // a step must cost more than this to share its units
 constexpr int64_t kRowsForReuse = 48;  // rows a core needs to hide weights that come from past L2
 constexpr int64_t kRowsToHideL2 = 5;   // and weights that come from L2
-constexpr int64_t kExchangeBytesPerNs = 4;
+constexpr int64_t kExchangeBytesPerNs = 3;
+
+// Of a barrier, with what is read of others after it: between two cores 500 were measured, and each is one more to write
+// to the same line.
+int64_t barrier_ns(int64_t members) { return 250 * members; }
 
 int64_t step_ns(const LoopSize& size) {
     return std::max(size.flops_per_step / kFlopsPerNs, size.weight_bytes / kBytesPerNs);
@@ -71,7 +74,7 @@ int64_t step_ns(const LoopSize& size) {
 bool sharing_units_pays(const LoopSize& size, int threads) {
     if (size.rows >= kRowsToHideL2 * threads) return false;
     const int64_t spared = size.weight_bytes * (threads - 1) / threads / kBytesPerNs;
-    return spared > kBarrierNs + size.rows * size.exchanged / kExchangeBytesPerNs;
+    return spared > barrier_ns(threads) + size.rows * size.exchanged / kExchangeBytesPerNs;
 }
 
 int64_t serial_ns(const LoopSize& size) {
@@ -81,7 +84,7 @@ int64_t serial_ns(const LoopSize& size) {
 // Of a step of one direction and layer, where a loop is divided so.
 int64_t step_ns(const LoopSize& size, const Division& d) {
     const int64_t parts = int64_t(d.row_parts) * d.unit_parts;
-    const int64_t waiting = d.unit_parts > 1 ? kBarrierNs : 0;
+    const int64_t waiting = d.unit_parts > 1 ? barrier_ns(d.unit_parts) : 0;
     return std::max(size.flops_per_step / parts / kFlopsPerNs, size.weight_bytes / d.unit_parts / kBytesPerNs) +
            waiting;
 }
@@ -193,7 +196,7 @@ Division divide_loop(const LoopSize& size, int threads) {
     const bool reuse = size.weight_bytes <= kL2Bytes || size.rows >= kRowsForReuse * each;
     if (each > 1 && size.rows >= 2 * each && reuse && !sharing_units_pays(size, each)) {
         d.row_parts = each;
-    } else if (each > 1 && step_ns(size) > 2 * kBarrierNs) {
+    } else if (each > 1 && step_ns(size) > 2 * barrier_ns(each)) {
         d.unit_parts = static_cast<int>(std::min<int64_t>(each, size.panels));
     }
     d.threads = d.directions * d.row_parts * d.unit_parts;

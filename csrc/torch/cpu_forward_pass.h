@@ -219,7 +219,7 @@ class ForwardPass {
                 std::fill_n(hg, rows * of_h, F(0));
             }
             pool_.split(rows, rows * l.H >> 13, [&](int64_t b0, int64_t b1) {
-                k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * of_h, of_h, l.H, next);
+                k_.forward_rows(a, t, b0, b1, 0, l.H, hg + b0 * of_h, of_h, l.H, 1, next);
             });
             if (!l.two_products) continue;
             to.w_hr.dot(a.h_full, a.ld_c, rows, hg, l.R, false);
