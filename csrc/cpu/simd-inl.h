@@ -294,10 +294,9 @@ template <class F>
 FUSED_RNN_INLINE Vec<F> divide(Vec<F> a, Vec<F> b) {
 #if FUSED_RNN_VECTOR_BYTES == 64
     if constexpr (sizeof(F) == 4) {
-        // 14 bits, a Newton step, a correction of the quotient: half an ULP at twice the rate of
-        // the division instruction.
-        Vec<F> y = bits_as<Vec<F>>(_mm512_maskz_rcp14_ps(0xffff, bits_as<__m512>(b)));
-        y = y + y * (F(1) - b * y);
+        // 14 bits, and a correction of the quotient, which leaves 2^-28 before it is rounded: 0.56 ULP, faster than the
+        // division instruction.
+        const Vec<F> y = bits_as<Vec<F>>(_mm512_maskz_rcp14_ps(0xffff, bits_as<__m512>(b)));
         const Vec<F> q = a * y;
         return q + y * (a - b * q);
     }
