@@ -21,7 +21,7 @@ struct Narrow : Standard<float> {
         const V shifted = multiply_add(x, splat<V>(log2), splat<V>(Lanes<float>::round_magic));
         const V n = shifted - Lanes<float>::round_magic;
         const V f = multiply_add(x, splat<V>(log2), -n);
-        power = power_of_two<float>(shifted, n);
+        power = power_of_two<float>(shifted);
         V q = splat<V>(1.339086735e-3f);  // interpolates (2^f - 1) / f at Chebyshev points
         q = multiply_add(q, f, splat<V>(9.666373693e-3f));
         q = multiply_add(q, f, splat<V>(5.550357104e-2f));

@@ -7,16 +7,16 @@ struct Lanes;
 template <>
 struct Lanes<float> {
     using Int = int32_t;
-    static constexpr int mantissa = 23, bias = 127;
-    static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    static constexpr int mantissa = 23;
+    static constexpr float round_magic = 12582912.0f + 127;  // 1.5 * 2^23: adding it rounds to an integer; and the bias
     static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
     static constexpr float exp_low = -87.0f, exp_high = 88.0f;
 };
 template <>
 struct Lanes<double> {
     using Int = int64_t;
-    static constexpr int mantissa = 52, bias = 1023;
-    static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
+    static constexpr int mantissa = 52;
+    static constexpr double round_magic = 6755399441055744.0 + 1023;  // 1.5 * 2^52
     static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
     static constexpr double exp_low = -708.0, exp_high = 709.0;
 };
@@ -240,53 +240,48 @@ FUSED_RNN_INLINE V clamp(V x, F low, F high) {
 }
 #endif
 
-// 2^n for a whole n in the range of exponents; `shifted` is n + round_magic.
+// 2^n for a whole n in the range of exponents, from n + round_magic: its low bits are the exponent.
 template <class F>
-FUSED_RNN_INLINE Vec<F> power_of_two([[maybe_unused]] Vec<F> shifted, [[maybe_unused]] Vec<F> n) {
-#if FUSED_RNN_VECTOR_BYTES == 64
-    if constexpr (sizeof(F) == 4) {
-        return bits_as<Vec<F>>(_mm512_maskz_scalef_ps(0xffff, _mm512_set1_ps(1.f), bits_as<__m512>(n)));
-    } else {
-        return bits_as<Vec<F>>(_mm512_maskz_scalef_pd(0xff, _mm512_set1_pd(1.), bits_as<__m512d>(n)));
-    }
-#else
-    using L = Lanes<F>;
-    using I = typename Simd<F>::I;
-    const I exponent = bits_as<I>(shifted) - bits_as<I>(splat<Vec<F>>(L::round_magic));
-    return bits_as<Vec<F>>((exponent + L::bias) << L::mantissa);
-#endif
+FUSED_RNN_INLINE Vec<F> power_of_two(Vec<F> shifted) {
+    return bits_as<Vec<F>>(bits_as<typename Simd<F>::I>(shifted) << Lanes<F>::mantissa);
 }
 
-// x = n ln2 + r with |r| <= ln2/2; gives expm1(r) and 2^n. f32: (expm1(r) - r) / r^2 interpolated at Chebyshev points,
-// within 2^-25; f64: Taylor, remainder below half an ULP.
-template <class F>
+// k x = n ln2 + k s with |k s| <= ln2/2, k a power of two or -1: gives expm1(k s) / k and 2^n. Of r = k s, f32: (expm1(r) - r) / r^2
+// interpolated at Chebyshev points, within 2^-25; f64: Taylor, remainder below half an ULP.
+template <class F, int k>
 FUSED_RNN_INLINE Vec<F> expm1_reduced(Vec<F> x, Vec<F>& power) {
     using L = Lanes<F>;
-    const Vec<F> shifted = x * F(1.4426950408889634) + L::round_magic;
+    // Of r^(2+power), for s.
+    constexpr auto coefficient = [](double of_r, int power) {
+        double scale = k;
+        for (int i = 0; i < power; ++i) scale *= k;
+        return static_cast<F>(of_r) * static_cast<F>(scale);
+    };
+    const Vec<F> shifted = x * F(k * 1.4426950408889634) + L::round_magic;
     const Vec<F> n = shifted - L::round_magic;
-    const Vec<F> r = (x - n * L::ln2_hi) - n * L::ln2_lo;
-    power = power_of_two<F>(shifted, n);
+    const Vec<F> s = (x - n * (L::ln2_hi / k)) - n * (L::ln2_lo / k);
+    power = power_of_two<F>(shifted);
     Vec<F> p;
     if constexpr (sizeof(F) == 4) {
-        p = splat<Vec<F>>(F(1.3926184e-3));
-        p = p * r + F(8.3631791e-3);
-        p = p * r + F(4.16665546e-2);
-        p = p * r + F(1.66665770e-1);
+        p = splat<Vec<F>>(coefficient(1.3926184e-3, 4));
+        p = p * s + coefficient(8.3631791e-3, 3);
+        p = p * s + coefficient(4.16665546e-2, 2);
+        p = p * s + coefficient(1.66665770e-1, 1);
     } else {
-        p = splat<Vec<F>>(F(1.0 / 6227020800.0));
-        p = p * r + F(1.0 / 479001600.0);
-        p = p * r + F(1.0 / 39916800.0);
-        p = p * r + F(1.0 / 3628800.0);
-        p = p * r + F(1.0 / 362880.0);
-        p = p * r + F(1.0 / 40320.0);
-        p = p * r + F(1.0 / 5040.0);
-        p = p * r + F(1.0 / 720.0);
-        p = p * r + F(1.0 / 120);
-        p = p * r + F(1.0 / 24);
-        p = p * r + F(1.0 / 6);
+        p = splat<Vec<F>>(coefficient(1.0 / 6227020800.0, 11));
+        p = p * s + coefficient(1.0 / 479001600.0, 10);
+        p = p * s + coefficient(1.0 / 39916800.0, 9);
+        p = p * s + coefficient(1.0 / 3628800.0, 8);
+        p = p * s + coefficient(1.0 / 362880.0, 7);
+        p = p * s + coefficient(1.0 / 40320.0, 6);
+        p = p * s + coefficient(1.0 / 5040.0, 5);
+        p = p * s + coefficient(1.0 / 720.0, 4);
+        p = p * s + coefficient(1.0 / 120, 3);
+        p = p * s + coefficient(1.0 / 24, 2);
+        p = p * s + coefficient(1.0 / 6, 1);
     }
-    p = p * r + F(0.5);
-    return r + (r * r) * p;
+    p = p * s + coefficient(0.5, 0);
+    return s + (s * s) * p;
 }
 
 // a / b for finite b.
@@ -308,20 +303,31 @@ template <class F>
 FUSED_RNN_INLINE Vec<F> sigmoid(Vec<F> x) {
     using L = Lanes<F>;
     Vec<F> power;
-    const Vec<F> em1 = expm1_reduced<F>(clamp(-x, L::exp_low, L::exp_high), power);
-    const Vec<F> s = divide<F>(splat<Vec<F>>(F(1)), power * em1 + (power + F(1)));
+    const Vec<F> minus_em1 = expm1_reduced<F, -1>(clamp(x, -L::exp_high, -L::exp_low), power);
+    const Vec<F> s = divide<F>(splat<Vec<F>>(F(1)), (power + F(1)) - power * minus_em1);
     return x < -L::exp_high ? Vec<F>{} : s;  // 0, or a product with an infinite value would not be NaN
 }
 
-// m / (m + 2) with m = expm1(2x): no cancellation near 0.
+// t with the sign bit of x, where it has none.
 template <class F>
-FUSED_RNN_INLINE Vec<F> hyperbolic_tangent(Vec<F> x) {
+FUSED_RNN_INLINE Vec<F> or_sign(Vec<F> t, Vec<F> x) {
     using I = typename Simd<F>::I;
     using Scalar = typename Lanes<F>::Int;
     constexpr Scalar sign_bit = Scalar(1) << (sizeof(F) * 8 - 1);
+#if FUSED_RNN_VECTOR_BYTES == 64
+    constexpr int first_or_both_others = 0xf8;
+    return bits_as<Vec<F>>(_mm512_ternarylogic_epi32(bits_as<__m512i>(t), bits_as<__m512i>(x),
+                                                     bits_as<__m512i>(splat<I>(sign_bit)), first_or_both_others));
+#else
+    return bits_as<Vec<F>>(bits_as<I>(t) | (bits_as<I>(x) & sign_bit));
+#endif
+}
+
+// m / (m + 1) with m = expm1(2x) / 2: no cancellation near 0.
+template <class F>
+FUSED_RNN_INLINE Vec<F> hyperbolic_tangent(Vec<F> x) {
     Vec<F> power;
-    const Vec<F> em1 = expm1_reduced<F>(F(2) * clamp(x, F(-20), F(20)), power);
-    const Vec<F> m = power * em1 + (power - F(1));
-    const Vec<F> t = divide<F>(m, m + F(2));
-    return bits_as<Vec<F>>(bits_as<I>(t) | (bits_as<I>(x) & sign_bit));  // of -0
+    const Vec<F> half_em1 = expm1_reduced<F, 2>(clamp(x, F(-20), F(20)), power);
+    const Vec<F> m = power * half_em1 + (power * F(0.5) - F(0.5));
+    return or_sign<F>(divide<F>(m, m + F(1)), x);  // of -0
 }
