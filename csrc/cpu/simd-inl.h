@@ -246,15 +246,15 @@ FUSED_RNN_INLINE Vec<F> power_of_two(Vec<F> shifted) {
     return bits_as<Vec<F>>(bits_as<typename Simd<F>::I>(shifted) << Lanes<F>::mantissa);
 }
 
-// k x = n ln2 + k s with |k s| <= ln2/2, k a power of two or -1: gives expm1(k s) / k and 2^n. Of r = k s, f32: (expm1(r) - r) / r^2
-// interpolated at Chebyshev points, within 2^-25; f64: Taylor, remainder below half an ULP.
+// k x = n ln2 + k s with |k s| <= ln2/2, k a power of two or -1: gives expm1(k s) / k and 2^n. Of r = k s, f32:
+// (expm1(r) - r) / r^2 interpolated at Chebyshev points, within 2^-25; f64: Taylor, remainder below half an ULP.
 template <class F, int k>
 FUSED_RNN_INLINE Vec<F> expm1_reduced(Vec<F> x, Vec<F>& power) {
     using L = Lanes<F>;
-    // Of r^(2+power), for s.
-    constexpr auto coefficient = [](double of_r, int power) {
+    // Of r^(2 + degree), for s.
+    constexpr auto coefficient = [](double of_r, int degree) {
         double scale = k;
-        for (int i = 0; i < power; ++i) scale *= k;
+        for (int i = 0; i < degree; ++i) scale *= k;
         return static_cast<F>(of_r) * static_cast<F>(scale);
     };
     const Vec<F> shifted = x * F(k * 1.4426950408889634) + L::round_magic;
