@@ -206,4 +206,4 @@ if TOOLKIT and not WITHOUT_CUDA:
 elif os.environ.get("FUSED_RNN_CUDA") == "1":
     raise SystemExit(f"fused_rnn: FUSED_RNN_CUDA=1, but its CUDA kernels cannot be built: {WITHOUT_CUDA}")
 
-setup(ext_modules=extensions, cmdclass={"build_ext": Build})
+setup(license="BSD-3-Clause", ext_modules=extensions, cmdclass={"build_ext": Build})
