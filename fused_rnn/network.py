@@ -309,13 +309,14 @@ def _run(
     if h0 is not None and (h0.dtype != dtype or (c0 is not None and c0.dtype != dtype)):
         raise checks.state_dtype((h0,) if c0 is None else (h0, c0), dtype)
     one: OneLayer = layer if kernels else by_reference if ours_alone else fallback.layer
-    packs = lengths is not None and readable(lengths, input, waits=recorder is not None)
+    packing = None
+    if lengths is not None and readable(lengths, input, waits=recorder is not None):
+        packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first, input.device)
     if recorder is not None:
-        if lengths is not None and not packs:
+        if lengths is not None and packing is None:
             raise checks.recorded_lengths()
         one = recorder(one, kernels)
-    if lengths is not None and packs:
-        packing = Packing(lengths, input.shape[1 if batch_first else 0], batch_first, input.device)
+    if packing is not None:
         rows = Rows(net[1], packing.order, packing.batch_sizes)
         net = (net[0], len(packing.order), *net[2:])
         first_h, first_c = packing.initial(h0), packing.initial(c0)

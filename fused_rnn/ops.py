@@ -155,15 +155,15 @@ def layer_forward(
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y [T, B, D*R] or [N, D*R], hn [D, B, R], cn [D, B, H] (LSTM) or [0], saved [D, N, S*H] or [0]."""
-    inputs = (x, h0, c0, weights, batch_sizes, cell, save)
-    op = _layer_forward
+    op: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _layer_forward
     if _is_compiling():
         if onnx_nodes.exporting():
-            return onnx_nodes.op(*inputs, False, reset, reset_initial, variant, seed)
-        if _is_exporting():  # a program has no Functions; what is to be differentiated there has its own derivative
+            op = onnx_nodes.op
+        elif _is_exporting():  # a program has no Functions; what is to be differentiated there has its own derivative
             op = exported_layer
     elif _is_tracing():
-        inputs = (x, h0, c0, _of_the_call(weights, x), *inputs[4:])
+        weights = _of_the_call(weights, x)
+    inputs = (x, h0, c0, weights, batch_sizes, cell, save)
     return op(*inputs, splits_f32(x), reset, reset_initial, variant, seed)
 
 

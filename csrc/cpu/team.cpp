@@ -270,8 +270,8 @@ void barrier_wait(Barrier* barrier) {
 
 void barrier_break(Barrier* barrier) {
     barrier->broken = true;
-    barrier->epoch.set(
-        INT32_MIN);  // those who sleep look again; far from all epochs, as who comes later counts on from it
+    // Those who sleep look again; far from all epochs, as who comes later counts on from it.
+    barrier->epoch.set(INT32_MIN);
 }
 
 void progress_wait(const Progress* of, int32_t pieces) {
