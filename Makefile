@@ -89,7 +89,7 @@ sanitize: $(if $(WITH_TORCH),venv)
 
 # The CUDA kernels' own source with threads for a GPU's: alone, under the thread sanitizer; then tests on them, of the kernels
 # rather than of what Python does around them (SIMT_TESTS=tests for all). (g++ 12 or clang: g++ 11 has no _Float16.)
-SIMT_TESTS ?= tests/test_clusters.py tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_recompute.py tests/test_reset.py \
+SIMT_TESTS ?= tests/test_clusters.py tests/test_tensor_tiles.py tests/test_loop.py tests/test_exact.py tests/test_packed.py tests/test_recompute.py tests/test_reset.py \
     tests/test_cells.py tests/test_gradcheck.py::TestFirstOrder::test_reverse_mode \
     tests/test_gradcheck.py::test_second_order_of_few_rows \
     -k "not (instruction_set or transforms or layouts_do_not or absent or nothing_is or beside_nn or compiled \

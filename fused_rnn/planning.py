@@ -63,9 +63,9 @@ def plans(module: Any, batch: int, steps: int, device: str) -> Iterator[tuple[st
     }
     variant = module.variant or Variant()
     tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]  # of torch 2.9
-    narrow = weight.element_size() == 2 or (weight.element_size() == 4 and tf32)
+    tensor = weight.element_size() == 2 or (weight.element_size() == 4 and tf32)
     for backward in (False, True):
         rowwise = variant.layer_norm or (backward and variant.clips)
-        clustered = narrow and variant == Variant()
-        plan = _C.cuda_plan(backward=backward, rowwise=rowwise, clustered=clustered, **size, **_limits(device))
+        options = {"tensor": tensor, "rowwise": rowwise, "clustered": variant == Variant()}
+        plan = _C.cuda_plan(backward=backward, **options, **size, **_limits(device))
         yield "backward" if backward else "forward", plan

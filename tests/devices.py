@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils import rnn
@@ -45,6 +46,13 @@ def rounds_operands(dtype: torch.dtype) -> bool:
     """Whether products of a narrow type take their operands in it: CUDA's kernels and the CPU's matrix tiles do, its
     other kernels widen them."""
     return cuda_kernels() or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
+
+
+def allow_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's kernels may multiply f32 so: on a GPU by torch's switch, on the host, which has another one, by ours."""
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    if on_cpu():
+        monkeypatch.setattr(ops, "splits_f32", lambda x: True)
 
 
 def isas() -> list[str]:

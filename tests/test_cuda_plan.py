@@ -28,6 +28,7 @@ def loops(draw):
         "H": H,
         "P": draw(st.integers(0, H - 1)) if cell.is_lstm else 0,
         "element_size": draw(st.sampled_from([2, 4, 8])),
+        "tensor": draw(st.booleans()),
         "rowwise": draw(st.booleans()),
         "clustered": draw(st.booleans()),
     }
@@ -49,6 +50,7 @@ def gpus(draw):
 
 def check_cluster_plan(plan, loop, gpu):
     assert loop["clustered"]
+    assert loop["tensor"]
     assert not loop["P"]
     assert not loop["rowwise"]
     assert gpu["clusters"][plan["parts"].bit_length() - 1] > 0
@@ -64,7 +66,8 @@ def check_cluster_plan(plan, loop, gpu):
 @settings(max_examples=400, deadline=None)
 @given(loops(), gpus())
 def test_plans_fit_device_and_work(loop, gpu):
-    loop["clustered"] &= loop["element_size"] < 8
+    # What a call asks for: 16 bits go to tensor cores, f32 as TF32 where it may, f64 never.
+    loop["tensor"] = loop["element_size"] == 2 or (loop["element_size"] == 4 and loop["tensor"])
     plan = _C.cuda_plan(**loop, **gpu)
     assert plan["shared_bytes"] <= gpu["shared_per_block"]
     assert 32 <= plan["threads"] <= 256
@@ -94,30 +97,40 @@ def test_plans_fit_device_and_work(loop, gpu):
 
 
 @pytest.mark.parametrize(
-    ("B", "element_size", "tile"), [(1, 2, "few"), (2, 4, "few"), (3, 4, "batch"), (3, 8, "batch"), (3, 2, "tensor")]
+    ("B", "element_size", "tensor", "tile"),
+    [
+        (1, 2, True, "few"),
+        (2, 4, True, "few"),
+        (3, 4, False, "batch"),
+        (3, 4, True, "tensor"),
+        (3, 8, False, "batch"),
+        (3, 2, True, "tensor"),
+    ],
 )
-def test_tile(B, element_size, tile):
-    size = {"cell": 0, "backward": False, "T": 9, "D": 1, "H": 64, "P": 0}
+def test_tile(B, element_size, tensor, tile):
+    size = {"cell": 0, "backward": False, "T": 9, "D": 1, "H": 64, "P": 0, "tensor": tensor}
     assert _C.cuda_plan(B=B, element_size=element_size, **size, **DEVICES["h200"])["tile"] == tile
 
 
 def test_weights_stay_on_chip_while_they_fit():
-    size = {"cell": 0, "backward": False, "T": 99, "B": 16, "D": 1, "P": 0, "element_size": 2, **DEVICES["h200"]}
+    size = {"cell": 0, "backward": False, "T": 99, "B": 16, "D": 1, "P": 0, "element_size": 2, "tensor": True}
+    size |= DEVICES["h200"]
     assert _C.cuda_plan(H=1024, **size)["resident"]
     assert not _C.cuda_plan(H=4096, **size)["resident"]
 
 
 def test_clusters_where_they_serve():
     """Torch's cells in f16, bf16 and TF32, while a cluster holds the weights."""
-    size = {"cell": 0, "T": 200, "B": 16, "D": 1, "P": 0, "element_size": 2, "clustered": True}
+    size = {"cell": 0, "T": 200, "B": 16, "D": 1, "P": 0, "element_size": 2, "tensor": True, "clustered": True}
     for backward in (False, True):
         plan = _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["h200"])
         assert (plan["mode"], plan["parts"], plan["units"], plan["slice_rows"]) == ("clusters", 16, 32, 2)
         assert _C.cuda_plan(H=64, backward=backward, **size, **DEVICES["h200"])["parts"] == 1  # a block by itself
         assert _C.cuda_plan(H=2048, backward=backward, **size, **DEVICES["h200"])["mode"] == "cooperative"
         assert _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["a100"])["mode"] == "cooperative"
-        other = _C.cuda_plan(H=512, backward=backward, **(size | {"clustered": False}), **DEVICES["h200"])
-        assert other["mode"] == "cooperative"
+        for without in ("tensor", "clustered"):
+            other = _C.cuda_plan(H=512, backward=backward, **(size | {without: False}), **DEVICES["h200"])
+            assert other["mode"] == "cooperative"
 
 
 def test_a_device_too_small_is_refused():
@@ -130,7 +143,7 @@ def test_of_a_module():
     module = fused_rnn.LSTM(3, 96, 2, bidirectional=True, proj_size=32, dtype=torch.bfloat16, device="meta")
     found = dict(plans(module, batch=20, steps=7, device="a100"))
     assert found.keys() == {"forward", "backward"}
-    size = {"cell": 0, "T": 7, "B": 20, "D": 2, "H": 96, "P": 32, "element_size": 2, **DEVICES["a100"]}
+    size = {"cell": 0, "T": 7, "B": 20, "D": 2, "H": 96, "P": 32, "element_size": 2, "tensor": True, **DEVICES["a100"]}
     assert found["backward"] == _C.cuda_plan(backward=True, **size)
     clipped = fused_rnn.GRU(3, 96, clip_grad_norm=1.0, device="meta")
     size |= {"cell": 1, "D": 1, "P": 0, "element_size": 4}

@@ -40,7 +40,7 @@ Work work_of(const LoopShape& s, const ClusterGrid& grid) {
 
 Candidate plan_clusters(const LoopShape& s, const DeviceLimits& limits) {
     Candidate best{{}, std::numeric_limits<double>::infinity()};
-    if (!s.clusters || s.rowwise || s.P > 0) return best;
+    if (!s.clusters || !s.tensor || s.rowwise || s.P > 0) return best;
     for (int size = 0; size < kClusterSizes; ++size) {
         if (limits.clusters[size] == 0) continue;
         ClusterGrid grid{};

@@ -29,7 +29,10 @@ TileShape tile_shape(const LoopShape& s) {
                : s.element_size == 4 ? shape_of<FewTile<float, 1>>(TileKind::kFew, 32)
                                      : shape_of<FewTile<bf16, 1>>(TileKind::kFew, 32);
     }
-    if (s.half) return shape_of<MmaTile<bf16, 1>>(TileKind::kTensor, 500);
+    if (s.tensor) {
+        return s.element_size == 4 ? shape_of<MmaTile<float, 1>>(TileKind::kTensor, 250)
+                                   : shape_of<MmaTile<bf16, 1>>(TileKind::kTensor, 500);
+    }
     return s.element_size == 8 ? shape_of<BatchTile<double, 1>>(TileKind::kBatch, 16)
                                : shape_of<BatchTile<float, 1>>(TileKind::kBatch, 40);
 }

@@ -26,9 +26,9 @@ struct LoopShape {
     int64_t T, B, D, H;
     int64_t P;         // columns of a second product, or 0
     int element_size;  // of the storage type
-    bool half;         // f16 or bf16: tensor cores multiply it
+    bool tensor;       // whether tensor cores may multiply it: f16, bf16, and f32 that may be rounded to TF32
     bool rowwise;      // whole rows are looked at behind a product
-    bool clusters;     // whether loops of clusters know such a cell and may round such numbers as they do
+    bool clusters;     // whether loops of clusters know such a cell
 };
 
 enum class Mode : int {

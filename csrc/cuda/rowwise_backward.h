@@ -193,12 +193,12 @@ struct BackwardRow {
     }
 };
 
-template <class Device, class S>
+template <template <class, int> class Tile, class Device, class S>
 FUSED_RNN_DEVICE void rowwise_backward_loop(const Device& dev, const RowwiseBackwardArgs<S>& a, const Grid& grid) {
     const Share share(dev.block(), grid, a.seq.B);
     RowwiseBackwardStep<S> step(a, share.direction);
     GroupBarrier<Device> barrier(dev, a.arrivals + share.group, grid.meets ? grid.parts : 1);
-    Product<RowwiseTile<S>, 1, Device> product(dev, grid, share.part, step.product_size(), grid.resident);
+    Product<Tile<S, 1>, 1, Device> product(dev, grid, share.part, step.product_size(), grid.resident);
     if (grid.resident) product.load_weights(SentWork<S>(step, false));
     const auto each_row = [&](int64_t b1, const auto& f) {
         barrier.await();
@@ -219,7 +219,7 @@ FUSED_RNN_DEVICE void rowwise_backward_loop(const Device& dev, const RowwiseBack
         if (grid.phases & 2) each_row(b1, [&](const auto& row) { last ? row.last() : row.first(); });
         if (last || !a.two_products) continue;
         if (grid.phases & 4) {
-            Product<RowwiseTile<S>, 1, Device> second(dev, grid, share.part, a.R, false);
+            Product<Tile<S, 1>, 1, Device> second(dev, grid, share.part, a.R, false);
             second.run(LeftProduct<S, SecondProduct>{{step}}, share.b0, b1, barrier);
             barrier.arrive();
         }

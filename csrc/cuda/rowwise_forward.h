@@ -98,13 +98,13 @@ struct ForwardRow {
     }
 };
 
-template <class Device, class S>
+template <template <class, int> class Tile, class Device, class S>
 FUSED_RNN_DEVICE void rowwise_forward_loop(const Device& dev, const RowwiseForwardArgs<S>& a, const Grid& grid) {
     const Share share(dev.block(), grid, a.seq.B);
     ForwardStep<S> step(a, share.direction);
     GroupBarrier<Device> barrier(dev, a.arrivals + share.group, grid.meets ? grid.parts : 1);
     const SumsWork<Device, S> gates{dev, step, a.sums};
-    Product<RowwiseTile<S>, 1, Device> product(dev, grid, share.part, a.R, grid.resident);
+    Product<Tile<S, 1>, 1, Device> product(dev, grid, share.part, a.R, grid.resident);
     if (grid.resident) product.load_weights(gates);
 
     for (int64_t walked = grid.first; walked < grid.last; ++walked) {
@@ -123,7 +123,7 @@ FUSED_RNN_DEVICE void rowwise_forward_loop(const Device& dev, const RowwiseForwa
         }
         if (a.two_products && grid.phases & 4) {
             const SecondWork<LstmForward<Any, S>, Device, S> last{dev, step};
-            Product<RowwiseTile<S>, 1, Device> second(dev, grid, share.part, a.H, false);
+            Product<Tile<S, 1>, 1, Device> second(dev, grid, share.part, a.H, false);
             second.run(last, share.b0, b1, barrier);
             barrier.arrive();
         }

@@ -32,15 +32,17 @@ struct TileChoice {
     using Tile = Tile_<S, G>;
 };
 
-// Calls f(math, tile) with a value of the types chosen.
+// Calls f(tile) with a value of the type chosen, of those for more than a few rows. f32 alone has two: as it is, or as TF32.
+template <class S, class Function>
+void select_batch_tile(int tile, const Function& f) {
+    if constexpr (sizeof(S) < 8)
+        if (tile == static_cast<int>(TileKind::kTensor)) return f(TileChoice<MmaTile>{});
+    if constexpr (sizeof(S) > 2) f(TileChoice<BatchTile>{});
+}
 template <class S, class Function>
 void select_tile(int tile, const Function& f) {
     if (tile == static_cast<int>(TileKind::kFew)) return f(TileChoice<FewTile>{});
-    if constexpr (sizeof(S) == 2) {
-        return f(TileChoice<MmaTile>{});
-    } else {
-        return f(TileChoice<BatchTile>{});
-    }
+    select_batch_tile<S>(tile, f);
 }
 
 // Torch's cells.
@@ -58,7 +60,7 @@ void select_cell(const Args& a, const Function& f) {
     }
 }
 
-// Of others the cell alone is chosen here, the rest of them as a kernel runs.
+// Calls f(math, tile). Of other cells than torch's the cell alone is chosen here, the rest of them as a kernel runs.
 template <class S, bool kVaried, class Args, class Function>
 void select(const Args& a, int tile, const Function& f) {
     const auto with = [&](auto math) { select_tile<S>(tile, [&](auto choice) { f(math, choice); }); };

@@ -5,7 +5,7 @@
 // A tile tells: kTeam threads, kRows x kUnits cells, kCells of them a thread's own, kStep (the summed dimension comes in
 // multiples of it, filled up with zeros). `w` lies gate by gate, `gate_stride` elements apart.
 #pragma once
-#include <type_traits>
+#include <cstring>
 
 #include "cell_math.h"
 
@@ -66,12 +66,14 @@ struct FmaTile {
     }
 };
 
-// Tensor cores: a team is one warp, 16 rows of the batch by 8 units, the fragments of PTX mma.m16n8k16.
+// Tensor cores: a team is one warp, 16 rows of the batch by 8 units, the fragments of PTX mma.m16n8k16, or of m16n8k8 for f32,
+// which is multiplied as TF32.
 template <class S_, int G>
 struct MmaTile {
     using S = S_;
     using F = float;
-    static constexpr int kRows = 16, kUnits = 8, kTeam = 32, kCells = 4, kStep = 16;
+    static constexpr int kWord = 4 / static_cast<int>(sizeof(S));  // elements that a register of a fragment holds
+    static constexpr int kRows = 16, kUnits = 8, kTeam = 32, kCells = 4, kStep = 8 * kWord;
 
     int lane;
     float sums[G][4];
@@ -87,20 +89,32 @@ struct MmaTile {
         for (int i = 0; i < 4; ++i) sums[g][i] = 0.f;
     }
 
-    // Two neighbouring elements, as a fragment holds them.
-    static FUSED_RNN_DEVICE uint32_t pair(const S* at) { return *reinterpret_cast<const uint32_t*>(at); }
+    template <class Device>
+    static FUSED_RNN_DEVICE uint32_t word(const Device& dev, const S* at) {
+        if constexpr (sizeof(S) == 4) {
+            const float factor = dev.tf32(*at);
+            uint32_t bits;
+            std::memcpy(&bits, &factor, sizeof(bits));
+            return bits;
+        } else {
+            return *reinterpret_cast<const uint32_t*>(at);
+        }
+    }
 
     template <class Device>
     FUSED_RNN_DEVICE void add(const Device& dev, const S* a, int lda, const S* w, int ldw, int gate_stride, int count) {
-        a += lane / 4 * lda + lane % 4 * 2;
-        w += lane / 4 * ldw + lane % 4 * 2;
+        a += lane / 4 * lda + lane % 4 * kWord;
+        w += lane / 4 * ldw + lane % 4 * kWord;
+        const S* const below = a + 8 * lda;
         FUSED_RNN_UNROLL(2)
         for (int k = 0; k < count; k += kStep) {
-            const uint32_t left[4] = {pair(a + k), pair(a + 8 * lda + k), pair(a + k + 8), pair(a + 8 * lda + k + 8)};
+            const int later = k + kStep / 2;
+            const uint32_t left[4] = {word(dev, a + k), word(dev, below + k), word(dev, a + later),
+                                      word(dev, below + later)};
             FUSED_RNN_UNROLL()
             for (int g = 0; g < G; ++g) {
-                const S* column = w + g * gate_stride + k;
-                const uint32_t right[2] = {pair(column), pair(column + 8)};
+                const S* column = w + g * gate_stride;
+                const uint32_t right[2] = {word(dev, column + k), word(dev, column + later)};
                 dev.mma(sums[g], left, right, S{});
             }
         }
@@ -117,9 +131,5 @@ template <class S, int G>
 using FewTile = FmaTile<S, G, 2, 4, 16>;
 template <class S, int G>
 using BatchTile = FmaTile<S, G, 16, 8, 1>;
-
-// Where rows follow a product, a thread needs one sum of a cell at a time.
-template <class S>
-using RowwiseTile = std::conditional_t<sizeof(S) == 2, MmaTile<S, 1>, BatchTile<S, 1>>;
 
 }  // namespace fused_rnn::cuda

@@ -82,7 +82,6 @@ class LayerCall {
     template <class Args, class Launch>
     void run_loop(Args& args, bool backward, bool rowwise, const Launch& launch) const {
         const int64_t gates = backward || rowwise ? gates_of_h(l.cell, l.variant) : multiplied_gates(l.cell, l.variant);
-        const bool narrow = sizeof(S) == 2 || (sizeof(S) == 4 && tf32_);
         const LoopShape shape{static_cast<int>(gates),
                               backward,
                               l.T,
@@ -91,9 +90,9 @@ class LayerCall {
                               l.H,
                               l.two_products ? l.R : 0,
                               static_cast<int>(sizeof(S)),
-                              sizeof(S) == 2,
+                              sizeof(S) == 2 || (sizeof(S) == 4 && tf32_),
                               rowwise,
-                              narrow && !varies()};
+                              !varies()};
         const Plan p = plan(shape, device_limits());
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {

@@ -72,14 +72,20 @@ void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
 
 template <class Scheduler, class S>
 void rowwise_forward_on_host(const RowwiseForwardArgs<S>& args, const Plan& plan) {
-    launch_loop_on_host<Scheduler>(
-        args, plan, [&](const auto& device, const Grid& grid) { rowwise_forward_loop(device, args, grid); });
+    select_batch_tile<S>(plan.tile, [&](auto choice) {
+        launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
+            rowwise_forward_loop<decltype(choice)::template Tile>(device, args, grid);
+        });
+    });
 }
 
 template <class Scheduler, class S>
 void rowwise_backward_on_host(const RowwiseBackwardArgs<S>& args, const Plan& plan) {
-    launch_loop_on_host<Scheduler>(
-        args, plan, [&](const auto& device, const Grid& grid) { rowwise_backward_loop(device, args, grid); });
+    select_batch_tile<S>(plan.tile, [&](auto choice) {
+        launch_loop_on_host<Scheduler>(args, plan, [&](const auto& device, const Grid& grid) {
+            rowwise_backward_loop<decltype(choice)::template Tile>(device, args, grid);
+        });
+    });
 }
 
 }  // namespace fused_rnn::cuda

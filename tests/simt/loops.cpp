@@ -70,6 +70,7 @@ struct Run {
     const Variant v;
     const bool once;           // a step is one product
     const bool rowwise;        // that looks at whole rows
+    const bool rounds;         // f32 may be multiplied as TF32
     const int64_t G, N, B, Q;  // Q: width of a row of dg
     bool tf32 = false;         // a product was of TF32
     vector<F> gx[2], carry, dc, passed, z, mask, sums, dnorm[2];
@@ -79,11 +80,12 @@ struct Run {
     vector<int64_t> seeds;
     vector<unsigned> arrivals;
 
-    explicit Run(const Layer& layer, Variant variant = {})
+    explicit Run(const Layer& layer, bool rounds, Variant variant = {})
         : l(layer),
           v(variant),
           once(!l.projected() && !v.reset_before),
           rowwise(v.layer_norm || v.clips()),
+          rounds(rounds),
           G(gates_of(l.cell)),
           N(l.rows()),
           B(l.seq.B),
@@ -148,9 +150,10 @@ struct Run {
         const int64_t gates = backward || rows ? gates_of_h(l.cell, v) : multiplied_gates(l.cell, v);
         const Plan p =
             plan({static_cast<int>(gates), backward, l.seq.T, B, l.D, l.H, once ? 0 : l.R, static_cast<int>(sizeof(S)),
-                  sizeof(S) == 2, rows, sizeof(S) < 8 && !is_linear(l.cell) && v.plain() && mask.empty()},
+                  sizeof(S) == 2 || (sizeof(S) == 4 && rounds), rows, !is_linear(l.cell) && v.plain() && mask.empty()},
                  limits);
-        tf32 = tf32 || (sizeof(S) == 4 && p.mode == Mode::kClusters);
+        const bool tensor = p.mode == Mode::kClusters || p.tile == static_cast<int>(TileKind::kTensor);
+        tf32 = tf32 || (sizeof(S) == 4 && tensor);
         arrivals.assign(size_t(l.D * p.grid.slices), 0u);
         return p;
     }
@@ -250,14 +253,14 @@ const DeviceLimits devices[] = {{3, 48 << 10, 100 << 10, 512, 1 << 16, true},
                                 {2, 48 << 10, 64 << 10, 256, 1 << 16, true, {0, 1}}};
 
 template <class S>
-void every_device(const Layer& l) {
+void every_device(const Layer& l, bool rounds = false) {
     int index = 0;
     for (const auto& limits : devices) {
         char where[160];
-        std::snprintf(where, sizeof(where), "cell %d T %d B %d H %d R %d D %d%s, %d bytes, device %d", int(l.cell),
+        std::snprintf(where, sizeof(where), "cell %d T %d B %d H %d R %d D %d%s, %d bytes%s, device %d", int(l.cell),
                       int(l.seq.T), int(l.seq.B), int(l.H), int(l.R), int(l.D), l.seq.batch_sizes ? " packed" : "",
-                      int(sizeof(S)), index++);
-        Run<S> run(l);
+                      int(sizeof(S)), rounds ? " rounded" : "", index++);
+        Run<S> run(l, rounds);
         run(limits);
         run.compare(where);
     }
@@ -265,12 +268,12 @@ void every_device(const Layer& l) {
 
 // Blocks that meet compute what they do one launch after the other.
 template <class S>
-void alike(const Layer& l, Variant v) {
-    Run<S> alone(l, v);
+void alike(const Layer& l, Variant v, bool rounds = false) {
+    Run<S> alone(l, rounds, v);
     alone(devices[3]);
     for (int index = 0; index < 3; ++index) {
         const std::string where = "variant of cell " + std::to_string(l.cell) + ", device " + std::to_string(index);
-        Run<S> run(l, v);
+        Run<S> run(l, rounds, v);
         run(devices[index]);
         const auto same = [&](const char* what, const vector<S>& got, const vector<S>& want) {
             check(what, where, columns(got, 1, 0, 1), columns(want, 1, 0, 1), 0);
@@ -290,14 +293,15 @@ void variants(int64_t B) {
     both.recurrent_dropout = both.zoneout_h = drops.zoneout_h = 0.5;
     for (const bool packed : {false, true}) {
         const Layer gru(kGru, 4, B, 40, 0, 1, packed, naive::Reset::none, 1);
-        alike<float>(gru, before);
+        for (const bool rounds : {false, true}) alike<float>(gru, before, rounds);
         alike<bf16>(gru, both);
         alike<float>(Layer(kLstm, 4, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 2), drops);
         Variant rows{};
         rows.layer_norm = true;
         rows.clip_value = packed ? 0 : 0.3;
         rows.clip_norm = 0.5;
-        alike<float>(Layer(kLstm, 3, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 3), rows);
+        const Layer lstm(kLstm, 3, B, 40, packed ? 9 : 0, 2, packed, naive::Reset::none, 3);
+        for (const bool rounds : {false, true}) alike<float>(lstm, rows, rounds);
         rows.layer_norm = false;
         alike<bf16>(gru, rows);
     }
@@ -327,7 +331,7 @@ int main(int argc, char** argv) {
             if (quick && (k < 2 || cell > kGru)) continue;
             for (const bool packed : {false, true}) {
                 const Layer l(cell, T, B, H, P, 1 + int(k + packed) % 2, packed, naive::Reset::none, unsigned(k));
-                every_device<float>(l);
+                for (const bool rounds : {false, true}) every_device<float>(l, rounds);
                 every_device<bf16>(l);
                 if (quick || (k > 1 && packed)) continue;
                 every_device<double>(l);
