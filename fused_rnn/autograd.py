@@ -1,9 +1,9 @@
 """A layer as a differentiable function: first order by the ops, every further one by the reference.
 
 Each of the two ops has a ``torch.autograd.Function`` in ``setup_context`` style with its own vmap and jvp rules, so
-that it composes with every ``torch.func`` transform. The derivative of the backward is that of its definition (the
-vjp of ``reference.layer``) with respect to the true inputs: ``y`` and ``saved`` are only a memory of the forward,
-nothing is differentiated through them.
+that it composes with every ``torch.func`` transform; where there is none, the forward has a leaner one. The derivative
+of the backward is that of its definition (the vjp of ``reference.layer``) with respect to the true inputs: ``y`` and
+``saved`` are only a memory of the forward, nothing is differentiated through them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from .folding import Constants, fold, folded_lengths, loop, sample_gradients, un
 from .higher_order import gradients, pullback, pushforward
 from .reference import Variant, extra_weights
 
-__all__ = ["ALL", "cells_of", "differentiates", "gradient", "layer", "layers_at_once", "transformed"]
+__all__ = ["ALL", "cells_of", "differentiates", "gradient", "layer", "layers_at_once", "lazy_clone", "transformed"]
 
 Maybe = Tensor | None
 NOTHING, ALL, STATES = map(int, ops.Save)
 
+# Bound functions: every look-up saved is 50 ns of each call.
+_is_compiling = torch.compiler.is_compiling
+_is_exporting = torch.compiler.is_exporting
 _functorch_active = torch._C._are_functorch_transforms_active
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
-_lazy_clone = getattr(torch, "_lazy_clone", torch.clone)  # not public: where it is missing, a copy at once
+lazy_clone = getattr(torch, "_lazy_clone", torch.clone)  # not public: where it is missing, a copy at once
 
 
 def transformed() -> bool:
@@ -69,25 +72,23 @@ def layer(
     of every step's states by the backward (``recording.LayerRecord.told``); in eager mode, without transforms.
     """
     save = STATES if recompute else ALL
-    if not differentiates(x, h0, c0, *weights) or (torch.compiler.is_exporting() and not transformed()):
+    if not differentiates(x, h0, c0, *weights) or (_is_exporting() and not transformed()):
         kept = STATES if cells else NOTHING
         inputs = (x, h0, c0, weights, batch_sizes, cell, kept, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
         every_c = cells_of(saved, y, cn.shape[2]) if cells else None
-    elif torch.compiler.is_compiling():
-        apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayer.apply
-        y, hn, cn, every_c, *_ = apply(
-            x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
-        )
-    else:
-        # Beyond it here too: where a compiled caller broke off, Dynamo would come upon the Function's insides.
-        apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _apply_untransformed
-        y, hn, cn, every_c, *_ = apply(
-            x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights
-        )
-        if record is not None:
-            y.grad_fn.record = record  # its ctx
-    return y, hn, None if c0 is None else cn, every_c
+        return y, hn, None if c0 is None else cn, every_c
+    fixed = (batch_sizes, reset, seed, cell, save, reset_initial, variant, cells)
+    if _is_compiling() or transformed():
+        # Beyond Dynamo in eager mode too: where a compiled caller broke off, it would come upon the Function's insides.
+        apply = partial(_beyond_dynamo, _FusedLayerJvp) if transformed() else _FusedLayerInGraph.apply
+        y, hn, cn, every_c, *_ = apply(x, h0, c0, *fixed, *weights)
+        return y, hn, None if c0 is None else cn, every_c
+    y, hn, *of_c = _apply_eagerly(fixed, x, h0, c0, *weights)
+    if record is not None:
+        y.grad_fn.record = record  # its ctx
+    cn, every_c = (*of_c, None, None)[:2]
+    return y, hn, cn, every_c
 
 
 def layers_at_once(
@@ -107,7 +108,7 @@ def layers_at_once(
 
     h0 [layers, B, R] and c0 [layers, B, H], or [1, ..] for all of them.
     """
-    if not x.is_cpu or torch.compiler.is_compiling() or differentiates(x, h0, c0, *weights):
+    if not x.is_cpu or _is_compiling() or differentiates(x, h0, c0, *weights):
         return None
     inputs = (x, h0, c0, weights, batch_sizes, cell, layers, reset, reset_initial, variant)
     y, hn, cn = ops.stack_forward(*inputs)
@@ -120,12 +121,10 @@ def cells_of(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
     return torch.cat(states.unflatten(1, y.shape[:-1]).unbind(), -1)
 
 
-def _kept(y: Tensor, c0: Maybe) -> Maybe:
-    """y for the backward, where the one that is returned may be changed in place, as torch's own allow it: GRU and RNN
-    on the CPU. It becomes a copy at the first such change, if any. A graph changes nothing in place that it keeps."""
-    if c0 is not None or y.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    return _lazy_clone(y)
+def _kept(y: Tensor, c0: Maybe) -> Tensor:
+    """y for the backward. It is another one where the one that is returned may be changed in place, as torch's own
+    allow it: GRU and RNN on the CPU. That becomes a copy at the first such change, if any."""
+    return lazy_clone(y) if c0 is None and y.is_cpu else y
 
 
 def _lowered(function: type[Function], *args: Any) -> tuple:
@@ -136,10 +135,55 @@ def _lowered(function: type[Function], *args: Any) -> tuple:
 
 
 class _FusedLayer(Function):
+    """((batch_sizes, reset, seed, cell, save, reset_initial, variant, cells), x, h0, c0, *weights) ->
+    (y, hn), an LSTM's cn, with ``cells`` every c, where no transform is active and nothing is compiled.
+
+    Half of what a short call costs is torch's part in it, a microsecond for each argument and each output: so in the
+    older style, what the backward needs is no output, and what has no derivative is one argument.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fixed: tuple, x: Tensor, h0: Tensor, c0: Maybe, *weights: Tensor) -> tuple:
+        batch_sizes, reset, seed, cell, save, reset_initial, variant, cells = fixed
+        inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
+        y, hn, cn, saved = ops.layer_forward(*inputs)
+        ctx.cell, ctx.options, ctx.record = cell, (reset_initial, variant), None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, _kept(y, c0), saved, *weights)
+        if c0 is None:
+            return y, hn
+        return (y, hn, cn, cells_of(saved, y, cn.shape[2])) if cells else (y, hn, cn)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe = None, dcells: Maybe = None) -> tuple:
+        return None, *_derivative(ctx, dy, dhn, dcn, dcells, ctx.needs_input_grad[1:])
+
+
+def _needs(wanted: tuple[bool, ...]) -> int:
+    """As the op wants them told: bits, the first one the lowest."""
+    needs = 0
+    for i, asked in enumerate(wanted):
+        needs |= asked << i
+    return needs
+
+
+def _derivative(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, wanted: tuple[bool, ...]) -> tuple:
+    """The backward of one of these Functions: (dx, dh0, dc0, *dweights), None where ``wanted`` does not ask for it."""
+    if dy is None and dhn is None and dcn is None and dcells is None:
+        return (None,) * len(wanted)
+    x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
+    fixed = (batch_sizes, reset, seed, ctx.cell, _needs(wanted), 0, *ctx.options)
+    args = (dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed, *weights)
+    if _is_compiling():  # Dynamo comes upon backwards of layers that ran outside of it too
+        return _beyond_dynamo(_FusedLayerGradient, *args)
+    return gradient(ctx.record, *args)
+
+
+class _FusedLayerInGraph(Function):
     """(x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights) ->
     (y, hn, cn, every c, saved, kept y).
 
-    ``cells``: whether to return c of every step, or None. Without a jvp rule, as Dynamo refuses Functions that have it.
+    Without a jvp rule, as Dynamo refuses Functions that have it.
     """
 
     @staticmethod
@@ -147,13 +191,15 @@ class _FusedLayer(Function):
         x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights = args
         inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        return y, hn, cn, cells_of(saved, y, cn.shape[2]) if cells else None, saved, _kept(y, c0)
+        kept = y if _is_compiling() else _kept(y, c0)  # a graph changes nothing in place that it keeps
+        every_c = cells_of(saved, y, cn.shape[2]) if cells else None
+        return y, hn, cn, every_c, saved, None if kept is y else kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
         y, _, cn, _, saved, kept = output
-        ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), torch.compiler.is_compiling()
+        ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), _is_compiling()
         ctx.record = None
         ctx.set_materialize_grads(False)
         constants = [tensor for tensor in (cn if c0 is None else None, saved, kept) if tensor is not None]
@@ -162,22 +208,16 @@ class _FusedLayer(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, *_: None) -> tuple:
-        douts = (dy, dhn, dcn, dcells)
-        if all(dout is None for dout in douts):
-            return (None,) * len(ctx.needs_input_grad)
-        x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
-        wanted, options = ctx.needs_input_grad, ctx.options
-        needs = sum(bit << i for i, bit in enumerate(wanted[:3] + wanted[11:]))
-        args = (*douts, x, h0, c0, y, saved, batch_sizes, reset, seed, ctx.cell, needs, 0, *options, *weights)
-        # Torch itself refuses further derivatives of a compiled layer. But Dynamo also comes upon backwards of layers
-        # that ran outside of it, and those have them.
-        if ctx.compiled:
-            args = (dy, dhn, None if c0 is None else dcn, *args[3:])  # it makes zeros for what nothing came to
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*args)
-        elif torch.compiler.is_compiling():
-            dx, dh0, dc0, *dweights = _beyond_dynamo(_FusedLayerGradient, *args)
+        wanted = ctx.needs_input_grad
+        wanted = wanted[:3] + wanted[11:]
+        if not ctx.compiled:
+            dx, dh0, dc0, *dweights = _derivative(ctx, dy, dhn, dcn, dcells, wanted)
         else:
-            dx, dh0, dc0, *dweights = gradient(ctx.record, *args)
+            # Torch itself refuses further derivatives of a compiled layer.
+            x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
+            douts = (dy, dhn, None if c0 is None else dcn, dcells)  # it makes zeros for what nothing came to
+            fixed = (batch_sizes, reset, seed, ctx.cell, _needs(wanted), 0, *ctx.options)
+            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*douts, x, h0, c0, y, saved, *fixed, *weights)
         return dx, dh0, dc0, *[None] * 8, *dweights
 
     @staticmethod
@@ -201,12 +241,12 @@ class _FusedLayer(Function):
         return outputs, dims
 
 
-class _FusedLayerJvp(_FusedLayer):
+class _FusedLayerJvp(_FusedLayerInGraph):
     """The same with a jvp rule."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        _FusedLayer.setup_context(ctx, inputs, output)
+        _FusedLayerInGraph.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[:6], *inputs[11:])
         ctx.cells = inputs[10]
 
@@ -265,7 +305,7 @@ class _FusedLayerGradient(Function):
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, seed, dcells)
             dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
-        return tuple(grad if needs >> i & 1 else None for i, grad in enumerate(grads))
+        return tuple([grad if needs >> i & 1 else None for i, grad in enumerate(grads)])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -322,19 +362,20 @@ def _by_definition(constants: Constants, *inputs: Maybe) -> tuple[Maybe, ...]:
 
 
 def _fast_apply(function: type[Function]) -> Callable:
-    """``function.apply`` without its Python part, which binds default arguments for 20 us a call.
+    """``function.apply`` without its Python part, which binds default arguments for 20 us a call; all arguments but the
+    first are tensors or None.
 
     Only where no functorch transform is active. Tensors that outlived theirs are unwrapped, as the Python part does.
     """
     try:
         apply = super(Function, function).apply  # type: ignore[misc]
-        unwrap = torch._functorch.utils.unwrap_dead_wrappers
+        unwrap = torch._C._functorch.unwrap_if_dead
     except AttributeError:  # a torch that has these elsewhere
         return function.apply
-    return lambda *args: apply(*unwrap(args))
+    return lambda fixed, *args: apply(fixed, *[arg if arg is None else unwrap(arg) for arg in args])
 
 
-_apply_untransformed = _fast_apply(_FusedLayer)
+_apply_eagerly = _fast_apply(_FusedLayer)
 
 
 def gradient(record: Any, *args: Any) -> tuple[Maybe, ...]:
