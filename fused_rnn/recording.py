@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import checks, ops
-from .autograd import transformed
+from .autograd import lazy_clone, transformed
 from .ops import Save, Square
 from .reference import Cell, State, Variant
 
@@ -35,12 +35,13 @@ class LayerRecord:
         reset: Maybe = None,
     ) -> None:
         self.cell = Cell(cell)
+        self._gated = self.cell.is_lstm or self.cell.is_gru
         self.variant = variant
         self.reset = None if reset is None else reset.flatten()  # [N]
         self.sizes = sizes  # rows of each step
         self.hidden, self.directions = hidden, directions
         self.squares: Maybe = None  # f64 [8, D, N], of ops.Square; None before a backward
-        self.saved: Maybe = None  # [D, N, S*H] as a forward keeps it (docs/design.md), of an RNN h alone, or none
+        self.saved: Maybe = None  # [D, N, S*H] as a forward keeps it (docs/design.md), of an RNN y, or none
         self.keeps = False  # whether to keep them
         self.begins = [0, *accumulate(sizes)]  # the row that each step begins with
 
@@ -51,9 +52,14 @@ class LayerRecord:
             self.keep(saved, y)
 
     def keep(self, saved: Tensor, y: Tensor) -> None:
-        """What a forward kept for its backward."""
-        gated = self.cell.is_lstm or self.cell.is_gru
-        self.saved = saved if gated else torch.stack(y.reshape(-1, y.shape[-1]).chunk(self.directions, -1))
+        """What a forward kept for its backward; no copy unless y is changed in place later."""
+        self.saved = saved if self._gated else lazy_clone(y)
+
+    def saved_of(self, direction: int) -> Maybe:
+        """[N, S*H], of an RNN h."""
+        if self.saved is None or self._gated:
+            return None if self.saved is None else self.saved[direction]
+        return self.saved.reshape(-1, self.directions, self.hidden)[:, direction]
 
     def after_step(self, direction: int, t: int, state: State) -> State:
         """The same of the reference, whose every step passes here on its way to the next,"""

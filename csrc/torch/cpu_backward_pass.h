@@ -10,6 +10,7 @@
 
 #include "cpu_backward_plan.h"
 #include "cpu_norm.h"
+#include "cpu_squares.h"
 
 namespace fused_rnn {
 
@@ -89,20 +90,9 @@ class BackwardPass {
     // [kSquareCount, D, N], those of the blocks of units added up in order, and what the loop had no need to tell.
     Tensor squares() {
         const Tensor out = empty({kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
-        double* to = mutable_data_of<double>(out);
         for (int64_t d = 0; d < layer_.D; ++d) {
-            const cpu::BackwardArgs<F, S>& a = dir_[d].args;
-            pool_.split(layer_.T, layer_.N >> 10, [&](int64_t t0, int64_t t1) {
-                for (int64_t t = t0; t < t1; ++t) {
-                    const int64_t going_on = layer_.seq.rows(a.reverse ? t - 1 : t + 1);
-                    for (int64_t b = 0; b < layer_.seq.rows(t); ++b) {
-                        double sums[kSquareCount];
-                        const int64_t n = layer_.seq.row(t) + b;
-                        row_squares(a, n, b < going_on, sums);
-                        for (int64_t k = 0; k < kSquareCount; ++k) to[(k * layer_.D + d) * layer_.N + n] = sums[k];
-                    }
-                }
-            });
+            const Squares squares{dir_[d].args, mutable_data_of<double>(out) + d * layer_.N, layer_.D * layer_.N};
+            pool_.split(layer_.T, layer_.N >> 10, [&](int64_t t0, int64_t t1) { squares.of_steps(t0, t1); });
         }
         return out;
     }
@@ -220,20 +210,6 @@ class BackwardPass {
         if (!products_) products_ = Buffer<F>(layer_.B * std::max(R, layer_.H));
         of.w_hh.sum(dg, a.ld_dg, rows, products_.data(), R, false);
         k_.mask_rows(products_.data(), R, a.mask, a.ld_dh, rows, R, a.dh, a.ld_dh, a.passes_h());
-    }
-
-    // All squares of row n, which may have a step after.
-    static void row_squares(const cpu::BackwardArgs<F, S>& a, int64_t n, bool goes_on, double* sums) {
-        std::fill_n(sums, kSquareCount, 0.0);
-        const double* of = a.squares + n * a.ld_squares;
-        for (const double* end = of + a.ld_squares; of < end; of += kSquareCount)
-            for (int64_t k = 0; k < kSquareCount; ++k) sums[k] += of[k];
-        if (!a.variant.clips()) {
-            sums[kSquareSentH] = sums[kSquareLaterH];
-            sums[kSquareSentC] = sums[kSquareLaterC];
-        }
-        if (!a.kept) sums[kSquareRecurrent] = sums[kSquareSentH];
-        if (!goes_on) std::fill(sums + kSquareSentH, sums + kSquareCount, 0.0);
     }
 
     // What follows from dg of a piece.

@@ -128,7 +128,7 @@ struct BackwardDirection {
             const int64_t units = cpu::kMaxVectors * k.W, blocks = (std::max(l.H, l.R) + units - 1) / units;
             a.ld_squares = blocks * kSquareCount;
             squares = Buffer<double>(l.N * a.ld_squares);
-            squares.zero();
+            if (l.H != l.R || l.variant.clips()) squares.zero();  // else the loop tells each of them
             a.squares = squares.data();
             if (a.passes_h()) kept = gradient_buffer(k, l, {}, d, l.R);
             a.kept = kept.data();

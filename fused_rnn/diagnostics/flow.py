@@ -58,7 +58,7 @@ class LayerFlow:
         self.rows = torch.tensor(record.sizes, device="cpu")
         self.reached = record.squares is not None
         self._record, self._direction = record, direction
-        self._saved = None if record.saved is None else record.saved[direction]  # [N, S*H]
+        self._saved = record.saved_of(direction)
         self._hidden = record.hidden
         variant = record.variant or Variant()
         self._coupled = variant.coupled
