@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from .arguments import positive
@@ -74,11 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(gradflow)
     options = parser.parse_args(arguments)
-    if options.command == "info":
-        return info(options)
-    if options.command == "gradflow":
-        return command.run(options)
-    return run.run(options)
+    runs = {"info": info, "gradflow": command.run, "bench": run.run}
+    try:
+        outcome = runs[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as behind `| head`: no more of it, and nothing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return outcome
 
 
 if __name__ == "__main__":

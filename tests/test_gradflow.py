@@ -1,8 +1,11 @@
 """What ``fused_rnn.diagnostics`` says of a gradient in words, draws of it, and tells at a command."""
 
+import importlib
+import json
 import math
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -46,7 +49,32 @@ def test_a_gradient_that_ends_has_vanished(dead):
     (layer,) = flow.layers
     assert layer.h[0] == 0
     assert layer.rate == 0
-    assert str(verdict(layer)) == "vanishing: x 0 a step, x 0 from the last step to the first"
+    until, end = ("x 1 a step, ", 89) if dead == [90] else ("", 98)
+    assert str(verdict(layer)) == f"vanishing: {until}nothing arrives at step {end}"
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("gain", "kind", "left"), [(0.5, "vanishing", 0), (2.0, "not finite", math.nan)])
+def test_past_the_range_of_f32_there_is_a_rate(gain, kind, left, bidirectional):
+    rnn = fused_rnn.RNN(I, H, nonlinearity="identity", bidirectional=bidirectional)
+    fused_rnn.init.orthogonal_(rnn, gain)
+    x = torch.zeros(400, 1, I)
+    with gradient_flow(rnn) as flow:
+        y = rnn(x)[0]
+        (y[-1, :, :H].sum() + (y[0, :, H:].sum() if bidirectional else 0)).backward()
+    for layer in flow.layers:
+        said = verdict(layer)
+        assert said.kind == kind
+        assert said.rate == pytest.approx(gain, rel=0.02)  # the smallest numbers have few bits
+        assert said.left == pytest.approx(left, nan_ok=True)
+        walked = said.end if layer.reverse else 399 - said.end
+        assert walked == pytest.approx(150 if gain < 1 else 127, abs=5)
+        norms = layer.h if layer.reverse else layer.h.flip(0)
+        assert (norms[:walked] > 0).all()
+        assert norms[:walked].isfinite().all()
+        assert norms[walked] == 0 if gain < 1 else not norms[walked].isfinite()
+        assert f"{said.rate:.4g} a step" in str(said)
+        assert f"at step {said.end}" in str(said)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -93,6 +121,17 @@ def test_command(tmp_path, capsys):
     assert (tmp_path / "gradflow.png").stat().st_size > 5000
 
 
+def test_command_tells_rates_that_f32_would_not(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for nonlinearity, gain, word in (
+        ("tanh", 1.0, "vanishing: x 0."),
+        ("identity", 2.0, "exploding: x 2 a step, x 8e"),
+    ):
+        options = f"--nonlinearity {nonlinearity} --gain {gain} --steps 200 --out {tmp_path}"
+        assert cli.main(["gradflow", "--cell", "RNN", *options.split()]) == 0
+        assert f"RNN, layer 0: {word}" in capsys.readouterr().out
+
+
 def test_command_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = "--cell GRU RNN --steps 12 --hidden 8 --gain 1.2 --loss all --bidirectional --layers 2 --out"
@@ -114,8 +153,28 @@ def test_plots_give_figures():
     assert marks.get_xdata().tolist() == steps != []
     assert marks.get_ydata().tolist() == norms.get_ydata()[steps].tolist()
     assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[0].get_title().startswith("GRU: vanishing, x 0.")
     heat = plots.plot_gates(flow.layers[0])
     assert [axis.get_ylabel()[0] for axis in heat.axes[:3]] == ["r", "z", "n"]
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (4, 1, 4), (5, 2, 3), (9, 3, 3), (15, 4, 4)])
+def test_panels_are_wrapped(count, rows, columns):
+    """No title, label or legend lies on another panel."""
+    pytest.importorskip("matplotlib")
+    rnn, x = line(30)
+    with gradient_flow(rnn) as flow:
+        rnn(x)[0].sum().backward()
+    names = [f"a name as long as those of a study, number {k}" for k in range(count)]
+    figure = plots.plot_norms(dict.fromkeys(names, flow.layers))
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == names
+    assert figure.axes[0].get_gridspec().get_geometry() == (rows, columns)
+    assert [bool(axes.get_ylabel()) for axes in figure.axes] == [k % columns == 0 for k in range(count)]
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+    assert all(0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height for box in boxes)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +216,49 @@ def test_the_package_is_a_command():
 def test_a_command_on_a_network_that_is_not_finite(tmp_path, capsys):
     assert cli.main(["gradflow", *f"--gain 1e200 --steps 4 --hidden 8 --out {tmp_path}".split()]) == 0
     assert "W_hh has spectral radius nan, norm nan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), [(4, True), (8, False), (8, True)])
+def test_lines_of_a_stack_differ(layers, bidirectional):
+    pytest.importorskip("matplotlib")
+    stack = fused_rnn.GRU(I, H, layers, bidirectional=bidirectional)
+    with gradient_flow(stack) as flow:
+        stack(torch.randn(T, B, I))[0].sum().backward()
+    (panel,) = plots.plot_norms({"GRU": flow.layers}).axes
+    looks = [(str(line.get_color()), line.get_linestyle()) for line in panel.get_lines()]
+    assert len(set(looks)) == len(looks) == len(flow.layers)
+    if bidirectional:
+        assert {look[1] for look in looks} == {"-", "--"}
+        assert all(a[0] == b[0] for a, b in zip(looks[::2], looks[1::2], strict=True))
+
+
+def test_cost_of_looking(tmp_path, capsys, monkeypatch):
+    """The example that measures it, and that it notices a gradient which is not the same."""
+    recording = importlib.import_module("examples.recording")
+    small = ["--cells", "GRU", "--shapes", "5,2,4", "--seconds", "0.01", "--out", str(tmp_path)]
+    threads = torch.get_num_threads()
+    recording.main(small)
+    assert torch.get_num_threads() == threads
+    (row,) = json.loads((tmp_path / "recording.json").read_text())["table"]
+    assert row["backward_us"] > 0
+    assert row["on"].keys() == row["gates=False"].keys() == {"backward", "step"}
+    assert "GRU  T    5 B   2 H   4" in capsys.readouterr().out
+
+    @contextmanager
+    def disturbing(module, gates=True):
+        module.weight_hh_l0.data += 1e-3
+        yield
+
+    monkeypatch.setattr(recording, "gradient_flow", disturbing)
+    with pytest.raises(AssertionError, match="on has other gradients"):
+        recording.main(small)
+
+
+def test_a_reader_that_leaves(tmp_path):
+    """As `fused-rnn gradflow | head -1` does: no traceback."""
+    command = [sys.executable, "-m", "fused_rnn", "gradflow", "--steps", "50", "--rows", "50", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said

@@ -1,4 +1,7 @@
-"""``fused-rnn gradflow``: the gradient through a fresh network, as a table, in words and as a picture."""
+"""``fused-rnn gradflow``: the gradient through a fresh network, as a table, in words and as a picture.
+
+In f64, so that a rate can be told of what in f32 would be zero, or infinite, after a few steps.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
             module = _module(name, options)
         except ValueError as error:
             raise _refused(error) from None
-        x = torch.randn(options.steps, options.batch, options.input)
+        module.double()
+        x = torch.randn(options.steps, options.batch, options.input, dtype=torch.float64)
         with gradient_flow(module) as flow:
             y = module(x)[0]
             # A random direction: the gradient of the loss with respect to each output is a standard normal vector.

@@ -19,9 +19,10 @@ class Verdict(NamedTuple):
     """What :func:`verdict` found; ``str`` of it is a sentence."""
 
     kind: str  #: "vanishing", "exploding", "healthy", "not finite" or "none"
-    rate: float  #: factor a step
-    left: float  #: rate^(T-1)
+    rate: float  #: factor a step, of those that passed something finite on; NaN if none did
+    left: float  #: rate^(T-1); 0 where some step passed nothing on, NaN where a norm is not finite
     clipped: int = 0  #: how many steps a clip acted at
+    end: int | None = None  #: the step where nothing of it arrives any more, or what is not finite
 
     def __str__(self) -> str:
         acted = f"; clipped at {self.clipped} step{'s' * (self.clipped > 1)}" if self.clipped else ""
@@ -31,26 +32,38 @@ class Verdict(NamedTuple):
         if self.kind == "none":
             return "no gradient goes from step to step"
         if self.kind == "not finite":
-            return "the gradient is not finite"
-        return f"{self.kind}: x {self.rate:.4g} a step, x {self.left:.2g} from the last step to the first"
+            before = "" if math.isnan(self.rate) else f" at step {self.end}; until there x {self.rate:.4g} a step"
+            return "the gradient is not finite" + before
+        if self.end is None:
+            return f"{self.kind}: x {self.rate:.4g} a step, x {self.left:.2g} from the last step to the first"
+        before = "" if math.isnan(self.rate) else f"x {self.rate:.4g} a step, "
+        return f"{self.kind}: {before}nothing arrives at step {self.end}"
 
 
 def verdict(flow: LayerFlow) -> Verdict:
-    """What becomes of the gradient on its way through time, by ``flow.rate``, the factor that a step passes on.
+    """What becomes of the gradient on its way through time, by the factor that a step passes on, the geometric mean of
+    ``flow.transmission``.
 
-    "vanishing" if less than ``VANISHED`` = 1e-3 is left over the whole sequence (rate^(T-1)), "exploding" if more than
-    ``EXPLODED`` = 1e3 comes out, "healthy" between; "not finite" where a norm is NaN or infinite, "none" where no
-    gradient goes from step to step. All of it is said of the gradient as clips have left it; ``clipped`` is the number
-    of steps at which they cut what came to h or c of some row.
+    "vanishing" if less than ``VANISHED`` = 1e-3 is left over the whole sequence (rate^(T-1)), or where a step passes
+    nothing on, as when f32 has no smaller number; "exploding" if more than ``EXPLODED`` = 1e3 comes out, "healthy"
+    between; "not finite" where a norm is NaN or infinite, "none" where no gradient goes from step to step. All of it is
+    said of the gradient as clips have left it; ``clipped`` is the number of steps at which they cut what came to h or c
+    of some row.
     """
     clipped = len({t for cut in flow.clipping.values() for t in cut.rows.nonzero().flatten().tolist()})
-    norms = flow.h if flow.c is None else torch.stack([flow.h, flow.c])
-    if not norms.isfinite().all():
-        return Verdict("not finite", math.nan, math.nan, clipped)
-    rate = flow.rate
+    norms, factors = flow.h if flow.c is None else flow.h + flow.c, flow.transmission
+    passed = factors[factors.isfinite() & (factors > 0)]
+    rate = float(passed.log().mean().exp()) if len(passed) else math.nan
+    walked = range(flow.steps) if flow.reverse else range(flow.steps - 1, -1, -1)  # as the gradient goes
+    for t in walked if not norms.isfinite().all() else ():
+        if not norms[t].isfinite():
+            return Verdict("not finite", rate, math.nan, clipped, t)
+    for t in walked if (factors == 0).any() else ():
+        if factors[t] == 0:
+            return Verdict("vanishing", rate, 0.0, clipped, t)
     if math.isnan(rate):
         return Verdict("none", rate, math.nan, clipped)
-    log_left = (flow.steps - 1) * math.log(rate) if rate else -math.inf
+    log_left = (flow.steps - 1) * math.log(rate)
     kind = "vanishing" if log_left < math.log(VANISHED) else "exploding" if log_left > math.log(EXPLODED) else "healthy"
     return Verdict(kind, rate, math.exp(min(log_left, 709.0)), clipped)
 
