@@ -108,9 +108,16 @@ def vanishing(python_loop):
 def test_vanishing_gradients(vanishing, tmp_path, capsys):
     vanishing.main(["--out", str(tmp_path), "--hidden", "8"])
     said = capsys.readouterr().out
-    assert "tanh, 1.2 x orthogonal, no input       1.20  1.20" in said
+    assert "tanh, 1.2 x orthogonal, no input             1.20  1.20" in said
     assert "exploding: x 1.1 a step" in said
     assert "in the end x 0.8" in said
+    assert "at most 50.0, at the first step 5.0e+01, without clips 3.5e+04; cut at 69 steps, from step 68 back" in said
+    record = json.loads((tmp_path / "vanishing_gradients.json").read_text())
+    assert record["command"].startswith("python -m examples.vanishing_gradients --out")
+    clipped = {case["case"]: case["clipped_steps"] for case in record["table"] if "clipped" in case["case"]}
+    assert list(clipped.values()) == [84, 0, 0, 69, 83]
+    if "no plots" not in said:
+        assert (tmp_path / "vanishing_gradients.png").stat().st_size > 5000
 
 
 def test_vanishing_gradients_notices_a_wrong_gradient(vanishing, monkeypatch):
@@ -118,6 +125,73 @@ def test_vanishing_gradients_notices_a_wrong_gradient(vanishing, monkeypatch):
     monkeypatch.setattr(flow, "h", property(lambda self: flow._whole(self, 0).flip(0)))
     with pytest.raises(AssertionError, match="above the bound"):
         vanishing.main(["--hidden", "4"])
+
+
+def clipped(vanishing, name):
+    (case,) = (case for case in vanishing.cases(4) if case.name == name)
+    return case
+
+
+GROWS, SHRINKS = "relu, 1.1 x identity, clipped", "tanh, 0.5 x orthogonal, no input, clipped"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        (f"{GROWS} norm", {}, "above the bound of the clip"),
+        (f"{GROWS} values", {"clip_grad_value": 6.0}, "above the bound of the clip"),
+        (f"{GROWS} norm", {"clip_grad_norm": 49.0}, "not cut to the bound"),
+        (f"{GROWS} values", {"clip_grad_value": 4.9}, "not cut to the bound"),
+        (SHRINKS, {"clip_grad_norm": 1e-3}, "not cut to the bound"),
+    ],
+)
+def test_vanishing_gradients_notices_another_clip(vanishing, monkeypatch, name, options, text):
+    class RNN(fused_rnn.RNN):
+        def __init__(self, *sizes, clip_grad_norm, clip_grad_value, **others):
+            stated = clip_grad_norm is not None or clip_grad_value is not None
+            super().__init__(*sizes, **others, **options if stated else {})
+
+    monkeypatch.setattr(fused_rnn, "RNN", RNN)
+    case, x = clipped(vanishing, name), torch.randn(100, 2, 4, dtype=torch.float64)
+    with pytest.raises(AssertionError, match=text):
+        vanishing.check_clipping(case, x, vanishing.measure(case, vanishing.network(case), x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda rows, factor: (rows.flip(0), factor), "wrong about where"),
+        (lambda rows, factor: (0 * rows, factor), "wrong about where"),
+        (lambda rows, factor: (rows, factor.sqrt()), "wrong about how much"),
+        (lambda rows, factor: (rows.clamp(max=1), factor), "together other rows"),
+    ],
+)
+def test_vanishing_gradients_notices_a_wrong_record_of_clips(vanishing, monkeypatch, wrong, text):
+    right = vanishing.LayerFlow.clipping.func
+
+    def clipping(self):
+        return {state: type(cut)(*wrong(*cut)) for state, cut in right(self).items()}
+
+    monkeypatch.setattr(vanishing.LayerFlow, "clipping", property(clipping))
+    with pytest.raises(AssertionError, match=text):
+        vanishing.main(["--hidden", "4"])
+
+
+def test_vanishing_gradients_notices_a_clip_that_never_acts(vanishing):
+    case = clipped(vanishing, f"{GROWS} norm")._replace(clip_norm=1e6)
+    x = torch.randn(100, 2, 4, dtype=torch.float64)
+    with pytest.raises(AssertionError, match="cut at 0 steps"):
+        vanishing.check_clipping(case, x, vanishing.measure(case, vanishing.network(case), x))
+
+
+def test_vanishing_gradients_notices_other_bits_where_nothing_is_cut(vanishing, monkeypatch):
+    network = vanishing.network
+    monkeypatch.setattr(
+        vanishing, "network", lambda case: network(case._replace(weight=case.weight * (1 + 1e-13 * case.clipped)))
+    )
+    case, x = clipped(vanishing, SHRINKS), torch.zeros(100, 2, 4, dtype=torch.float64)
+    with pytest.raises(AssertionError, match="yet it is not the same"):
+        vanishing.check_clipping(case, x, vanishing.measure(case, vanishing.network(case), x))
 
 
 def test_adding_problem(python_loop, tmp_path, capsys):
