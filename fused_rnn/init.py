@@ -6,7 +6,8 @@
 
 Each takes a module of recurrent layers (``LSTM``, ``GRU``, ``RNN``) or a cell (``LSTMCell``, ...), treats all layers
 and directions alike, touches only the parameters it names, and returns the module. A ``generator`` makes random values
-reproducible. A projected LSTM's W_hh is [4*H, P]: where H x H is said, read H x P.
+reproducible. A projected LSTM's W_hh is [4*H, P]: where H x H is said, read H x P. Equations and what they do are in
+docs/initialisation.md.
 
 Raises everywhere: TypeError for a module that is not recurrent or not of the cell asked for; ValueError for biases that
 the module does not have, weights that are made of others (parametrized, pruned), or a number out of range.
@@ -144,7 +145,8 @@ def chrono_(module: Module, max_steps: float, min_steps: float = 2.0, generator:
     """Biases of the gates that remember, such that units forget over spans between ``min_steps`` and ``max_steps``.
 
     With u uniform on [min_steps - 1, max_steps - 1]: LSTM b_f = log(u), b_i = -b_f; GRU b_z = log(u), as torch's z is
-    the gate that keeps (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?").
+    the gate that keeps (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?"). log(u) is for sigmoid
+    gates: a hard one is saturated from u = 20 on.
     """
     if not 1 < min_steps <= max_steps < math.inf:
         raise ValueError(f"expected 1 < min_steps <= max_steps < inf, got {min_steps} and {max_steps}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,6 +313,8 @@ def test_what_has_no_counterpart():
         from_keras(3)
     with pytest.raises(ValueError, match="only torch's own cells are written"):
         to_keras(fused_rnn.LSTM(I, H, coupled_gates=True))
+    with pytest.raises(ValueError, match="no peepholes, coupled gates, layer normalisation, zoneout"):
+        to_keras(fused_rnn.GRU(I, H, layer_norm=True))
     for function in (to_onnx, onnx_attributes):
         with pytest.raises(ValueError, match="nodes have no hard tanh"):
             function(fused_rnn.RNN(I, H, nonlinearity="hard_tanh"))
@@ -348,19 +348,6 @@ def test_modules_of_torch_and_other_dtypes():
     assert all(torch.equal(state[key], value) for key, value in double.state_dict().items())
     nn.utils.parametrizations.weight_norm(double, "weight_hh_l0")
     assert np.array_equal(to_onnx(double)[0][1][0, :H], double.weight_hh_l0[:H].detach().numpy())
-
-
-@pytest.mark.filterwarnings("ignore")  # the exporter's
-def test_the_page_runs(keras, tmp_path, monkeypatch):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[1] / "docs" / "interchange.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 4
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "interchange.md", "exec"), names)
 
 
 @pytest.mark.parametrize("write", [to_keras, to_onnx])
