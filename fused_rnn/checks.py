@@ -173,6 +173,13 @@ def onnx_variant() -> NotImplementedError:
     return NotImplementedError("this variant of the cell cannot be exported to ONNX, whose nodes have no such option")
 
 
+def onnx_drawn() -> NotImplementedError:
+    return NotImplementedError(
+        "recurrent_dropout, weight_dropout, input_dropout and variational_dropout cannot be exported to ONNX in "
+        "training mode, as the file would hold the masks of one call, or none: export model.eval()"
+    )
+
+
 def onnx_hard_tanh() -> NotImplementedError:
     return NotImplementedError(
         "a hard tanh of gates, of an LSTM or with reset_after=False cannot be exported to ONNX, whose nodes have none; "

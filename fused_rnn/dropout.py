@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import checks, onnx_nodes
+
 __all__ = ["Drops", "Rows", "draw_seeds", "dropped_for_all_steps", "dropped_weights"]
 
 Maybe = Tensor | None
@@ -44,12 +46,20 @@ def dropped_for_all_steps(x: Tensor, p: float, rows: Rows) -> Tensor:
 
     Gal & Ghahramani 2016.
     """
+    _check_drawn_anew()
     wide = torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32  # not 16 bits
     mask = torch.dropout(torch.ones((rows.batch, x.shape[-1]), dtype=wide, device=x.device), p, True)
     mask = mask if rows.order is None else mask.index_select(0, rows.order)
     if rows.batch_sizes is not None:
-        mask = mask.index_select(0, _row_of_each(rows.batch_sizes, x.shape[0]).to(x.device))
+        each = _row_of_each(rows.batch_sizes, x.shape[0])  # pageable, so taken along at once (`lengths._sent`)
+        mask = mask.index_select(0, each.to(x.device, non_blocking=x.is_cuda))
     return (x * mask).to(x.dtype)
+
+
+def _check_drawn_anew() -> None:
+    """What depends on no input is a constant to an ONNX exporter, once it has been drawn."""
+    if onnx_nodes.exporting():
+        raise checks.onnx_drawn()
 
 
 def _row_of_each(batch_sizes: Tensor, count: int) -> Tensor:
@@ -61,4 +71,6 @@ def _row_of_each(batch_sizes: Tensor, count: int) -> Tensor:
 def dropped_weights(weights: Sequence[Tensor], p: float, each: int, count: int) -> Sequence[Tensor]:
     """Elements of every W_hh dropped with probability p (Merity et al. 2018, "Regularizing and optimizing LSTM language
     models"); ``each``: tensors of one of ``count`` directions."""
+    if p:
+        _check_drawn_anew()
     return [torch.dropout(w, p, True) if p and i % each == 1 and i < each * count else w for i, w in enumerate(weights)]

@@ -58,6 +58,8 @@ def layer(
         raise checks.onnx_packed()
     if reset is not None:
         raise checks.onnx_reset()
+    if variant is not None and variant.recurrent_dropout:  # left out of it in evaluation
+        raise checks.onnx_drawn()
     variant = None if variant is None else variant.of_outputs()
     if cells:
         raise checks.onnx_cells()

@@ -308,6 +308,36 @@ def test_what_nodes_cannot_do_is_refused(text):
         fused_rnn.onnx.lower(program)
 
 
+DROPS = {"dropout": 0.5, "variational_dropout": True}
+DRAWN = [DROPS, {"input_dropout": 0.5}, {"weight_dropout": 0.5}, {"recurrent_dropout": 0.5}]
+
+
+@pytest.mark.parametrize("drops", DRAWN, ids=lambda drops: list(drops)[-1])
+def test_what_is_drawn_in_training_is_refused(drops):
+    """The file would hold the masks of one call; of recurrent dropout none."""
+    model, x = fused_rnn.GRU(I, H, 2, **drops), torch.randn(5, 2, I)
+    text = "cannot be exported to ONNX in training mode"
+    with pytest.raises(torch.onnx.OnnxExporterError, match=text) as caught:
+        torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    assert isinstance(caught.value.__cause__, NotImplementedError)
+    with pytest.raises(NotImplementedError, match=text):
+        fused_rnn.onnx.lower(torch.export.export(model, (x,)))
+    agree(export(model, x), model, x)
+    agree(torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, (x,))), verbose=False), model, x)
+
+
+def test_dropout_between_layers_is_a_node_in_training():
+    """As that of torch's modules; and ``variational_dropout`` alone draws nothing."""
+    model, theirs = (made(I, H, 2, dropout=0.5) for made in (fused_rnn.GRU, nn.GRU))
+    x = torch.randn(5, 2, I)
+    programs = [torch.onnx.export(net, (x,), dynamo=True, verbose=False) for net in (model, theirs)]
+    programs.append(torch.onnx.export(fused_rnn.onnx.lower(torch.export.export(model, (x,))), verbose=False))
+    for program in programs:
+        assert [node.op_type for node in program.model.graph].count("Dropout") == 1
+    model = fused_rnn.GRU(I, H, 2, variational_dropout=True)
+    agree(torch.onnx.export(model, (x,), dynamo=True, verbose=False), model, x)
+
+
 def test_the_exporter_of_torchscript():
     """It gets torch's own function, and so knows what that can do."""
 
