@@ -59,7 +59,10 @@ def to_keras(module: RNNBase) -> list[list[Any]]:
     """
     own = _variant(module)
     if own is not None and own.without("reset_before") is not None:
-        raise ValueError("only torch's own cells are written: no peepholes, coupled gates, zoneout, other activations")
+        raise ValueError(
+            "only torch's own cells are written: no peepholes, coupled gates, layer normalisation, zoneout, other "
+            "activations"
+        )
 
     def arrays(weights: Weights) -> list[Any]:
         w_ih, w_hh, b_ih, b_hh, *_ = reordered(weights, TORCH, KERAS)

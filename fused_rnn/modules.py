@@ -86,7 +86,8 @@ class LSTM(SequenceModule):
     With ``connection="highway"`` ``weight_hw_l{k}`` [D*R, D*R] and
     ``bias_hw_l{k}`` [D*R] for k > 0, after all others; with "dense" ``weight_ih_l{k}`` has I + k*D*R columns.
 
-    Kernels serve float32, float64, bfloat16 and float16 on the CPU; elsewhere torch's own functions run.
+    Kernels serve float32, float64, bfloat16 and float16 on the CPU and, where they were built, on CUDA; elsewhere
+    torch's own functions run, or for what these do not know the plain-torch reference, step by step.
 
     Raises:
         TypeError, ValueError: as ``torch.nn.LSTM`` for its arguments; for an input of another rank or dtype.

@@ -8,7 +8,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from devices import cuda_kernels
 from episodes import BySteps
 from torch import Tensor, nn
 
@@ -22,11 +21,6 @@ WAYS = ["packed", "padded"]
 def going(way: str) -> Iterator[None]:
     with mock.patch.object(network, "readable", return_value=False) if way == "padded" else nullcontext():
         yield
-
-
-def kernels_walk(way: str, mode: str) -> bool:
-    """Past their ends rows of a relu network are cleared, which CUDA's kernels cannot."""
-    return not (cuda_kernels() and way == "padded" and mode == "RNN_RELU")
 
 
 class OfLengths(nn.Module):

@@ -11,7 +11,7 @@ from episodes import BySteps, Masked, random_mask
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pairs import CELLS, KINDS, agree, pair
-from rows import WAYS, ByRows, OfLengths, kernels_walk
+from rows import WAYS, ByRows, OfLengths
 from torch.nn.utils.rnn import pack_padded_sequence
 
 FAST = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
@@ -137,7 +137,6 @@ def networks_with_lengths(draw):
     assume(max(numbers) > 0)
     lengths = torch.tensor(numbers if batched else numbers[0], dtype=draw(st.sampled_from([torch.int64, torch.int32])))
     way = draw(st.sampled_from(WAYS))
-    assume(kernels_walk(way, ours.mode))
     options, reset = {"lengths": lengths}, None
     if resets:
         torch.manual_seed(draw(st.integers(0, 99)))

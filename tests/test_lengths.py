@@ -12,7 +12,7 @@ import torch
 from devices import device, on_cpu
 from layer_cases import assert_close
 from pairs import KINDS, agree, flat, pair, run
-from rows import WAYS, ByRows, OfLengths, going, kernels_walk
+from rows import WAYS, ByRows, OfLengths, going
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
@@ -28,16 +28,6 @@ LENGTHS = [3, 7, 0, 5, 7]
 EVERY = [("LSTM", {}), ("LSTM", {"proj_size": 2}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
 each_kind = pytest.mark.parametrize(("kind", "options"), EVERY, ids=lambda v: v if isinstance(v, str) else "-".join(v))
 each_way = pytest.mark.parametrize("way", WAYS)
-
-
-@pytest.fixture(autouse=True)
-def _kernels_walk(request):
-    """Leaves out what only the CPU's kernels do."""
-    given = getattr(request.node, "callspec", None)
-    options = given.params.get("options", {}) if given else {}
-    mode = "RNN_RELU" if options.get("nonlinearity") == "relu" else ""
-    if not kernels_walk(given.params.get("way", "packed") if given else "packed", mode):
-        pytest.skip("reset has no CUDA kernels")
 
 
 def test_rows_are_packed_on_their_own_device():
@@ -360,10 +350,12 @@ def test_complex_numbers():
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize(("where", "dtype"), [("cuda", torch.int64), ("cpu", torch.int64), ("cpu", torch.int32)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_waits_for_the_device(kind):
+def test_nothing_waits_for_the_device(kind, where, dtype):
+    """Where lengths come from the CPU, test_without_gpu.py looks at it without a GPU."""
     _, ours = made(kind, {}, dtype=torch.float32)
-    x, lengths = torch.randn(T, B, I, requires_grad=True), torch.tensor(LENGTHS)
+    x, lengths = torch.randn(T, B, I, requires_grad=True), torch.tensor(LENGTHS, device=where, dtype=dtype)
     given = OfLengths(ours, lengths=lengths)
     run(given, x, None)
     torch.cuda.set_sync_debug_mode("error")

@@ -6,10 +6,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_rnn
 from fused_rnn import fallback, functional, network, ops, reference
 from fused_rnn.diagnostics import gradient_flow
+from fused_rnn.dropout import Rows, dropped_for_all_steps
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 CELLS = ["lstm", "gru", "rnn_tanh"]
@@ -29,8 +31,11 @@ def run(name, device, dtype=torch.float32, layers=1, bidirectional=False, **opti
     directions = 2 if bidirectional else 1
     for features in [3, *[4 * directions] * (layers - 1)] * directions:
         params += [torch.empty(gates * 4, columns, device=device, dtype=dtype) for columns in (features, 4)]
+        if options.get("layer_norm"):
+            rows = [gates * 4] * 2 + ([4, 4] if name == "lstm" else [])
+            params += [torch.empty(count, device=device, dtype=dtype) for count in rows]
     x = torch.empty(5, 2, 3, device=device, dtype=dtype)
-    name = "rnn" if "nonlinearity" in options else name
+    name = "rnn" if options.keys() & {"nonlinearity", "layer_norm"} and name.startswith("rnn") else name
     y, state = getattr(functional, name)(x, None, params, num_layers=layers, bidirectional=bidirectional, **options)
     return [y, *state] if isinstance(state, tuple) else [y, state]
 
@@ -100,10 +105,11 @@ def test_variants_go_to_the_kernels(name, device, monkeypatch):
         {"zoneout_h": 0.2},
         {"recurrent_dropout": 0.2, "training": True},
         {"clip_grad_norm": 0.2},
+        {"layer_norm": True},
     ):
         y, *_ = run(name, device, layers=2, **given)
         assert y.device.type == "cuda"
-    assert len(variants) == 8
+    assert len(variants) == 10
     assert all(any(variant) for variant in variants)
 
 
@@ -123,19 +129,43 @@ def test_what_is_recorded_goes_to_the_kernels(kind, device, monkeypatch):
     assert given == ["cuda", "cuda"]
 
 
+class Uploads(TorchDispatchMode):
+    """What is copied from the CPU, and whether the host waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocking = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default and args[0].device.type == "cpu" and result.device.type == "cuda":
+            self.blocking.append(not kwargs.get("non_blocking"))
+        return result
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_lengths_go_to_the_kernels(name, device, monkeypatch):
-    """And nothing asks for a number, which fake tensors do not have: the host would wait for it."""
+    """And nothing asks for a number, which fake tensors do not have: the host would wait. Nor does it for a copy."""
     monkeypatch.setattr(network, "WITHOUT_CUDA", "")
     resets = []
     forward = ops.layer_forward
     monkeypatch.setattr(ops, "layer_forward", lambda *args: resets.append(args[7]) or forward(*args))
-    for where in ("cuda", "cpu"):
-        lengths = torch.empty(2, dtype=torch.int32, device=where)
-        y, *states = run(name, device, bidirectional=True, lengths=lengths)
+    for where, dtype in (("cuda", torch.int32), ("cpu", torch.int32), ("cpu", torch.int64)):
+        lengths = torch.empty(2, dtype=dtype, device=where)
+        with Uploads() as uploads:
+            y, *states = run(name, device, bidirectional=True, lengths=lengths)
+        assert uploads.blocking == ([] if where == "cuda" else [False])
         assert (y.shape, y.device.type) == ((5, 2, 8), "cuda")
         assert all((state.shape, state.device.type) == ((2, 2, 4), "cuda") for state in states)
-    assert resets == [None] * 4
+    assert resets == [None] * 6
+
+
+def test_masks_for_all_steps_of_packed_rows(device):
+    data, batch_sizes = torch.empty(7, 3, device=device), torch.empty(4, dtype=torch.int64, device="cpu")
+    with Uploads() as uploads:
+        dropped_for_all_steps(data, 0.5, Rows(2, None, batch_sizes))
+    assert uploads.blocking == [False]
 
 
 def test_resets_go_to_the_kernels(device, monkeypatch):
