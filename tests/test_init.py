@@ -151,6 +151,11 @@ def test_refused(call, error, text):
         call()
 
 
+def test_the_page_has_every_function(request):
+    page = (request.config.rootpath / "docs" / "initialisation.md").read_text()
+    assert all(f"`{name}" in page and f"init.{name}(" in page for name in init.__all__)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_orthogonal_in_16_bits(dtype):
     module = init.orthogonal_(fused_rnn.GRU(3, 8, dtype=dtype), 2.0)

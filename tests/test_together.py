@@ -113,10 +113,10 @@ def trials(draw, smooth=False):
     if layers > 1:
         options["connection"] = draw(st.sampled_from([None, "residual", "dense", "highway"]))
     options |= {name: draw(st.sampled_from([0.0, 0.0, 0.3])) for name in LOOP_RATES + CALL_RATES}
-    # Normalised, a row of two has no slope but its rounding; nearly constant ones make much of one in few bits.
-    options["layer_norm"] = exact and hidden > 2 and draw(st.integers(0, 2)) == 0
+    # Normalised, a row of two has no slope but its rounding.
+    options["layer_norm"] = hidden > 2 and draw(st.integers(0, 2)) == 0
     # A second derivative by way of a layer above goes back through a clip.
-    clips = exact and not (smooth and layers > 1)
+    clips = not (smooth and layers > 1)
     options |= {f"clip_grad_{n}": draw(st.sampled_from([None, 0.3])) if clips else None for n in ("value", "norm")}
     if kind == "RNN":
         options["nonlinearity"] = draw(names)
@@ -179,7 +179,9 @@ def check(trial: Trial) -> None:
     else:
         module = trial.module()
         theirs, ours = Called(trial, copy.deepcopy(module), False), Called(trial, module, True)
-        agree(theirs, ours, trial.input, trial.hx, trial.seed)
+        # Of a row that is nearly constant normalisation makes much of one rounding: up to 1 / sqrt(1e-5) times it.
+        roundings = 4 if trial.options["layer_norm"] else 0
+        agree(theirs, ours, trial.input, trial.hx, trial.seed, roundings)
 
 
 @settings(max_examples=300, **FAST)
