@@ -80,12 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="about so long for each shape")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the numbers")
     options = parser.parse_args(arguments)
+    sizes = [tuple(map(int, shape.split(","))) for shape in options.shapes]
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
-    sizes = [tuple(map(int, shape.split(","))) for shape in options.shapes]
-    table = [report(cell, *size, seconds=options.seconds) for cell in options.cells for size in sizes]
+    try:
+        table = [report(cell, *size, seconds=options.seconds) for cell in options.cells for size in sizes]
+    finally:
+        torch.set_num_threads(before)
     write(options.out / "recording.json", "examples.recording", arguments, table=table)
-    torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

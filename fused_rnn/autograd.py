@@ -147,7 +147,7 @@ class _FusedLayer(Function):
         batch_sizes, reset, seed, cell, save, reset_initial, variant, cells = fixed
         inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        ctx.cell, ctx.options, ctx.record = cell, (reset_initial, variant), None
+        ctx.cell, ctx.options, ctx.compiled, ctx.record = cell, (reset_initial, variant), False, None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, _kept(y, c0), saved, *weights)
         if c0 is None:
@@ -173,7 +173,9 @@ def _derivative(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, want
         return (None,) * len(wanted)
     x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
     fixed = (batch_sizes, reset, seed, ctx.cell, _needs(wanted), 0, *ctx.options)
-    args = (dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed, *weights)
+    args = (dy, dhn, None if c0 is None else dcn, dcells, x, h0, c0, y, saved, *fixed, *weights)
+    if ctx.compiled:  # torch itself refuses further derivatives of a compiled layer
+        return _FusedLayerGradient.forward(*args)
     if _is_compiling():  # Dynamo comes upon backwards of layers that ran outside of it too
         return _beyond_dynamo(_FusedLayerGradient, *args)
     return gradient(ctx.record, *args)
@@ -181,7 +183,7 @@ def _derivative(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, want
 
 class _FusedLayerInGraph(Function):
     """(x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights) ->
-    (y, hn, cn, every c, saved, kept y).
+    (y, hn, cn, every c, saved, kept y), for graphs and under transforms, whose rules must see all that is kept.
 
     Without a jvp rule, as Dynamo refuses Functions that have it.
     """
@@ -199,8 +201,7 @@ class _FusedLayerInGraph(Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
         y, _, cn, _, saved, kept = output
-        ctx.cell, ctx.options, ctx.compiled = cell, (reset_initial, variant), _is_compiling()
-        ctx.record = None
+        ctx.cell, ctx.options, ctx.compiled, ctx.record = cell, (reset_initial, variant), _is_compiling(), None
         ctx.set_materialize_grads(False)
         constants = [tensor for tensor in (cn if c0 is None else None, saved, kept) if tensor is not None]
         ctx.mark_non_differentiable(*constants)
@@ -209,15 +210,7 @@ class _FusedLayerInGraph(Function):
     @staticmethod
     def backward(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, *_: None) -> tuple:
         wanted = ctx.needs_input_grad
-        wanted = wanted[:3] + wanted[11:]
-        if not ctx.compiled:
-            dx, dh0, dc0, *dweights = _derivative(ctx, dy, dhn, dcn, dcells, wanted)
-        else:
-            # Torch itself refuses further derivatives of a compiled layer.
-            x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
-            douts = (dy, dhn, None if c0 is None else dcn, dcells)  # it makes zeros for what nothing came to
-            fixed = (batch_sizes, reset, seed, ctx.cell, _needs(wanted), 0, *ctx.options)
-            dx, dh0, dc0, *dweights = _FusedLayerGradient.forward(*douts, x, h0, c0, y, saved, *fixed, *weights)
+        dx, dh0, dc0, *dweights = _derivative(ctx, dy, dhn, dcn, dcells, wanted[:3] + wanted[11:])
         return dx, dh0, dc0, *[None] * 8, *dweights
 
     @staticmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import checks, onnx_nodes
+from .transfer import sent
 
 __all__ = ["Drops", "Rows", "draw_seeds", "dropped_for_all_steps", "dropped_weights"]
 
@@ -51,8 +52,7 @@ def dropped_for_all_steps(x: Tensor, p: float, rows: Rows) -> Tensor:
     mask = torch.dropout(torch.ones((rows.batch, x.shape[-1]), dtype=wide, device=x.device), p, True)
     mask = mask if rows.order is None else mask.index_select(0, rows.order)
     if rows.batch_sizes is not None:
-        each = _row_of_each(rows.batch_sizes, x.shape[0])  # pageable, so taken along at once (`lengths._sent`)
-        mask = mask.index_select(0, each.to(x.device, non_blocking=x.is_cuda))
+        mask = mask.index_select(0, sent(_row_of_each(rows.batch_sizes, x.shape[0]), x.device))
     return (x * mask).to(x.dtype)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .autograd import transformed
 from .reference import Activation, Cell, Variant
+from .transfer import sent
 
 __all__ = ["Packing", "Padding", "grows", "readable"]
 
@@ -33,18 +34,8 @@ def _beside(lengths: Tensor, x: Tensor) -> Tensor:
     """int64, on the device of x."""
     if lengths.is_cpu and x.is_cuda:
         # What the caller pinned a device would read later, when it may have been changed: a copy is not pinned.
-        return _sent(lengths.to(torch.int64, copy=True), x.device)
+        return sent(lengths.to(torch.int64, copy=True), x.device)
     return lengths.to(x.device, torch.int64)
-
-
-def _sent(own: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU that nobody has pinned, on ``device``, without that torch lets the host wait for a GPU.
-
-    A blocking copy waits for all that its stream has still to do. Pageable memory is staged by CUDA's driver, of which
-    ``cudaMemcpyAsync`` waits for no more than its copy: then ``own`` may be freed or changed. Only so: the other way
-    round, or to a device that is none of CUDA's, torch's ``non_blocking`` promises nothing of the kind.
-    """
-    return own.to(device, non_blocking=device.type == "cuda")
 
 
 _UNBOUNDED = {Activation.RELU, Activation.IDENTITY}
@@ -70,14 +61,14 @@ class Packing:
         longest_first, order = lengths.to("cpu", torch.int64).clamp(0, steps).sort(descending=True, stable=True)
         self.batch = len(order)
         order = order[: int(longest_first.count_nonzero())]
-        self.order = _sent(order, device)  # [B'], which row of the batch each of the packed is
+        self.order = sent(order, device)  # [B'], which row of the batch each of the packed is
         self.sizes = (self.batch, steps) if batch_first else (steps, self.batch)
         last = int(longest_first[0]) if self.batch else 0
         there = torch.arange(max(last, 1), device="cpu").unsqueeze(1) < longest_first[: len(order)]
         self.batch_sizes = there.sum(1)  # one step of no rows, where there is none at all
         t, b = there.nonzero(as_tuple=True)
         places = order[b] * steps + t if batch_first else t * self.batch + order[b]
-        self.places = _sent(places, device)  # [N], in the padded
+        self.places = sent(places, device)  # [N], in the padded
 
     def pack(self, padded: Maybe) -> Any:
         """[T, B, ..] or [B, T, ..] -> [N, ..]."""

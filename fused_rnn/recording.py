@@ -57,8 +57,10 @@ class LayerRecord:
 
     def saved_of(self, direction: int) -> Maybe:
         """[N, S*H], of an RNN h."""
-        if self.saved is None or self._gated:
-            return None if self.saved is None else self.saved[direction]
+        if self.saved is None:
+            return None
+        if self._gated:
+            return self.saved[direction]
         return self.saved.reshape(-1, self.directions, self.hidden)[:, direction]
 
     def after_step(self, direction: int, t: int, state: State) -> State:

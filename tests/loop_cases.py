@@ -199,6 +199,22 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 1
         )
 
 
+def assert_exact(case: Case, dtype: torch.dtype, largest: int) -> None:
+    """Of small whole numbers and sparse weights, so that nothing is rounded, up to the number that must not be passed:
+    all that the ops make of them in ``dtype`` equals the reference."""
+
+    def whole_numbers(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    problem = make(case, torch.float64, values=whole_numbers)
+    sparse = [w * (torch.arange(w.numel(), device=w.device).view(w.shape) % 7 == 0).to(w) for w in problem.weights]
+    problem = replace(problem, weights=sparse)
+    want = expected(problem)
+    assert max(float(value.abs().max()) for value in want.values() if value.numel()) <= largest
+    got = run(problem.to(dtype))
+    assert_same({name: value.double() for name, value in got.items()}, want, rtol=0, atol=0)
+
+
 def assert_near(problem: Problem, roundings: float) -> None:
     """By the ops, whatever is saved: within so many roundings of the truth, of the size of the values."""
     eps = torch.finfo(problem.x.dtype).eps

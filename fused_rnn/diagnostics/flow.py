@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from ..kinds import Variant
 from ..recording import CallRecord, LayerRecord, Square
 
-__all__ = ["CallFlow", "Clipping", "GradientFlow", "LayerFlow", "Saturation"]
+__all__ = ["CallFlow", "Clipping", "GradientFlow", "LayerFlow", "Saturation", "geometric_mean"]
 
 LOW, HIGH = 0.1, 0.9  # of gates; of values between -1 and 1, HIGH is of their size
 
@@ -162,8 +162,7 @@ class LayerFlow:
         """The geometric mean of ``transmission``. Below 1 the gradient shrinks, 0 where a step passed nothing of it on;
         above 1 it grows; NaN if no step had any to pass on."""
         factors = self.transmission
-        factors = factors[factors.isfinite()]
-        return float(factors.log().mean().exp()) if len(factors) else math.nan
+        return geometric_mean(factors[factors.isfinite()])
 
     @cached_property
     def clipping(self) -> dict[str, Clipping]:
@@ -261,6 +260,11 @@ class GradientFlow:
         if len(calls) != 1:
             raise RuntimeError(f"gradient_flow saw {len(calls)} calls: read .calls, which has each")
         return calls[0].layers
+
+
+def geometric_mean(factors: Tensor) -> float:
+    """NaN of none."""
+    return float(factors.log().mean().exp()) if len(factors) else math.nan
 
 
 def _no_backward() -> RuntimeError:

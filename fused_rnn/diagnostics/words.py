@@ -6,8 +6,9 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from .flow import LayerFlow
+from .flow import LayerFlow, geometric_mean
 
 __all__ = ["EXPLODED", "VANISHED", "Verdict", "table", "verdict"]
 
@@ -52,20 +53,22 @@ def verdict(flow: LayerFlow) -> Verdict:
     """
     clipped = len({t for cut in flow.clipping.values() for t in cut.rows.nonzero().flatten().tolist()})
     norms, factors = flow.h if flow.c is None else flow.h + flow.c, flow.transmission
-    passed = factors[factors.isfinite() & (factors > 0)]
-    rate = float(passed.log().mean().exp()) if len(passed) else math.nan
-    walked = range(flow.steps) if flow.reverse else range(flow.steps - 1, -1, -1)  # as the gradient goes
-    for t in walked if not norms.isfinite().all() else ():
-        if not norms[t].isfinite():
-            return Verdict("not finite", rate, math.nan, clipped, t)
-    for t in walked if (factors == 0).any() else ():
-        if factors[t] == 0:
-            return Verdict("vanishing", rate, 0.0, clipped, t)
+    rate = geometric_mean(factors[factors.isfinite() & (factors > 0)])
+    if (strange := ~norms.isfinite()).any():
+        return Verdict("not finite", rate, math.nan, clipped, _met_first(strange, flow))
+    if (nothing := factors == 0).any():
+        return Verdict("vanishing", rate, 0.0, clipped, _met_first(nothing, flow))
     if math.isnan(rate):
         return Verdict("none", rate, math.nan, clipped)
     log_left = (flow.steps - 1) * math.log(rate)
     kind = "vanishing" if log_left < math.log(VANISHED) else "exploding" if log_left > math.log(EXPLODED) else "healthy"
     return Verdict(kind, rate, math.exp(min(log_left, 709.0)), clipped)
+
+
+def _met_first(steps: Tensor, flow: LayerFlow) -> int:
+    """Of the steps that are true, some of [T], the one that the gradient comes to before the others."""
+    found: list[int] = steps.nonzero().flatten().tolist()
+    return found[0] if flow.reverse else found[-1]
 
 
 def table(flow: LayerFlow, rows: int = 11) -> str:
