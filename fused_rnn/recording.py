@@ -7,6 +7,7 @@ the gradients as they pass (``ops.Square``); where there are none hooks do, on e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -43,7 +44,11 @@ class LayerRecord:
         self.squares: Maybe = None  # f64 [8, D, N], of ops.Square; None before a backward
         self.saved: Maybe = None  # [D, N, S*H] as a forward keeps it (docs/design.md), of an RNN y, or none
         self.keeps = False  # whether to keep them
-        self.begins = [0, *accumulate(sizes)]  # the row that each step begins with
+
+    @cached_property
+    def begins(self) -> list[int]:
+        """The row that each step begins with."""
+        return [0, *accumulate(self.sizes)]
 
     def told(self, squares: Tensor, saved: Tensor, y: Tensor) -> None:
         """Called by a backward of the kernels."""
@@ -52,8 +57,9 @@ class LayerRecord:
             self.keep(saved, y)
 
     def keep(self, saved: Tensor, y: Tensor) -> None:
-        """What a forward kept for its backward; no copy unless y is changed in place later."""
-        self.saved = saved if self._gated else lazy_clone(y)
+        """What a forward kept for its backward. That y is nobody else's on the CPU; elsewhere it is copied, if it is
+        changed in place later."""
+        self.saved = saved if self._gated else y if y.is_cpu else lazy_clone(y)
 
     def saved_of(self, direction: int) -> Maybe:
         """[N, S*H], of an RNN h."""

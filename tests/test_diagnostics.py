@@ -380,3 +380,21 @@ def test_a_call_that_is_made_again(reentrant):
         net(x)[0].sum().backward()
     assert sorted(call.reached for call in flow.calls) == [False, True]
     torch.testing.assert_close(flow.layers[0].h, plain.layers[0].h)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_output_changed_in_place(kind):
+    """After the forward, and after the backward: neither reaches what was recorded."""
+    module = getattr(fused_rnn, kind)(I, H).double()
+    x = torch.randn(T, B, I, dtype=F64)
+    want = look(module, x, None, "padded")[0].gates
+    with gradient_flow(module) as flow:
+        y = module(x)[0]
+        changed = y if kind == "LSTM" else y.mul_(2)  # torch's own LSTM refuses it too
+        changed.sum().backward()
+        with torch.no_grad():
+            y.zero_()
+    got = flow.layers[0].gates
+    assert got.keys() == want.keys()
+    for name in want:
+        assert torch.equal(got[name], want[name])

@@ -58,6 +58,16 @@ struct Norm {
     const F *c, *c_shift;  // [H], of an LSTM's c
 };
 
+// Where the sums of squares of a block of units of a row go (squares-inl.h): the strides of kinds, rows and blocks. Of the last
+// four kinds a loop tells only what is not one of the others.
+struct SquareSums {
+    double* at;  // null: not asked for
+    int64_t kind, row, block;
+
+    explicit operator bool() const { return at; }
+    double* of(Square which, int64_t n, int64_t b) const { return at + which * kind + n * row + b * block; }
+};
+
 // One direction of one layer, forward, steps [t0, t1) (walked from t1-1 down when `reverse`).
 // F computes, S stores. Row strides are `ld_*`; the last dimension is contiguous everywhere.
 template <class F, class S>
@@ -153,10 +163,7 @@ struct BackwardArgs {
     Reset<F> reset;
     F* dh_reset;  // [B, ld_dh], to which is added what reaches a state set anew; null: it goes nowhere
     F* dc_reset;  // [B, ld_c] likewise
-    // [N, ld_squares], kSquareCount sums of each block of units (squares-inl.h); null: not asked for. Of the last four a loop
-    // tells only what is not one of the others.
-    double* squares;
-    int64_t ld_squares;
+    SquareSums squares;
     F* kept;            // [B, ld_dh], what of dh went past W_hh; null: nothing does, or squares are not asked for
     bool unwanted_dh0;  // nobody asks for what leaves the first step
 

@@ -78,6 +78,7 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
     const int64_t has_before = a.seq.rows(before);
     const int64_t first_before = has_before ? a.seq.row(before) : 0;
     const Marks reset = reset_after(a, t), anew = reset_before(a, t);
+    const int64_t gates = a.saved.gates ? saved_gates_of(a.cell, a.variant) : 0;
     for (int64_t b = b0; b < b1; ++b) {
         const int64_t n = first + b;
         const F* began = anew[b] ? a.anew(b) : b < has_before ? nullptr : a.initial(b);
@@ -90,7 +91,6 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         }
         if (!kTells && a.dcells) add_units(a.dcells + n * a.ld_dcells, u0, u1, a.dc + b * a.ld_c);
         [[maybe_unused]] RowSquares<F, S> squares;
-        if (kTells && b + 1 < b1) ask_for_row(a, n + 1, first_before + b + 1, u0, u1);
         const auto later = [&](int64_t u, int lanes) __attribute__((always_inline)) {
             return load<F>(dh + (b - b0) * row + (u - u0), lanes);
         };
@@ -100,6 +100,7 @@ FUSED_RNN_INLINE void backward_block(const BackwardArgs<F, S>& a, int64_t t, int
         const auto units = [&](const auto&... found) __attribute__((always_inline)) {
             for (int64_t u = u0; u < u1; u += W) {
                 const int lanes = u1 - u < W ? static_cast<int>(u1 - u) : W;
+                if (b + 1 < b1) ask_for_units(a, gates, n + 1, first_before + b + 1, u);
                 if constexpr (kTells) tell_later<Cell>(a, b, n, u, lanes, later(u, lanes), squares);
                 const Vec<F> g = gradient(u, lanes);
                 [[maybe_unused]] const Vec<F> dc =

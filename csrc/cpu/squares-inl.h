@@ -27,8 +27,33 @@ struct SquareSum {
         low = multiply_add(first, first, low);
         high = multiply_add(second, second, high);
     }
-    FUSED_RNN_INLINE double total() const { return sum_lanes<double>(low + high); }
+    FUSED_RNN_INLINE Vec<double> lanes() const { return low + high; }
 };
+
+// The sums of the lanes of two vectors, of each in the same order.
+struct TwoSums {
+    double first, second;
+};
+template <class Half, class V>
+FUSED_RNN_INLINE Half add_halves(V v) {
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return halves[0] + halves[1];
+}
+FUSED_RNN_INLINE TwoSums sum_two(Vec<double> x, Vec<double> y) {
+    typedef double Two __attribute__((vector_size(16)));
+    transpose_pair<Vec<double>, Simd<double>::I, 1>(x, y, AllLanes<Simd<double>::W>{});
+    Two sums;
+#if FUSED_RNN_VECTOR_BYTES == 64
+    typedef double Four __attribute__((vector_size(32)));
+    sums = add_halves<Two>(add_halves<Four>(x + y));
+#elif FUSED_RNN_VECTOR_BYTES == 32
+    sums = add_halves<Two>(x + y);
+#else
+    sums = x + y;
+#endif
+    return {sums[0], sums[1]};
+}
 
 // The sums of a row while its units go by.
 template <class F, class S>
@@ -37,27 +62,17 @@ struct RowSquares {
 
     FUSED_RNN_INLINE void add(Square which, Vec<F> v) { of[which].add(v); }
     // After the vector of units at u: where it is the last of its block, these sums of row n are done.
-    template <Square... kinds>
+    template <Square first, Square second = first>
     FUSED_RNN_INLINE void close(const BackwardArgs<F, S>& a, int64_t n, int64_t u, int64_t u1) {
         if (u + Simd<F>::W < u1 && (u + Simd<F>::W) % kSquareUnits<F>) return;
-        double* to = a.squares + n * a.ld_squares + u / kSquareUnits<F> * kSquareCount;
-        ((to[kinds] = of[kinds].total()), ...);
-        ((of[kinds] = {}), ...);
+        const TwoSums sums = sum_two(of[first].lanes(), of[second].lanes());
+        const int64_t block = u / kSquareUnits<F>;
+        *a.squares.of(first, n, block) = sums.first;
+        if (second != first) *a.squares.of(second, n, block) = sums.second;
+        of[first] = {};
+        of[second] = {};
     }
 };
-
-// Adding up fills the window in which the processor looks ahead, and what the next row has saved would come late from
-// memory: it is asked for here. Row n, whose state before lies in row n_before.
-template <class F, class S>
-FUSED_RNN_INLINE void ask_for_row(const BackwardArgs<F, S>& a, int64_t n, int64_t n_before, int64_t u0, int64_t u1) {
-    constexpr int64_t kLine = 64 / sizeof(S);
-    const int64_t gates = a.saved.gates ? saved_gates_of(a.cell, a.variant) : 0;
-    for (int64_t u = u0; u < u1; u += kLine) {
-        for (int64_t k = 0; k < gates; ++k) __builtin_prefetch(a.saved.gates_of(n) + k * a.H + u);
-        __builtin_prefetch(a.saved.state_of(n_before) + u);
-        if (a.dy && !a.two_products) __builtin_prefetch(a.dy + n * a.ld_dy + u);
-    }
-}
 
 // What was sent to h, u units on: what went past W_hh, and what through it.
 template <class F, class S>
@@ -124,7 +139,8 @@ void tell_sent(const BackwardArgs<F, S>& a, int64_t b, int64_t n) {
         const Vec<F> sent = load<F>(a.dh + b * a.ld_dh + u, lanes);
         squares.add(kSquareSentH, sent);
         if (a.kept) tell_parts(a, b, u, lanes, sent, squares);
-        squares.template close<kSquareSentH, kSquareKept, kSquareRecurrent>(a, n, u, a.R);
+        squares.template close<kSquareSentH>(a, n, u, a.R);
+        if (a.kept) squares.template close<kSquareKept, kSquareRecurrent>(a, n, u, a.R);
     }
     if (!is_lstm(a.cell)) return;
     for (int64_t u = 0; u < a.H; u += W) {

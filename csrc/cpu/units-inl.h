@@ -7,6 +7,15 @@ FUSED_RNN_INLINE Vec<F> state_before(const BackwardArgs<F, S>& a, const F* began
     return began ? load<F>(began + u, lanes) : load<F>(a.saved.state_of(n_before) + u, lanes);
 }
 
+// A vector of units of row n, whose state before lies in row n_before, is asked for from memory before it is its turn.
+template <class F, class S>
+FUSED_RNN_INLINE void ask_for_units(const BackwardArgs<F, S>& a, int64_t gates, int64_t n, int64_t n_before,
+                                    int64_t u) {
+    for (int64_t k = 0; k < gates; ++k) __builtin_prefetch(a.saved.gates_of(n) + k * a.H + u);
+    __builtin_prefetch(a.saved.state_of(n_before) + u);
+    if (a.dy && !a.two_products) __builtin_prefetch(a.dy + n * a.ld_dy + u);
+}
+
 // Units [u0, u1) of one row.
 template <class F>
 void copy_units(const F* from, int64_t u0, int64_t u1, F* to) {

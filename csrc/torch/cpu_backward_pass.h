@@ -30,8 +30,11 @@ class BackwardPass {
           y_(laid_out(grads.y)) {
         if (grads.dy) dy_ = laid_out(*grads.dy);
         if (grads.dcells) dcells_ = laid_out(*grads.dcells);
-        for (int64_t d = 0; d < layer.D; ++d)
+        if (tells) squares_.emplace(layer, cpu::kMaxVectors * k_.W);
+        for (int64_t d = 0; d < layer.D; ++d) {
             dir_[d].prepare(plan_, pool_, k_, layer, d, in, grads, dy_, dcells_, y_, saved_);
+            if (tells) dir_[d].args.squares = squares_->sums(d);
+        }
         if (!gates_only || dir_[0].rebuild) x_.reserve(plan_.most_rows);
         if (gates_only) return;
         outer_ = OuterProduct<F, S>(plan_.by, k_, plan_.tiles, plan_.most_rows, std::max(layer.G * layer.H, layer.R),
@@ -87,14 +90,12 @@ class BackwardPass {
         return out;
     }
 
-    // [kSquareCount, D, N], those of the blocks of units added up in order, and what the loop had no need to tell.
+    // [kSquareCount, D, N]
     Tensor squares() {
-        const Tensor out = empty({kSquareCount, layer_.D, layer_.N}, ScalarType::Double);
-        for (int64_t d = 0; d < layer_.D; ++d) {
-            const Squares squares{dir_[d].args, mutable_data_of<double>(out) + d * layer_.N, layer_.D * layer_.N};
-            pool_.split(layer_.T, layer_.N >> 10, [&](int64_t t0, int64_t t1) { squares.of_steps(t0, t1); });
-        }
-        return out;
+        for (int64_t d = 0; d < layer_.D; ++d)
+            pool_.split(layer_.T, layer_.N >> 10,
+                        [&](int64_t t0, int64_t t1) { squares_->finish(dir_[d].args, t0, t1); });
+        return squares_->told();
     }
 
     // `columns` of every direction's rows, side by side: [N, D*columns].
@@ -349,6 +350,7 @@ class BackwardPass {
     OuterProduct<F, S> outer_;
     const Tensor saved_, y_;
     std::optional<Tensor> dy_, dcells_;
+    std::optional<Squares> squares_;
     BackwardDirection<F, S> dir_[kMaxDirections];
     Result<F, S> dx_;
     Result<F, S> dweights_[kMaxDirections * kMaxWeights];

@@ -53,7 +53,6 @@ template <class F, class S>
 struct BackwardDirection {
     Buffer<F> dh, dc, c0, dh_reset, dc_reset, kept, dgx, dgh, dr, multiplied, cells, mask, dh_full, norm_sums,
         first_sums;
-    Buffer<double> squares;
     Compute<F, S> h0, w_ch;
     NormWeights<F, S> norm;
     Weight<F, S> w_hh, w_hr;
@@ -124,15 +123,8 @@ struct BackwardDirection {
         mask = recurrent_mask(k, l, d);
         a.mask = mask.data();
         a.seeds = seeds_of(l, d);
-        if (plan.tells) {
-            const int64_t units = cpu::kMaxVectors * k.W, blocks = (std::max(l.H, l.R) + units - 1) / units;
-            a.ld_squares = blocks * kSquareCount;
-            squares = Buffer<double>(l.N * a.ld_squares);
-            if (l.H != l.R || l.variant.clips()) squares.zero();  // else the loop tells each of them
-            a.squares = squares.data();
-            if (a.passes_h()) kept = gradient_buffer(k, l, {}, d, l.R);
-            a.kept = kept.data();
-        }
+        if (plan.tells && a.passes_h()) kept = gradient_buffer(k, l, {}, d, l.R);
+        a.kept = kept.data();
 
         const bool apart = hidden_apart(l.cell, l.variant);
         dgx = Buffer<F>(plan.most_rows * a.ld_dg);
