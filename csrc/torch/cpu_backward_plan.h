@@ -32,8 +32,8 @@ struct BackwardPlan {
         const int64_t columns = l.G * l.H, row_bytes = columns * static_cast<int64_t>(sizeof(F));
         const bool own = columns >= kOwnProductColumns && row_bytes * (l.I + l.R) <= kOwnProductBytes;
         by = tiles ? By::kTiles : !direct && own ? By::kPanels : By::kBlas;
-        const int64_t rows = by == By::kPanels ? std::max(kPieceRows, kPieceBytes / row_bytes)
-                                               : std::max(kBlasPieceRows, kBlasPieceBytes / row_bytes);
+        const int64_t rows = by == By::kBlas ? std::max(kBlasPieceRows, kBlasPieceBytes / row_bytes)
+                                             : std::max(kPieceRows, kPieceBytes / row_bytes);
         if (l.N > 0) bounds = l.chunks(gates_only ? l.N : rows);
         most_rows = l.most_rows(bounds);
     }

@@ -12,10 +12,12 @@
 
 namespace fused_rnn {
 
-// gx of a thread's piece of time stays within this, so that the loop finds it in cache; at least kForwardRows rows
-// keep the product efficient.
-constexpr int64_t kForwardBytes = 1 << 20;
+// gx of a thread's piece of time stays within this, so that the loop finds it near beside all else that a step touches; at least
+// kForwardRows rows keep the product efficient.
+constexpr int64_t kForwardBytes = 1 << 18;
 constexpr int64_t kForwardRows = 96;
+// Recurrent weights that leave room for it. Past these each piece reads them anew: it has twice the rows.
+constexpr int64_t kNearBytes = 1 << 20;
 
 template <class F, class S>
 struct ForwardDirection {
@@ -61,7 +63,7 @@ class ForwardPass {
     void cut(int64_t row_parts, int64_t most_steps) {
         const Layer& l = layer_;
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
-        const bool near = size().weight_bytes <= kForwardBytes;  // recurrent weights that leave room for gx
+        const bool near = size().weight_bytes <= kNearBytes;
         const int64_t rows = (near ? std::max(kForwardRows, kForwardBytes / row_bytes) : 2 * kForwardRows) * row_parts;
         piece_ = std::min({l.T, std::max<int64_t>(1, rows / l.B), most_steps});
         for (int64_t d = 0; d < l.D; ++d) {
