@@ -173,7 +173,8 @@ def _derivative(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, want
         return (None,) * len(wanted)
     x, h0, c0, batch_sizes, reset, seed, y, saved, *weights = ctx.saved_tensors
     fixed = (batch_sizes, reset, seed, ctx.cell, _needs(wanted), 0, *ctx.options)
-    args = (dy, dhn, None if c0 is None else dcn, dcells, x, h0, c0, y, saved, *fixed, *weights)
+    dcn = None if c0 is None else dcn  # a graph makes zeros for what nothing came to
+    args = (dy, dhn, dcn, dcells, x, h0, c0, y, saved, *fixed, *weights)
     if ctx.compiled:  # torch itself refuses further derivatives of a compiled layer
         return _FusedLayerGradient.forward(*args)
     if _is_compiling():  # Dynamo comes upon backwards of layers that ran outside of it too

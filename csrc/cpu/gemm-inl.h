@@ -220,28 +220,35 @@ void pack_plain(const S* w, int64_t ld, int64_t K, PanelShape shape, int64_t p0,
 
 // ---- products of a few rows with a row-major matrix: where packing would cost more than it saves ----
 
-// Halves are added until one lane is left.
-template <class F, int Bytes>
-FUSED_RNN_INLINE F sum_halves(const F (&lanes)[Bytes / sizeof(F)]) {
-    typedef F Half __attribute__((vector_size(Bytes / 2)));
-    Half low, high;
-    __builtin_memcpy(&low, lanes, sizeof(low));
-    __builtin_memcpy(&high, lanes + Bytes / 2 / sizeof(F), sizeof(high));
-    low += high;
-    F sum[Bytes / 2 / sizeof(F)];
-    __builtin_memcpy(sum, &low, sizeof(low));
-    if constexpr (Bytes / 2 == sizeof(F)) {
-        return sum[0];
+// Halves are added until so many lanes are left.
+template <class F, int left, int count>
+FUSED_RNN_INLINE void sum_halves(const F (&lanes)[count], F (&sums)[left]) {
+    if constexpr (count == left) {
+        __builtin_memcpy(sums, lanes, sizeof(lanes));
     } else {
-        return sum_halves<F, Bytes / 2>(sum);
+        constexpr int half = count / 2;
+        typedef F Half __attribute__((vector_size(half * sizeof(F))));
+        Half low, high;
+        __builtin_memcpy(&low, lanes, sizeof(low));
+        __builtin_memcpy(&high, lanes + half, sizeof(high));
+        low += high;
+        F halved[half];
+        __builtin_memcpy(halved, &low, sizeof(low));
+        sum_halves<F, left, half>(halved, sums);
     }
+}
+template <class F, int left>
+FUSED_RNN_INLINE void sum_lanes_to(Vec<F> v, F (&sums)[left]) {
+    F lanes[Simd<F>::W];
+    __builtin_memcpy(lanes, &v, sizeof(v));
+    sum_halves<F, left, Simd<F>::W>(lanes, sums);
 }
 
 template <class F>
 FUSED_RNN_INLINE F sum_lanes(Vec<F> v) {
-    F lanes[Simd<F>::W];
-    __builtin_memcpy(lanes, &v, sizeof(v));
-    return sum_halves<F, FUSED_RNN_VECTOR_BYTES>(lanes);
+    F sum[1];
+    sum_lanes_to<F>(v, sum);
+    return sum[0];
 }
 
 constexpr int kFewRows = 4;  // of `a`, which one pass over the weights serves

@@ -31,28 +31,9 @@ struct SquareSum {
 };
 
 // The sums of the lanes of two vectors, of each in the same order.
-struct TwoSums {
-    double first, second;
-};
-template <class Half, class V>
-FUSED_RNN_INLINE Half add_halves(V v) {
-    Half halves[2];
-    __builtin_memcpy(halves, &v, sizeof(v));
-    return halves[0] + halves[1];
-}
-FUSED_RNN_INLINE TwoSums sum_two(Vec<double> x, Vec<double> y) {
-    typedef double Two __attribute__((vector_size(16)));
+FUSED_RNN_INLINE void sum_two(Vec<double> x, Vec<double> y, double (&sums)[2]) {
     transpose_pair<Vec<double>, Simd<double>::I, 1>(x, y, AllLanes<Simd<double>::W>{});
-    Two sums;
-#if FUSED_RNN_VECTOR_BYTES == 64
-    typedef double Four __attribute__((vector_size(32)));
-    sums = add_halves<Two>(add_halves<Four>(x + y));
-#elif FUSED_RNN_VECTOR_BYTES == 32
-    sums = add_halves<Two>(x + y);
-#else
-    sums = x + y;
-#endif
-    return {sums[0], sums[1]};
+    sum_lanes_to<double>(x + y, sums);
 }
 
 // The sums of a row while its units go by.
@@ -65,10 +46,11 @@ struct RowSquares {
     template <Square first, Square second = first>
     FUSED_RNN_INLINE void close(const BackwardArgs<F, S>& a, int64_t n, int64_t u, int64_t u1) {
         if (u + Simd<F>::W < u1 && (u + Simd<F>::W) % kSquareUnits<F>) return;
-        const TwoSums sums = sum_two(of[first].lanes(), of[second].lanes());
+        double sums[2];
+        sum_two(of[first].lanes(), of[second].lanes(), sums);
         const int64_t block = u / kSquareUnits<F>;
-        *a.squares.of(first, n, block) = sums.first;
-        if (second != first) *a.squares.of(second, n, block) = sums.second;
+        *a.squares.of(first, n, block) = sums[0];
+        if constexpr (second != first) *a.squares.of(second, n, block) = sums[1];
         of[first] = {};
         of[second] = {};
     }
