@@ -105,6 +105,8 @@ simt: build
 	$(ON_HOST) $(PYTEST_FLAGS) $(SIMT_VARIANTS)
 	FUSED_RNN_CUDA_LIMITS=sms=1,shared=14800,clusters=0 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_PLANS)
 	FUSED_RNN_CUDA_LIMITS=cooperative=0,clusters=0 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_PLANS)
+	FUSED_RNN_CUDA_LIMITS=loops=0 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_PLANS)
+	FUSED_RNN_CUDA_LIMITS=loops=0 $(ON_HOST) $(PYTEST_FLAGS) $(SIMT_VARIANTS)
 
 compat: build
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat

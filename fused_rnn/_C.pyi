@@ -36,7 +36,9 @@ def cuda_plan(
     threads_per_sm: int,
     registers_per_sm: int,
     cooperative: bool,
+    loops: bool = True,
     clusters: Sequence[int] = ...,
+    tensor: bool = False,
     rowwise: bool = False,
     clustered: bool = False,
 ) -> dict[str, Any]: ...

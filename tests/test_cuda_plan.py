@@ -44,6 +44,7 @@ def gpus(draw):
         "threads_per_sm": draw(st.sampled_from([1024, 1536, 2048])),
         "registers_per_sm": 1 << 16,
         "cooperative": draw(st.booleans()),
+        "loops": draw(st.sampled_from([True, True, False])),
         "clusters": draw(st.sampled_from([(0,) * 5, (132, 66, 33, 16, 8), (0, 1, 0, 0, 0), (4, 2, 1, 0, 0)])),
     }
 
@@ -69,6 +70,12 @@ def test_plans_fit_device_and_work(loop, gpu):
     # What a call asks for: 16 bits go to tensor cores, f32 as TF32 where it may, f64 never.
     loop["tensor"] = loop["element_size"] == 2 or (loop["element_size"] == 4 and loop["tensor"])
     plan = _C.cuda_plan(**loop, **gpu)
+    if plan["mode"] == "products" or not (gpu["loops"] or loop["rowwise"]):
+        assert plan == {"mode": "products"}
+        assert not loop["rowwise"]
+        # Where the loop may multiply f32 as TF32, torch's own product may not.
+        assert not (gpu["loops"] and loop["tensor"] and loop["element_size"] == 4)
+        return
     assert plan["shared_bytes"] <= gpu["shared_per_block"]
     assert 32 <= plan["threads"] <= 256
     assert plan["blocks"] == loop["D"] * plan["slices"] * plan["parts"]
@@ -89,7 +96,7 @@ def test_plans_fit_device_and_work(loop, gpu):
     # Blocks that wait for each other must all be there.
     if plan["mode"] == "cooperative":
         fit = min(
-            gpu["shared_per_sm"] // (plan["shared_bytes"] + 1024),
+            gpu["shared_per_sm"] // (-(-(plan["shared_bytes"] + 1024) // 128) * 128),  # in units of 128 bytes
             gpu["threads_per_sm"] // plan["threads"],
             gpu["registers_per_sm"] // (REGISTERS * plan["threads"]),
         )
@@ -116,7 +123,7 @@ def test_weights_stay_on_chip_while_they_fit():
     size = {"cell": 0, "backward": False, "T": 99, "B": 16, "D": 1, "P": 0, "element_size": 2, "tensor": True}
     size |= DEVICES["h200"]
     assert _C.cuda_plan(H=1024, **size)["resident"]
-    assert not _C.cuda_plan(H=4096, **size)["resident"]
+    assert not _C.cuda_plan(H=1536, **(size | {"sms": 64}))["resident"]
 
 
 def test_clusters_where_they_serve():
@@ -126,17 +133,35 @@ def test_clusters_where_they_serve():
         plan = _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["h200"])
         assert (plan["mode"], plan["parts"], plan["units"], plan["slice_rows"]) == ("clusters", 16, 32, 2)
         assert _C.cuda_plan(H=64, backward=backward, **size, **DEVICES["h200"])["parts"] == 1  # a block by itself
-        assert _C.cuda_plan(H=2048, backward=backward, **size, **DEVICES["h200"])["mode"] == "cooperative"
+        assert _C.cuda_plan(H=1024, backward=backward, **size, **DEVICES["h200"])["mode"] == "cooperative"
         assert _C.cuda_plan(H=512, backward=backward, **size, **DEVICES["a100"])["mode"] == "cooperative"
         for without in ("tensor", "clustered"):
             other = _C.cuda_plan(H=512, backward=backward, **(size | {without: False}), **DEVICES["h200"])
             assert other["mode"] == "cooperative"
 
 
-def test_a_device_too_small_is_refused():
+def test_products_of_torch_where_they_serve():
+    """Large ones, of every loop that looks at no whole rows; small ones only where no loop may stay on the device."""
+    size = {"cell": 0, "T": 200, "D": 1, "P": 0, "tensor": True, "clustered": True}
+    device = DEVICES["h200"]
+    for backward in (False, True):
+        of = {"backward": backward, **size}
+        assert _C.cuda_plan(B=256, H=1024, element_size=2, **of, **device)["mode"] == "products"
+        assert _C.cuda_plan(B=64, H=1024, element_size=2, **of, **device)["mode"] == "cooperative"
+        assert _C.cuda_plan(B=256, H=1024, element_size=4, **of, **device)["mode"] == "cooperative"  # as TF32
+        ieee = of | {"tensor": False}
+        assert _C.cuda_plan(B=256, H=1024, element_size=4, **ieee, **device)["mode"] == "products"
+        assert _C.cuda_plan(B=256, H=1024, element_size=4, rowwise=True, **ieee, **device)["mode"] == "cooperative"
+        assert _C.cuda_plan(B=2, H=16, element_size=4, loops=False, **of, **device)["mode"] == "products"
+
+
+def test_a_device_too_small():
+    """Products of torch want no shared memory of a loop; whole rows have no other way."""
     size = {"cell": 0, "backward": False, "T": 9, "B": 9, "D": 1, "H": 64, "P": 0, "element_size": 4}
+    small = {**DEVICES["h200"], "shared_per_block": 4096}
+    assert _C.cuda_plan(**size, **small)["mode"] == "products"
     with pytest.raises(RuntimeError, match="not enough shared memory"):
-        _C.cuda_plan(**size, **{**DEVICES["h200"], "shared_per_block": 4096})
+        _C.cuda_plan(rowwise=True, **size, **small)
 
 
 def test_of_a_module():
@@ -171,4 +196,4 @@ def test_info_prints_it(capsys):
     assert "GRU(1, 300, num_layers=2), float16, 100 steps of 32 rows on h100" in out
     assert "forward: mode clusters, blocks 128, threads 256" in out
     assert main(["info", "GRU", "--hidden", "300", "--dtype", "float16", "--on", "a100"]) == 0
-    assert "forward: tile tensor, mode cooperative" in capsys.readouterr().out
+    assert "forward: mode cooperative, tile tensor" in capsys.readouterr().out

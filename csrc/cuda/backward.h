@@ -15,6 +15,7 @@ struct HiddenProduct {
 
     FUSED_RNN_DEVICE int64_t K() const { return step.a.G * step.a.H; }
     FUSED_RNN_DEVICE int64_t columns() const { return step.a.R; }
+    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.later_gates(b); }
     FUSED_RNN_DEVICE int64_t skip(int64_t k) const { return hidden_column(step.a.cell, step.a.H, k); }
     FUSED_RNN_DEVICE const S* weight(int, int64_t j) const { return step.a.w_hh_t[step.d] + j * K(); }
     FUSED_RNN_DEVICE bool copies16() const { return step.a.first_copies16; }
@@ -63,7 +64,6 @@ struct HiddenWork : HiddenProduct<S> {
     using HiddenProduct<S>::step;
 
     FUSED_RNN_DEVICE HiddenWork(const BackwardStep<S>& s, const Device& device) : HiddenProduct<S>{s}, dev(device) {}
-    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.later_gates(b); }
     FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const {
         Cell cell{CellMath::load(dev, step, b, j), step.shown(dev, b, j)};
         if (step.goes_on(b)) cell.dh += passed<CellMath>(step, b, j);
@@ -85,7 +85,6 @@ struct ShownWork : HiddenProduct<S> {
     using HiddenProduct<S>::step;
 
     FUSED_RNN_DEVICE ShownWork(const BackwardStep<S>& s, const Device& device) : HiddenProduct<S>{s}, dev(device) {}
-    FUSED_RNN_DEVICE const S* operand(int64_t b) const { return step.later_gates(b); }
     FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const {
         Cell cell{CellMath::load_shown(dev, step, b, j), step.shown(dev, b, j)};
         if (step.goes_on(b)) cell.dh += passed<CellMath>(step, b, j);

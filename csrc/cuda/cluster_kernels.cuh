@@ -6,12 +6,14 @@
 
 namespace fused_rnn::cuda {
 
-// Where there are no clusters no plan asks for these.
+// Where there are no clusters no plan asks for these (launch.cu).
 template <class Math, int kRowTiles, class S>
 __global__ void __launch_bounds__(kClusterThreads, 1)
     cluster_forward_kernel(const __grid_constant__ ForwardArgs<S> args, const __grid_constant__ ClusterGrid grid) {
 #if __CUDA_ARCH__ >= 900
     cluster_forward_loop<typename Math::Forward, kRowTiles>(Gpu{}, args, grid);
+#else
+    __trap();
 #endif
 }
 
@@ -20,6 +22,8 @@ __global__ void __launch_bounds__(kClusterThreads, 1)
     cluster_backward_kernel(const __grid_constant__ BackwardArgs<S> args, const __grid_constant__ ClusterGrid grid) {
 #if __CUDA_ARCH__ >= 900
     cluster_backward_loop<typename Math::Backward, kRowTiles>(Gpu{}, args, grid);
+#else
+    __trap();
 #endif
 }
 

@@ -12,6 +12,7 @@ namespace fused_rnn::cuda {
 
 inline void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
+    cudaGetLastError();  // or the next kernel of somebody else's reports it
     throw std::runtime_error(std::string("fused_rnn: ") + what + ": " + cudaGetErrorString(error));
 }
 
@@ -44,9 +45,20 @@ class Launch {
     cudaLaunchConfig_t config_{};
 };
 
+// Of the current device.
+inline int attribute(cudaDeviceAttr which) {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device), "asking for the current device");
+    check(cudaDeviceGetAttribute(&value, which, device), "asking the device");
+    return value;
+}
+
+// As much as a block may have, not what a launch wants: other threads launch the same kernel meanwhile. It is cheap.
 template <class Kernel>
-void allow_shared(Kernel* kernel, int bytes) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "asking for shared memory");
+void allow_shared(Kernel* kernel) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+          "asking for shared memory");
 }
 // Of more than eight blocks.
 template <class Kernel>
@@ -69,12 +81,23 @@ void launch_steps(void (*kernel)(Args, Grid), const Args& args, const Plan& plan
               [&](const Grid& grid) { check(launch_once(kernel, args, grid, plan, stream), "launching a step"); });
 }
 
+// Whether all blocks of a loop run at once. A plan counts on registers that code compiled for another GPU may exceed; a launch
+// that is captured may tell only when its graph is made.
+template <class Kernel>
+bool fits_at_once(Kernel* kernel, const Plan& plan) {
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads,
+                                                        static_cast<size_t>(plan.shared_bytes)),
+          "asking how many blocks fit");
+    return plan.blocks <= blocks * attribute(cudaDevAttrMultiProcessorCount);
+}
+
 template <class Args>
 void launch_loop(void (*kernel)(Args, Grid), const Args& args, const Plan& plan, Stream handle) {
     const auto stream = static_cast<cudaStream_t>(handle);
-    // Cheap, and right for whichever device is current.
-    allow_shared(kernel, plan.shared_bytes);
-    if (plan.mode == Mode::kSteps) return launch_steps(kernel, args, plan, stream);
+    allow_shared(kernel);
+    if (plan.mode == Mode::kSteps || (plan.grid.meets && !fits_at_once(kernel, plan)))
+        return launch_steps(kernel, args, plan, stream);
     const cudaError_t error = launch_once(kernel, args, plan.grid, plan, stream);
     // Less of the device is ours than it says (a share of it, as under MPS).
     if (error == cudaErrorCooperativeLaunchTooLarge) {
@@ -86,7 +109,7 @@ void launch_loop(void (*kernel)(Args, Grid), const Args& args, const Plan& plan,
 
 template <class Args>
 void launch_clusters(void (*kernel)(Args, ClusterGrid), const Args& args, const Plan& plan, Stream stream) {
-    allow_shared(kernel, plan.shared_bytes);
+    allow_shared(kernel);
     if (plan.cluster.parts > 8) allow_large_clusters(kernel);
     Launch launch(plan.blocks, plan.threads, plan.shared_bytes, static_cast<cudaStream_t>(stream));
     launch.clusters_of(plan.cluster.parts);

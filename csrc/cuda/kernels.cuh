@@ -19,6 +19,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     backward_loop<typename Math::Backward, Choice::template Tile>(Gpu{}, args, grid);
 }
 
+template <class CellMath, class Args>
+__global__ void cells_kernel(const __grid_constant__ Args args) {
+    cells_of_step<CellMath>(Gpu{}, args);
+}
+
 template <class Args>
 __global__ void rows_kernel(const __grid_constant__ Args args) {
     each_row(Gpu{}, args);
@@ -39,6 +44,21 @@ void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
         if (plan.mode == Mode::kClusters) return cluster_backward(args, plan, stream);
     select<S, kVaried>(args, plan.tile, [&](auto math, auto choice) {
         launch_loop(backward_kernel<decltype(math), decltype(choice), S>, args, plan, stream);
+    });
+}
+
+template <class S, bool kVaried>
+void step_cells(const ForwardCells<S>& args, Stream stream) {
+    select_math<S, kVaried>(args, [&](auto math) {
+        launch_rows(cells_kernel<typename decltype(math)::Forward, ForwardCells<S>>, args, args.D * args.seq.B, stream);
+    });
+}
+
+template <class S, bool kVaried>
+void step_cells(const BackwardCells<S>& args, Stream stream) {
+    select_math<S, kVaried>(args, [&](auto math) {
+        launch_rows(cells_kernel<typename decltype(math)::Backward, BackwardCells<S>>, args, args.D * args.seq.B,
+                    stream);
     });
 }
 

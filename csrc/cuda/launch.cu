@@ -14,7 +14,11 @@ namespace {
 __global__ void __launch_bounds__(kClusterThreads, 1) cluster_probe() {}
 
 void count_clusters(DeviceLimits& limits) {
-    allow_shared(cluster_probe, limits.shared_per_block);
+    cudaFuncAttributes code{};
+    check(cudaFuncGetAttributes(&code, cluster_probe), "asking for a kernel");
+    if (code.ptxVersion < 90)
+        return;  // compiled for GPUs without clusters, translated for this one: nothing is in them
+    allow_shared(cluster_probe);
     allow_large_clusters(cluster_probe);
     for (int i = 0; i < kClusterSizes; ++i) {
         Launch launch(1 << i, kClusterThreads, limits.shared_per_block);
@@ -26,12 +30,7 @@ void count_clusters(DeviceLimits& limits) {
     }
 }
 
-DeviceLimits query(int device) {
-    const auto attribute = [device](cudaDeviceAttr which) {
-        int value = 0;
-        check(cudaDeviceGetAttribute(&value, which, device), "asking the device");
-        return value;
-    };
+DeviceLimits query() {
     DeviceLimits limits{attribute(cudaDevAttrMultiProcessorCount),
                         attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
                         attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
@@ -56,7 +55,7 @@ DeviceLimits device_limits() {
     check(cudaGetDevice(&device), "asking for the current device");
     const std::lock_guard<std::mutex> lock(mutex);
     auto found = known.find(device);
-    if (found == known.end()) found = known.emplace(device, query(device)).first;
+    if (found == known.end()) found = known.emplace(device, query()).first;
     return lowered(found->second);
 }
 

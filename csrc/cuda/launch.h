@@ -6,6 +6,7 @@
 #include "plan.h"
 #include "norm_rows.h"
 #include "squares.h"
+#include "step_cells.h"
 #include "varied_rows.h"
 
 namespace fused_rnn::cuda {
@@ -13,7 +14,7 @@ namespace fused_rnn::cuda {
 using Stream = void*;  // a cudaStream_t
 
 // Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS ("sms=4,shared=49152,cooperative=0,
-// clusters=0"): tests reach every way of a loop by it.
+// clusters=0,loops=0"): tests reach every way of a loop by it.
 DeviceLimits device_limits();
 
 // The time loops: of torch's cells, and of others.
@@ -21,6 +22,11 @@ template <class S, bool kVaried>
 void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
 template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
+// Of loops whose products are made outside.
+template <class S, bool kVaried>
+void step_cells(const ForwardCells<S>& args, Stream stream);
+template <class S, bool kVaried>
+void step_cells(const BackwardCells<S>& args, Stream stream);
 // Where the plan has clusters.
 template <class S>
 void cluster_forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);

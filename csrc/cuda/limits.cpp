@@ -30,6 +30,8 @@ DeviceLimits lowered(DeviceLimits limits) {
         } else if (name == "clusters") {  // of so many blocks at most
             for (int i = 0; i < kClusterSizes; ++i)
                 if (1 << i > value) limits.clusters[i] = 0;
+        } else if (name == "loops") {
+            limits.loops = limits.loops && value;
         } else {
             throw std::runtime_error(std::string("FUSED_RNN_CUDA_LIMITS: not understood: ") + part);
         }

@@ -4,7 +4,7 @@
 
 namespace fused_rnn::cuda {
 
-// Reads the variable at each call; "sms=4,shared=49152,cooperative=0", each part optional. Throws std::runtime_error for a
+// Reads the variable at each call; "sms=4,shared=49152,cooperative=0,clusters=0,loops=0", each part optional. Throws std::runtime_error for a
 // text it does not understand.
 DeviceLimits lowered(DeviceLimits limits);
 

@@ -13,8 +13,13 @@ namespace {
 struct TileShape {
     TileKind kind;
     int rows, units, team, step;
-    double rate;  // multiply-adds a clock of a whole SM at work on it
+    double rate;  // multiply-adds a clock of a whole SM at work on it; on tensor cores, with four gates
 };
+
+// Tensor cores wait for shared memory: an mma's rows of the batch, 512 bytes, serve all gates, its weights, 256, one.
+double rate_of(const TileShape& tile, int gates) {
+    return tile.kind == TileKind::kTensor ? tile.rate * (512.0 / 4 + 256) / (512.0 / gates + 256) : tile.rate;
+}
 
 template <class Tile>
 constexpr TileShape shape_of(TileKind kind, double rate) {
@@ -38,7 +43,11 @@ TileShape tile_shape(const LoopShape& s) {
 }
 
 constexpr double kBarrierClocks = 2500;  // of a barrier between blocks
-constexpr double kTileClocks = 1200;     // of staging, two syncs and the cell, for each tile
+// Of products that torch makes: what the host takes to queue one, and the cells behind it; what a kernel takes that has
+// hardly anything to do; multiply-adds a clock of a whole SM, in 2, 4 and 8 bytes, and bytes of weights.
+constexpr double kQueueClocks = 14000, kQueueCellsClocks = 7000, kKernelClocks = 5000;
+constexpr double kProductRates[] = {1000, 100, 40}, kBytesRead = 20;
+constexpr double kTileClocks = 1200;  // of staging, two syncs and the cell, for each tile
 constexpr int kMaxChunk = 256;
 
 // One product of a step.
@@ -83,8 +92,8 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
 
     // How many such blocks are on the device at once.
     const int64_t fit =
-        std::min<int64_t>({limits.shared_per_sm / (p.shared_bytes + 1024), limits.threads_per_sm / p.threads,
-                           limits.registers_per_sm / (kMaxRegisters * p.threads)});
+        std::min<int64_t>({limits.shared_per_sm / round_up(p.shared_bytes + 1024, 128),
+                           limits.threads_per_sm / p.threads, limits.registers_per_sm / (kMaxRegisters * p.threads)});
     const int64_t together = limits.sms * std::max<int64_t>(fit, 1);
     const int64_t row_tiles = std::max<int64_t>(1, divide_up(s.B, tile.rows));
     const int64_t most = std::max<int64_t>(1, together / (s.D * parts));
@@ -104,8 +113,9 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     for (int i = 0; i < count; ++i) {
         const double tiles = static_cast<double>(tiles_a_slice * divide_up(divide_up(phases[i].columns, units), parts));
         const double adds = static_cast<double>(tile.rows * units * phases[i].gates) * static_cast<double>(phases[i].K);
+        const double rate = rate_of(tile, phases[i].gates);
         clocks +=
-            tiles * (kTileClocks + adds * std::min(per_sm, static_cast<double>(std::max<int64_t>(fit, 1))) / tile.rate);
+            tiles * (kTileClocks + adds * std::min(per_sm, static_cast<double>(std::max<int64_t>(fit, 1))) / rate);
         if (!p.grid.resident) clocks += tiles * kTileClocks * static_cast<double>(divide_up(phases[i].K, p.grid.chunk));
         if (!alone) clocks += s.rowwise ? 2 * kBarrierClocks : kBarrierClocks;
     }
@@ -114,19 +124,10 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     return true;
 }
 
-}  // namespace
-
-Plan plan(const LoopShape& s, const DeviceLimits& limits) {
+// A loop that stays on the device, its blocks in groups.
+Candidate plan_groups(const LoopShape& s, const DeviceLimits& limits, const Phase* phases, int count) {
     const TileShape tile = tile_shape(s);
-    const int64_t R = s.P ? s.P : s.H;
-    const int G = s.gates;
-    // Rows are looked at gate by gate, so that no thread needs all gates of a unit.
-    const Phase forward[2] = {s.rowwise ? Phase{R, G * s.H, 1} : Phase{R, s.H, G}, {s.H, s.P, 1}};
-    const Phase backward[2] = {{G * s.H, R, 1}, {R, s.H, 1}};
-    const Phase* phases = s.backward ? backward : forward;
-    const int count = s.P ? 2 : 1;
     const int64_t columns = std::max(count == 2 ? phases[1].columns : 0, phases[0].columns);
-
     Candidate best{{}, std::numeric_limits<double>::infinity()};
     for (int teams = 1; teams * tile.team <= kMaxThreads; teams *= 2) {
         const int64_t tiles = divide_up(columns, static_cast<int64_t>(teams) * tile.units);
@@ -135,14 +136,48 @@ Plan plan(const LoopShape& s, const DeviceLimits& limits) {
         consider(s, limits, tile, phases, count, teams, 1, best);
         if (static_cast<int64_t>(teams) * tile.units >= columns) break;
     }
-    if (const Candidate clusters = plan_clusters(s, limits); clusters.clocks < best.clocks) return clusters.plan;
-    if (best.plan.blocks == 0)
-        throw std::runtime_error("fused_rnn: not enough shared memory on this device for any tile");
     const int of_rows = !s.rowwise ? 0 : s.backward ? count : 1;
     best.plan.grid.phases = (1 << (count + of_rows)) - 1;
     best.plan.closing = s.rowwise ? 2 : 1;
     best.plan.grid.first = 0;
     best.plan.grid.last = s.backward ? s.T + 1 : s.T;
+    return best;
+}
+
+// Torch's product of f32 is not TF32 where the loop's may be: its switch is another one.
+Candidate plan_products(const LoopShape& s, const DeviceLimits& limits, const Phase* phases, int count) {
+    Plan p{};
+    p.mode = Mode::kProducts;
+    if (s.rowwise || (limits.loops && s.tensor && s.element_size == 4))
+        return {p, std::numeric_limits<double>::infinity()};
+    const double D = static_cast<double>(s.D), rate = kProductRates[s.element_size / 4];
+    double clocks = 0;
+    for (int i = 0; i < count; ++i) {
+        const double columns = static_cast<double>(phases[i].columns * phases[i].gates);
+        const double weights = columns * static_cast<double>(phases[i].K);
+        const double each = std::max(static_cast<double>(s.B) * weights / rate, weights * s.element_size / kBytesRead);
+        const double queued = D * kQueueClocks + kQueueCellsClocks;
+        clocks += std::max(queued, (D + 1) * kKernelClocks + D * each / limits.sms);
+    }
+    return {p, limits.loops ? clocks : 0};
+}
+
+}  // namespace
+
+Plan plan(const LoopShape& s, const DeviceLimits& limits) {
+    const int64_t R = s.P ? s.P : s.H;
+    const int G = s.gates;
+    // Rows are looked at gate by gate, so that no thread needs all gates of a unit.
+    const Phase forward[2] = {s.rowwise ? Phase{R, G * s.H, 1} : Phase{R, s.H, G}, {s.H, s.P, 1}};
+    const Phase backward[2] = {{G * s.H, R, 1}, {R, s.H, 1}};
+    const Phase* phases = s.backward ? backward : forward;
+    const int count = s.P ? 2 : 1;
+
+    Candidate best = plan_groups(s, limits, phases, count);
+    for (const Candidate& other : {plan_clusters(s, limits), plan_products(s, limits, phases, count)})
+        if (other.clocks < best.clocks) best = other;
+    if (best.clocks == std::numeric_limits<double>::infinity())
+        throw std::runtime_error("fused_rnn: not enough shared memory on this device for any tile");
     return best.plan;
 }
 

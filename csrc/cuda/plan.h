@@ -18,6 +18,7 @@ struct DeviceLimits {
     int registers_per_sm;
     bool cooperative;               // blocks may wait for each other
     int clusters[kClusterSizes]{};  // how many there is room for at once, a multiprocessor to a block
+    bool loops = true;              // false: no loop stays on the device
 };
 
 struct LoopShape {
@@ -36,13 +37,14 @@ enum class Mode : int {
     kCooperative = 1,  // groups of blocks meet at a barrier once a product, one cooperative launch
     kSteps = 2,        // one launch a product
     kClusters = 3,     // clusters of blocks hand each other what they need: one plain launch
+    kProducts = 4,     // torch makes each product; behind it comes a launch of cells
 };
 
 struct Plan {
-    int tile;  // TileKind, but of clusters
+    int tile;  // TileKind, but of clusters and products, as what follows
     Mode mode;
-    Grid grid;            // but of clusters,
-    ClusterGrid cluster;  // which have this
+    Grid grid;
+    ClusterGrid cluster;  // of clusters
     int threads, blocks, shared_bytes;
     int units;    // of a block's tile
     int closing;  // the last of the phases that give dh0, after the last step

@@ -60,18 +60,23 @@ void select_cell(const Args& a, const Function& f) {
     }
 }
 
-// Calls f(math, tile). Of other cells than torch's the cell alone is chosen here, the rest of them as a kernel runs.
+// Calls f(math). Of other cells than torch's the cell alone is chosen here, the rest of them as a kernel runs.
+template <class S, bool kVaried, class Args, class Function>
+void select_math(const Args& a, const Function& f) {
+    if constexpr (kVaried) {
+        if (is_lstm(a.cell)) return f(LstmMath<Any, S>{});
+        if (a.variant.reset_before) return f(GruBeforeMath<Any, S>{});
+        if (is_gru(a.cell)) return f(GruMath<Any, S>{});
+        return f(RnnMath<Any, S>{});
+    } else {
+        select_cell<S>(a, f);
+    }
+}
+
+// Calls f(math, tile).
 template <class S, bool kVaried, class Args, class Function>
 void select(const Args& a, int tile, const Function& f) {
-    const auto with = [&](auto math) { select_tile<S>(tile, [&](auto choice) { f(math, choice); }); };
-    if constexpr (kVaried) {
-        if (is_lstm(a.cell)) return with(LstmMath<Any, S>{});
-        if (a.variant.reset_before) return with(GruBeforeMath<Any, S>{});
-        if (is_gru(a.cell)) return with(GruMath<Any, S>{});
-        return with(RnnMath<Any, S>{});
-    } else {
-        select_cell<S>(a, with);
-    }
+    select_math<S, kVaried>(a, [&](auto math) { select_tile<S>(tile, [&](auto choice) { f(math, choice); }); });
 }
 
 }  // namespace fused_rnn::cuda

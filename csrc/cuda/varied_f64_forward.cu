@@ -2,6 +2,7 @@
 
 namespace fused_rnn::cuda {
 template void forward<double, true>(const ForwardArgs<double>&, const Plan&, Stream);
+template void step_cells<double, true>(const ForwardCells<double>&, Stream);
 template void over_rows(const RebuildArgs<double>&, Stream);
 template void over_rows(const UnprojectedArgs<double>&, Stream);
 template void over_rows(const MaskArgs<double>&, Stream);

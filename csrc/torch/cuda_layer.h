@@ -1,7 +1,6 @@
 // A layer on an accelerator: its tensors as the kernels want them, and its time loop planned and launched.
 #pragma once
-#include "accelerator.h"
-#include "layer.h"
+#include "cuda_products.h"
 #include "ops.h"
 
 namespace fused_rnn::cuda {
@@ -94,6 +93,7 @@ class LayerCall {
                               rowwise,
                               !varies()};
         const Plan p = plan(shape, device_limits());
+        if (p.mode == Mode::kProducts) return run_products(args);
         std::optional<Tensor> arrivals;
         if (p.grid.meets) {
             arrivals = empty_at(place, {l.D * p.grid.slices}, ScalarType::Int);
@@ -104,6 +104,16 @@ class LayerCall {
     }
 
   private:
+    void run_products(const ForwardArgs<S>& args) const { run_products<ForwardCells<S>>(args, false, false); }
+    void run_products(const BackwardArgs<S>& args) const { run_products<BackwardCells<S>>(args, true, args.needs_dh0); }
+    template <class Cells, class Args>
+    void run_products(const Args& args, bool backward, bool needs_dh0) const {
+        StepProducts<S>(l, place, backward).run(needs_dh0, [&](const MadeProduct<S>& made) {
+            const Cells cells{args, made};
+            args.varies ? step_cells<S, true>(cells, device.stream()) : step_cells<S, false>(cells, device.stream());
+        });
+    }
+
     // Of a packed sequence, as runs of steps with the same number of rows.
     void write_out_steps() {
         steps_ = empty_at(place, {2, l.T}, ScalarType::Long);

@@ -47,20 +47,22 @@ std::vector<int> threads_in_crowd(const std::vector<std::array<int64_t, 6>>& run
 
 py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
-                   bool cooperative, const std::array<int, cuda::kClusterSizes>& clusters, bool tensor, bool rowwise,
-                   bool clustered) {
+                   bool cooperative, bool loops, const std::array<int, cuda::kClusterSizes>& clusters, bool tensor,
+                   bool rowwise, bool clustered) {
     const cuda::LoopShape shape{
         cuda::multiplied_gates(cell), backward, T, B, D, H, P, element_size, tensor, rowwise, clustered};
     cuda::DeviceLimits limits{sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative};
+    limits.loops = loops;
     std::copy(clusters.begin(), clusters.end(), limits.clusters);
     const cuda::Plan p = cuda::plan(shape, limits);
     constexpr const char* kTiles[] = {"few", "batch", "tensor"};
-    constexpr const char* kModes[] = {"alone", "cooperative", "steps", "clusters"};
+    constexpr const char* kModes[] = {"alone", "cooperative", "steps", "clusters", "products"};
     const bool in_clusters = p.mode == cuda::Mode::kClusters;
     const cuda::Slices& share = in_clusters ? static_cast<const cuda::Slices&>(p.cluster) : p.grid;
     py::dict out;
-    if (!in_clusters) out["tile"] = kTiles[p.tile];
     out["mode"] = kModes[static_cast<int>(p.mode)];
+    if (p.mode == cuda::Mode::kProducts) return out;
+    if (!in_clusters) out["tile"] = kTiles[p.tile];
     out["blocks"] = p.blocks;
     out["threads"] = p.threads;
     out["shared_bytes"] = p.shared_bytes;
@@ -123,7 +125,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),
           py::arg("D"), py::arg("H"), py::arg("P"), py::arg("element_size"), py::arg("sms"),
           py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),
-          py::arg("cooperative"), py::arg("clusters") = std::array<int, cuda::kClusterSizes>{},
+          py::arg("cooperative"), py::arg("loops") = true, py::arg("clusters") = std::array<int, cuda::kClusterSizes>{},
           py::arg("tensor") = false, py::arg("rowwise") = false, py::arg("clustered") = false,
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
     using Unlocked = py::call_guard<py::gil_scoped_release>;

@@ -70,6 +70,22 @@ void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
     });
 }
 
+template <class Scheduler, bool kVaried, class S>
+void cells_on_host(const ForwardCells<S>& args) {
+    select_math<S, kVaried>(args, [&](auto math) {
+        run_on_host<Scheduler>(
+            2, 32, 0, [&](const auto& device) { cells_of_step<typename decltype(math)::Forward>(device, args); });
+    });
+}
+
+template <class Scheduler, bool kVaried, class S>
+void cells_on_host(const BackwardCells<S>& args) {
+    select_math<S, kVaried>(args, [&](auto math) {
+        run_on_host<Scheduler>(
+            2, 32, 0, [&](const auto& device) { cells_of_step<typename decltype(math)::Backward>(device, args); });
+    });
+}
+
 template <class Scheduler, class S>
 void rowwise_forward_on_host(const RowwiseForwardArgs<S>& args, const Plan& plan) {
     select_batch_tile<S>(plan.tile, [&](auto choice) {

@@ -30,6 +30,14 @@ template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream) {
     backward_on_host<Fibers, kVaried>(args, plan);
 }
+template <class S, bool kVaried>
+void step_cells(const ForwardCells<S>& args, Stream) {
+    cells_on_host<Fibers, kVaried>(args);
+}
+template <class S, bool kVaried>
+void step_cells(const BackwardCells<S>& args, Stream) {
+    cells_on_host<Fibers, kVaried>(args);
+}
 template <class S>
 void rowwise_forward(const RowwiseForwardArgs<S>& args, const Plan& plan, Stream) {
     rowwise_forward_on_host<Fibers>(args, plan);
@@ -51,6 +59,10 @@ void write_steps(const Runs& runs, int64_t* batch_sizes, int64_t* offsets, Strea
     template void forward<S, true>(const ForwardArgs<S>&, const Plan&, Stream);         \
     template void backward<S, false>(const BackwardArgs<S>&, const Plan&, Stream);      \
     template void backward<S, true>(const BackwardArgs<S>&, const Plan&, Stream);       \
+    template void step_cells<S, false>(const ForwardCells<S>&, Stream);                 \
+    template void step_cells<S, true>(const ForwardCells<S>&, Stream);                  \
+    template void step_cells<S, false>(const BackwardCells<S>&, Stream);                \
+    template void step_cells<S, true>(const BackwardCells<S>&, Stream);                 \
     template void rowwise_forward(const RowwiseForwardArgs<S>&, const Plan&, Stream);   \
     template void rowwise_backward(const RowwiseBackwardArgs<S>&, const Plan&, Stream); \
     template void over_rows(const NormaliseArgs<S>&, Stream);                           \

@@ -153,7 +153,7 @@ struct Run {
                   sizeof(S) == 2 || (sizeof(S) == 4 && rounds), rows, !is_linear(l.cell) && v.plain() && mask.empty()},
                  limits);
         const bool tensor = p.mode == Mode::kClusters || p.tile == static_cast<int>(TileKind::kTensor);
-        tf32 = tf32 || (sizeof(S) == 4 && tensor);
+        tf32 = tf32 || (sizeof(S) == 4 && tensor && p.mode != Mode::kProducts);
         arrivals.assign(size_t(l.D * p.grid.slices), 0u);
         return p;
     }
@@ -204,10 +204,51 @@ struct Run {
         f.sums = b.sums = sums.data(), b.ld_sums = l.H;
         Plan p = planned(false, limits);
         f.arrivals = arrivals.data();
-        launch(f, p, v.layer_norm, f.varies);
+        p.mode == Mode::kProducts ? by_products(f) : launch(f, p, v.layer_norm, f.varies);
         p = planned(true, limits);
         b.arrivals = arrivals.data();
-        launch(b, p, rowwise, b.varies);
+        p.mode == Mode::kProducts ? by_products(b) : launch(b, p, rowwise, b.varies);
+    }
+
+    // As csrc/torch does it, with sums by hand.
+    void by_products(const ForwardArgs<S>& a) const {
+        const auto weights = [&](int phase, int64_t d) -> const vector<S>& { return phase ? w_hr[d] : w_hh[d]; };
+        by_products(false, G * l.H, l.R, weights, [&](const MadeProduct<S>& made) {
+            const ForwardCells<S> cells{a, made};
+            a.varies ? cells_on_host<Threads, true>(cells) : cells_on_host<Threads, false>(cells);
+        });
+    }
+    void by_products(const BackwardArgs<S>& a) const {
+        const auto weights = [&](int phase, int64_t d) -> const vector<S>& { return phase ? w_hr_t[d] : w_hh_t[d]; };
+        by_products(true, l.H, gates_of_h(l.cell, v) * l.H, weights, [&](const MadeProduct<S>& made) {
+            const BackwardCells<S> cells{a, made};
+            a.varies ? cells_on_host<Threads, true>(cells) : cells_on_host<Threads, false>(cells);
+        });
+    }
+    // Rows of weights(..) are columns of the right factor; neither that nor a row of the left one is longer than this.
+    template <class Weights, class Cells>
+    void by_products(bool backward, int64_t most_columns, int64_t most_depth, const Weights& weights,
+                     const Cells& cells) const {
+        const int64_t ld_sums = most_columns, ld_operand = std::max(most_depth, l.H);
+        vector<F> to(size_t(l.D * B * ld_sums));
+        vector<S> from(size_t(l.D * B * ld_operand));
+        MadeProduct<S> made{};
+        made.sums = to.data(), made.ld_sums = ld_sums;
+        made.operand = from.data(), made.ld_operand = ld_operand;
+        const auto multiply = [&](int phase, int64_t) {
+            const int64_t depth = phase == backward ? l.R : backward ? gates_of_h(l.cell, v) * l.H : l.H;
+            for (int64_t row = 0; row < l.D * B; ++row) {
+                const vector<S>& w = weights(phase, row / B);
+                for (int64_t c = 0; c < int64_t(w.size()) / depth; ++c) {
+                    double sum = 0;
+                    for (int64_t k = 0; k < depth; ++k)
+                        sum += double(Host::widen(from[size_t(row * ld_operand + k)])) *
+                               double(Host::widen(w[size_t(c * depth + k)]));
+                    to[size_t(row * ld_sums + c)] = F(sum);
+                }
+            }
+        };
+        each_product(made, l.seq.T, once ? 1 : 2, backward, multiply, cells);
     }
 
     static void launch(const RowwiseForwardArgs<S>& a, const Plan& p, bool rowwise, bool varies) {
@@ -245,12 +286,13 @@ struct Run {
     }
 };
 
-// Enough for a block a slice or for several blocks; too little to keep the weights; blocks that cannot wait; clusters.
+// Enough for a block a slice or for several blocks; too little to keep the weights; blocks that cannot wait; clusters; no loop.
 const DeviceLimits devices[] = {{3, 48 << 10, 100 << 10, 512, 1 << 16, true},
                                 {1, 48 << 10, 64 << 10, 256, 1 << 16, true},
                                 {2, 14800, 64 << 10, 256, 1 << 16, true},
                                 {2, 48 << 10, 64 << 10, 256, 1 << 16, false},
-                                {2, 48 << 10, 64 << 10, 256, 1 << 16, true, {0, 1}}};
+                                {2, 48 << 10, 64 << 10, 256, 1 << 16, true, {0, 1}},
+                                {2, 48 << 10, 64 << 10, 256, 1 << 16, true, {}, false}};
 
 template <class S>
 void every_device(const Layer& l, bool rounds = false) {
