@@ -36,7 +36,7 @@ _NAMES = {cls.__name__ for cls in _OURS}
 class Swap:
     """One module, and what became of it."""
 
-    paths: tuple[str, ...]  #: where it is in the model: every place of a shared one; "" is the model itself
+    paths: tuple[str, ...]  #: where it is in the model, every place of a shared one; "" is the model itself
     before: str  #: the name of its class
     after: str  #: that of the class it has now
     reason: str | None = None  #: why it was left as it is; None if it was swapped

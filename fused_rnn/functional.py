@@ -49,7 +49,7 @@ def lstm(
     peephole: bool = False,
     coupled_gates: bool = False,
     layer_norm: bool = False,
-    lengths: Maybe = None,
+    lengths: Tensor | None = None,
     cells: bool = False,
     connection: str | None = None,
     **regularisation: Unpack[Regularisation],
@@ -118,7 +118,7 @@ def gru(
     activation: str = "tanh",
     reset_after: bool = True,
     layer_norm: bool = False,
-    lengths: Maybe = None,
+    lengths: Tensor | None = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
@@ -147,7 +147,7 @@ def rnn_tanh(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
-    lengths: Maybe = None,
+    lengths: Tensor | None = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
@@ -173,7 +173,7 @@ def rnn_relu(
     recompute: bool = False,
     reset: Input | None = None,
     reset_to: str = "zero",
-    lengths: Maybe = None,
+    lengths: Tensor | None = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
@@ -197,11 +197,12 @@ def rnn(
     reset: Input | None = None,
     reset_to: str = "zero",
     layer_norm: bool = False,
-    lengths: Maybe = None,
+    lengths: Tensor | None = None,
     connection: str | None = None,
     **regularisation: Unpack[HiddenRegularisation],
 ) -> tuple[Input, Tensor]:
-    """The same with any activation that :class:`fused_rnn.LSTM` names in place of tanh; see :func:`rnn_tanh`.
+    """A stacked, optionally bidirectional Elman network with any activation that :class:`fused_rnn.LSTM` names; else as
+    :func:`rnn_tanh`.
 
     Raises:
         ValueError: also for a ``nonlinearity`` of another name.

@@ -62,6 +62,8 @@ class LSTM(SequenceModule):
         connection: between the layers, by keyword, so that deep stacks train: "residual", "dense" or "highway"
             (docs/connections.md).
 
+    Call: ``module(input, hx=None, *, reset=None, reset_to="zero", lengths=None, cells=False)``.
+
     Inputs: ``input`` [T, B, I], [B, T, I], unbatched [T, I], or a PackedSequence; ``hx`` = (h0 [L*D, B, R],
     c0 [L*D, B, H]), without B if unbatched, or None for zeros. By keyword, ``reset``: a bool tensor [T, B], [B, T],
     unbatched [T], or a PackedSequence of bool packed like the input. True at (t, b) says that an episode of row b
@@ -175,11 +177,12 @@ class GRU(_Hidden):
     r, z = sigmoid(W_i* x_t + b_i* + W_h* h_{t-1} + b_h*), n = tanh(W_in x_t + b_in + r (W_hn h_{t-1} + b_hn)), then
     h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014 with the reset gate after the product).
 
-    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``; the only state is h, so ``hx`` is
-    h0 [L*D, B, H] and the outputs are ``output, h_n``. Weights have 3*H rows, gates in the order r, z, n;
-    ``gate_activation`` is that of r and z, ``activation`` that of n. With ``reset_after=False``, by keyword,
-    n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself, as Keras calls it. With ``layer_norm``,
-    for which r must come after the product, there are ``weight_ln_ih_l{k}`` and ``weight_ln_hh_l{k}`` [3*H].
+    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size``, ``peephole``, ``coupled_gates``,
+    ``zoneout_c`` and ``cells``; the only state is h, so ``hx`` is h0 [L*D, B, H] and the outputs are ``output, h_n``.
+    Weights have 3*H rows, gates in the order r, z, n; ``gate_activation`` is that of r and z, ``activation`` that of n.
+    With ``reset_after=False``, by keyword, n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn) as in the paper itself,
+    as Keras calls it. With ``layer_norm``, for which r must come after the product, there are ``weight_ln_ih_l{k}`` and
+    ``weight_ln_hh_l{k}`` [3*H].
     """
 
     @overload
@@ -224,9 +227,9 @@ class RNN(_Hidden):
     r"""A drop-in replacement of ``torch.nn.RNN``: h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh) (Elman 1990), or
     relu in place of tanh.
 
-    Arguments, shapes, dtypes and errors as for :class:`LSTM`, without ``proj_size`` and with ``nonlinearity`` ('tanh',
-    'relu', or another activation that :class:`LSTM` names) as the fourth; the only state is h, so ``hx`` is
-    h0 [L*D, B, H] and the outputs are ``output, h_n``.
+    Arguments, shapes, dtypes and errors as for :class:`GRU`, without the variants but ``layer_norm``, and with
+    ``nonlinearity`` ('tanh', 'relu', or another activation that :class:`LSTM` names) as the fourth; the only state is
+    h, so ``hx`` is h0 [L*D, B, H] and the outputs are ``output, h_n``.
     """
 
     @overload

@@ -32,12 +32,16 @@ class Stream:
 
     The weights are **frozen**: copied and packed for the kernels when the stream is made. What is written to the module
     later does not reach it; make a new one. (The modules themselves never work on old weights: they pack at each call.)
-    The state, zero at first, stays inside, in float32 for 16-bit types, and moves on with each call. A call costs a few
-    microseconds; nothing is recorded for a backward pass, and dropout is left out. ::
+    The state, zero at first, stays inside, in float32 for 16-bit types, and moves on with each call, which adds a few
+    microseconds to its products; nothing is recorded for a backward pass, and dropout is left out. ::
 
         stream = fused_rnn.Stream(module, batch_size=1)
         for frame in frames:  # [B, I]
             y = stream(frame)  # [B, R]
+
+    Call: ``stream(input)`` takes one step, [B, I] -> [B, R], or several, [T, B, I] -> [T, B, R] ([B, T, ..] if the
+    module is ``batch_first``), R being H, or P with a projection. ValueError for another rank, dtype or device;
+    RuntimeError for sizes that do not fit, no steps, or an input that requires grad where gradients are recorded.
 
     Args:
         module: an LSTM, GRU or RNN of this package or of ``torch.nn``, of one direction, on the CPU.

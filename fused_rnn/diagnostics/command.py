@@ -151,6 +151,6 @@ def _draw(flows: dict[str, list[LayerFlow]], folder: Path) -> None:
     except OSError as error:
         raise _refused(error) from None
     except ImportError:
-        print("no pictures, as matplotlib is missing: pip install 'fused-rnn[plots]'")
+        print("no pictures, as matplotlib is missing: pip install matplotlib")
         return
     print(f"pictures: {folder / 'gradflow.png'}, gradflow_gates_*.png beside it")

@@ -13,10 +13,11 @@ def write_scalars(writer: Any, flow: GradientFlow, step: int, tag: str = "gradie
     """The numbers to follow over training, by ``writer.add_scalar(name, value, step)``.
 
     For each layer and direction of each call: ``rate``, the factor a step; ``first`` and ``last``, norms of dL/dh at
-    both ends of the sequence; ``share_past_gates``, the mean over steps; ``saturated/<gate>``, if gates were recorded;
-    of h and an LSTM's c, if the layer clips gradients, ``clipped/<state>``, the share of rows that a clip cut, and
-    ``clipped_to/<state>``, the mean over steps of what it left of the norm.
-    Names are tag/module/layer/number.
+    both ends of the sequence; ``share_past_gates`` (not of a plain RNN), the mean over steps; ``saturated/<gate>``, if
+    gates were recorded; of h and an LSTM's c, if the layer clips gradients, ``clipped/<state>``, the share of rows that
+    a clip cut, and ``clipped_to/<state>``, the mean over steps of what it left of the norm.
+    Names are tag/module/call_n/layer_k/number, without the module where it was recorded itself, with call_n where
+    there was more than one.
     """
     for number, call in enumerate(flow.calls):
         where = "/".join(filter(None, (tag, call.name, f"call_{number}" if len(flow.calls) > 1 else "")))
