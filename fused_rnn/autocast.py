@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from .reference import Cell
 
-__all__ = ["autocast"]
+__all__ = ["as_they_are", "autocast"]
 
 Maybe = Tensor | None
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})  # autocast leaves f64 alone
+_autocasts = torch._C._is_any_autocast_enabled
+
+
+def as_they_are(tensor: Tensor) -> AbstractContextManager:
+    """For products of tensors that autocast has had its say on: a derivative may be made in a region that the forward
+    was not in, or past the end of it."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if _autocasts() and is_autocast_available(device) else nullcontext()
 
 
 def autocast(

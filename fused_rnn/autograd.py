@@ -14,14 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from . import checks, ops, reference
+from .autocast import as_they_are
 from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
+from .kept import cells_of, kept_output, shown_and_kept, states_kept
 from .reference import Variant, extra_weights
+from .transforms import differentiates, transformed
 
-__all__ = ["ALL", "cells_of", "differentiates", "gradient", "layer", "layers_at_once", "lazy_clone", "transformed"]
+__all__ = ["ALL", "gradient", "layer", "layers_at_once"]
 
 Maybe = Tensor | None
 NOTHING, ALL, STATES = map(int, ops.Save)
@@ -29,23 +32,7 @@ NOTHING, ALL, STATES = map(int, ops.Save)
 # Bound functions: every look-up saved is 50 ns of each call.
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = torch.compiler.is_exporting
-_functorch_active = torch._C._are_functorch_transforms_active
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
-lazy_clone = getattr(torch, "_lazy_clone", torch.clone)  # not public: where it is missing, a copy at once
-
-
-def transformed() -> bool:
-    """Whether a functorch transform or a forward-mode level is open: ``requires_grad`` alone then tells nothing."""
-    return _functorch_active() or forward_ad._current_level >= 0
-
-
-def differentiates(*tensors: Maybe) -> bool:
-    """Whether something may be differentiated or mapped through a layer of these tensors: the bare op won't do."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor is not None and tensor.requires_grad:
-                return True
-    return transformed()
 
 
 def layer(
@@ -115,18 +102,6 @@ def layers_at_once(
     return y, hn, None if c0 is None else cn
 
 
-def cells_of(saved: Tensor, y: Tensor, hidden: int) -> Tensor:
-    """c of every step of what a forward kept: saved [D, N, S*H], H = ``hidden`` -> [T, B, D*H] or [N, D*H], a copy."""
-    states = saved.narrow(2, saved.shape[2] - hidden, hidden)
-    return torch.cat(states.unflatten(1, y.shape[:-1]).unbind(), -1)
-
-
-def _kept(y: Tensor, c0: Maybe) -> Tensor:
-    """y for the backward. It is another one where the one that is returned may be changed in place, as torch's own
-    allow it: GRU and RNN on the CPU. That becomes a copy at the first such change, if any."""
-    return lazy_clone(y) if c0 is None and y.is_cpu else y
-
-
 def _lowered(function: type[Function], *args: Any) -> tuple:
     """Calls ``function`` from its vmap rule, one transform lower: the bare op will do unless that one is watching."""
     if differentiates(*(a for a in args if isinstance(a, Tensor))):
@@ -149,7 +124,7 @@ class _FusedLayer(Function):
         y, hn, cn, saved = ops.layer_forward(*inputs)
         ctx.cell, ctx.options, ctx.compiled, ctx.record = cell, (reset_initial, variant), False, None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, _kept(y, c0), saved, *weights)
+        ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, kept_output(y, c0), saved, *weights)
         if c0 is None:
             return y, hn
         return (y, hn, cn, cells_of(saved, y, cn.shape[2])) if cells else (y, hn, cn)
@@ -184,27 +159,38 @@ def _derivative(ctx: Any, dy: Maybe, dhn: Maybe, dcn: Maybe, dcells: Maybe, want
 
 class _FusedLayerInGraph(Function):
     """(x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights) ->
-    (y, hn, cn, every c, saved, kept y), for graphs and under transforms, whose rules must see all that is kept.
+    (y, hn, cn, every c, saved, kept y), for graphs, where the states kept follow, and under transforms, whose rules
+    must see all that is kept.
 
-    Without a jvp rule, as Dynamo refuses Functions that have it.
+    Without a jvp rule, as Dynamo refuses Functions that have it. In a graph what is kept are states and outputs that
+    nobody else has (``kept.py``), and a copy of x, which compilers leave out: so it is safe from what follows in the
+    graph, but for an x that is an argument of it.
     """
 
     @staticmethod
     def forward(*args: Any) -> tuple:
         x, h0, c0, batch_sizes, reset, seed, cell, save, reset_initial, variant, cells, *weights = args
+        if in_graph := _is_compiling():
+            h0, c0 = states_kept(h0, c0)
         inputs = (x, h0, c0, weights, batch_sizes, cell, save, reset, reset_initial, variant, seed)
         y, hn, cn, saved = ops.layer_forward(*inputs)
-        kept = y if _is_compiling() else _kept(y, c0)  # a graph changes nothing in place that it keeps
         every_c = cells_of(saved, y, cn.shape[2]) if cells else None
+        if in_graph:
+            y, kept = shown_and_kept(y)
+            return y, hn, cn, every_c, saved, kept, h0, c0
+        kept = kept_output(y, c0)
         return y, hn, cn, every_c, saved, None if kept is y else kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, h0, c0, batch_sizes, reset, seed, cell, _, reset_initial, variant, _, *weights = inputs
-        y, _, cn, _, saved, kept = output
+        y, _, cn, _, saved, kept, *own = output
+        if own:
+            h0, c0 = own
+            x = x.clone()
         ctx.cell, ctx.options, ctx.compiled, ctx.record = cell, (reset_initial, variant), _is_compiling(), None
         ctx.set_materialize_grads(False)
-        constants = [tensor for tensor in (cn if c0 is None else None, saved, kept) if tensor is not None]
+        constants = [tensor for tensor in (cn if c0 is None else None, saved, kept, *own) if tensor is not None]
         ctx.mark_non_differentiable(*constants)
         ctx.save_for_backward(x, h0, c0, batch_sizes, reset, seed, y if kept is None else kept, saved, *weights)
 
@@ -297,7 +283,8 @@ class _FusedLayerGradient(Function):
             grads = (*others, *own)
         else:
             gates = ops.layer_backward_gates(*inputs, reset, initial, variant, seed, dcells)
-            dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
+            with as_they_are(x):
+                dx, dweights = sample_gradients(gates[2:], x, h0, c0, weights, y, saved, Constants(*fixed))
             grads = (dx, *gates[:2], *dweights)
         return tuple([grad if needs >> i & 1 else None for i, grad in enumerate(grads)])
 

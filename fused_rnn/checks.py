@@ -260,7 +260,7 @@ def recorded_batch() -> RuntimeError:
 
 def recorded_lengths() -> RuntimeError:
     return RuntimeError(
-        "gradient_flow takes lengths in eager mode only, under no transform or dispatch mode: pack the sequence"
+        "gradient_flow takes lengths in eager mode only, of a plain tensor, under no transform: pack the sequence"
     )
 
 
@@ -277,3 +277,7 @@ def param_count(
         f"for each of {layers} layers and {directions} directions"
         f"{', then w_hw and b_hw of each layer but the first' if highway else ''}, got {given} tensors in all"
     )
+
+
+def complex_clip() -> Exception:
+    return TypeError("clip_grad_value bounds real numbers; of complex ones clip_grad_norm bounds the norm")

@@ -73,4 +73,10 @@ def dropped_weights(weights: Sequence[Tensor], p: float, each: int, count: int) 
     models"); ``each``: tensors of one of ``count`` directions."""
     if p:
         _check_drawn_anew()
-    return [torch.dropout(w, p, True) if p and i % each == 1 and i < each * count else w for i, w in enumerate(weights)]
+    return [_dropped(w, p) if p and i % each == 1 and i < each * count else w for i, w in enumerate(weights)]
+
+
+def _dropped(weight: Tensor, p: float) -> Tensor:
+    if not weight.is_complex():  # of which torch's dropout knows nothing
+        return torch.dropout(weight, p, True)
+    return weight * torch.dropout(torch.ones_like(weight.real), p, True)

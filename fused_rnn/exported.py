@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import checks, ops
-from .autograd import ALL, cells_of, differentiates, gradient, transformed
+from .autograd import ALL, gradient
+from .kept import cells_of
+from .transforms import differentiates, transformed
 
 Maybe = Tensor | None
 

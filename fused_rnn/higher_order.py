@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference
+from .autocast import as_they_are
 from .folding import Constants, unfold
 
 __all__ = ["gradients", "pullback", "pushforward"]
@@ -82,10 +83,11 @@ def pullback(
     places = [i for i, want in enumerate(wanted) if want and args[i] is not None]
     if not places or not douts:
         return (None,) * len(args)
-    pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))[1]
     grads: list[Maybe] = [None] * len(args)
-    for place, grad in zip(places, pull(douts), strict=True):
-        grads[place] = grad
+    with as_they_are(douts[0]):
+        pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))[1]
+        for place, grad in zip(places, pull(douts), strict=True):
+            grads[place] = grad
     return tuple(grads)
 
 
@@ -94,7 +96,7 @@ def pushforward(function: Callable, args: Sequence[Maybe], tangents: Sequence[Ma
     places = [i for i, tangent in enumerate(tangents) if tangent is not None]
     # Torch calls a jvp rule with forward mode switched off, for outer levels too: left so, a jvp of a jvp is silently
     # wrong. Switched on, the tangent of this level, which the arguments still carry, must go.
-    with forward_ad._set_fwd_grad_enabled(True):
+    with forward_ad._set_fwd_grad_enabled(True), as_they_are(next(a for a in args if a is not None)):
         args = [None if a is None else forward_ad.unpack_dual(a).primal for a in args]
         outputs, pull = torch.func.vjp(_restricted(function, args, places), *(args[i] for i in places))[:2]
         push = torch.func.vjp(pull, tuple(torch.zeros_like(output) for output in outputs))[1]

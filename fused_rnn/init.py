@@ -85,6 +85,14 @@ def _bias(own: dict[str, Tensor], gates: str, gate: str, hidden: int) -> tuple[T
     return own["bias_ih"][first : first + hidden], own["bias_hh"][first : first + hidden]
 
 
+def _set_sum(own: dict[str, Tensor], parts: tuple[Tensor, Tensor], value: Tensor) -> None:
+    """Both together become ``value``: the first alone, or each half of it where the two biases are one parameter."""
+    tied = own["bias_ih"] is own["bias_hh"]
+    parts[0].copy_(value / 2 if tied else value)
+    if not tied:
+        parts[1].zero_()
+
+
 @torch.no_grad()
 def orthogonal_(module: Module, gain: float = 1.0, generator: Generator | None = None) -> Module:
     """Each gate's H x H part of W_hh becomes an orthogonal matrix times ``gain``: all its singular values are ``gain``.
@@ -134,9 +142,8 @@ def forget_bias_(module: Module, value: float = 1.0) -> Module:
     """
     _finite(value=value)
     for gates, own, _, hidden in _with_biases("ifgo fgo", module):
-        of_x, of_h = _bias(own, gates, "f", hidden)
-        of_x.fill_(value)
-        of_h.zero_()
+        parts = _bias(own, gates, "f", hidden)
+        _set_sum(own, parts, torch.full_like(parts[0], value))
     return module
 
 
@@ -151,13 +158,11 @@ def chrono_(module: Module, max_steps: float, min_steps: float = 2.0, generator:
     if not 1 < min_steps <= max_steps < math.inf:
         raise ValueError(f"expected 1 < min_steps <= max_steps < inf, got {min_steps} and {max_steps}")
     for gates, own, _, hidden in _with_biases("ifgo fgo rzn", module):
-        of_x, of_h = _bias(own, gates, "f" if "f" in gates else "z", hidden)
-        of_x.uniform_(min_steps - 1, max_steps - 1, generator=generator).log_()
-        of_h.zero_()
+        kept = _bias(own, gates, "f" if "f" in gates else "z", hidden)
+        log_u = torch.empty_like(kept[0]).uniform_(min_steps - 1, max_steps - 1, generator=generator).log_()
+        _set_sum(own, kept, log_u)
         if "i" in gates:
-            input_x, input_h = _bias(own, gates, "i", hidden)
-            input_x.copy_(of_x.neg())
-            input_h.zero_()
+            _set_sum(own, _bias(own, gates, "i", hidden), log_u.neg())
     return module
 
 

@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import transformed
 from .reference import Activation, Cell, Variant
 from .transfer import sent
+from .transforms import transformed
+
+_mode = torch._C._get_dispatch_mode
+_TRACERS = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 
 __all__ = ["Packing", "Padding", "grows", "readable"]
 
@@ -25,8 +28,11 @@ Maybe = Tensor | None
 
 def readable(lengths: Tensor, input: Tensor, waits: bool) -> bool:
     """Whether to look at the numbers: in eager mode, where no graph keeps them; on the CPU, where nothing waits for it,
-    or, if the caller ``waits``, on any device."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    or, if the caller ``waits``, on any device. Modes that only look on, as a counter of operations, change nothing: a
+    checkpoint's forward may be inside of one, and what it does again not."""
+    recorded = (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or any(_mode(key) is not None for key in _TRACERS)
+    )
     return (input.is_cpu or waits) and type(lengths) is Tensor and not recorded and not transformed()
 
 

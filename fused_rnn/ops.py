@@ -1,4 +1,4 @@
-"""The op libraries: loads them, tells torch the shapes of their results; the only user of ``torch.ops.fused_rnn``.
+"""The op libraries: loads them; the only user of ``torch.ops.fused_rnn``. (``fakes.py`` tells torch shapes of results.)
 
 The contract of the ops (shapes, layouts, meaning of every argument) is in docs/design.md. They carry no autograd
 formula and must see only tensors of which nothing is differentiated or mapped: that is what ``autograd.py`` is for.
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, onnx_nodes
-from .reference import Cell, Variant, extra_weights, gates_of
+from . import onnx_nodes
+from .reference import Cell
 
 __all__ = [
     "ONNX_DECOMPOSITIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "layer_backward",
     "layer_backward_gates",
     "layer_forward",
+    "own_copies",
     "packed_rows",
     "stack_forward",
 ]
@@ -98,6 +99,7 @@ exported_layer = torch.ops.fused_rnn.exported_layer.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_gates = torch.ops.fused_rnn.layer_backward_gates.default
 _stack_forward = torch.ops.fused_rnn.stack_forward.default
+own_copies = torch.ops.fused_rnn.own_copies.default
 
 _is_compiling = torch.compiler.is_compiling
 _is_exporting = torch.compiler.is_exporting
@@ -255,140 +257,3 @@ def packed_rows(batch_sizes: Tensor) -> int:
             torch._check(rows >= 1)
             return rows
     return int(batch_sizes[0])
-
-
-def _variant(numbers: Sequence[float] | None) -> Variant:
-    return Variant(*(numbers or ()))  # type: ignore[arg-type]
-
-
-def _rows_and_hidden(
-    x: Tensor, weights: Sequence[Tensor], cell: int, variant: Variant
-) -> tuple[int | torch.SymInt, int | torch.SymInt]:
-    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    return rows, weights[0].shape[0] // gates_of(cell, variant)
-
-
-def _check_devices(x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]) -> None:
-    """Here, as torch comes here for a single tensor on meta, and would give memory that nothing has written to."""
-    error = checks.elsewhere(x, (h0, c0), weights)
-    if error is not None:
-        raise error
-
-
-@torch.library.register_fake("fused_rnn::layer_forward")
-@torch.library.register_fake("fused_rnn::exported_layer")
-def _(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    cell: int,
-    save: int,
-    split_f32: bool = False,
-    reset: Tensor | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-    seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_devices(x, h0, c0, weights)
-    directions, batch, features = h0.shape  # D, B, R
-    made = _variant(variant)
-    rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    if Cell(cell).is_lstm:
-        gates = gates_of(cell, made)
-    else:
-        gates = (3 if made.reset_before else 4) if Cell(cell).is_gru else int(made.zoneout_h > 0)
-    if made.layer_norm:  # the products, too
-        gates += 2 * gates_of(cell, made)
-    values = Cell(cell).is_lstm + (gates if save == Save.ALL else 0)  # S
-    return (
-        x.new_empty(*x.shape[:-1], directions * features),
-        x.new_empty(directions, batch, features),
-        x.new_empty(directions, batch, hidden) if Cell(cell).is_lstm else x.new_empty(0),
-        x.new_empty(directions, rows, values * hidden) if save != Save.NOTHING else x.new_empty(0),
-    )
-
-
-@torch.library.register_fake("fused_rnn::stack_forward")
-def _(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    cell: int,
-    layers: int,
-    split_f32: bool = False,
-    reset: Tensor | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check_devices(x, h0, c0, weights)
-    cn = x.new_empty(0) if c0 is None else x.new_empty(layers, *c0.shape[1:])
-    return x.new_empty(*x.shape[:-1], h0.shape[2]), x.new_empty(layers, *h0.shape[1:]), cn
-
-
-@torch.library.register_fake("fused_rnn::layer_backward")
-def _(
-    dy: Tensor | None,
-    dhn: Tensor | None,
-    dcn: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weights: list[Tensor],
-    y: Tensor,
-    saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: int,
-    needs: int,
-    split_f32: bool = False,
-    reset: Tensor | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-    seed: Tensor | None = None,
-    dcells: Tensor | None = None,
-    tell: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    def gradient(bit: int, of: Tensor | None) -> Tensor:
-        return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
-
-    dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
-    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    if tell:
-        dweights.append(x.new_empty((len(Square), h0.shape[0], rows), dtype=torch.float64))
-    return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
-
-
-@torch.library.register_fake("fused_rnn::layer_backward_gates")
-def _(
-    dy: Tensor | None,
-    dhn: Tensor | None,
-    dcn: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weights: list[Tensor],
-    y: Tensor,
-    saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: int,
-    split_f32: bool = False,
-    reset: Tensor | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-    seed: Tensor | None = None,
-    dcells: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    directions = h0.shape[0]
-    made = _variant(variant)
-    rows, hidden = _rows_and_hidden(x, weights, cell, made)
-    projected = len(weights) // directions - len(extra_weights(cell, made)) in (3, 5)
-    return (
-        x.new_empty(h0.shape),
-        x.new_empty(0) if c0 is None else x.new_empty(c0.shape),
-        x.new_empty(rows, directions * weights[0].shape[0]),
-        x.new_empty(rows, directions * hidden) if Cell(cell).is_gru and not made.reset_before else x.new_empty(0),
-        x.new_empty(rows, directions * h0.shape[2]) if projected else x.new_empty(0),
-    )

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from . import checks, ops
-from .autograd import lazy_clone, transformed
+from .kept import lazy_clone
 from .ops import Save, Square
 from .reference import Cell, State, Variant
+from .transforms import transformed
 
 __all__ = ["CallRecord", "LayerRecord", "Recorder", "Square"]
 

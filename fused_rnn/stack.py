@@ -15,7 +15,7 @@ from .dropout import Drops, Rows, draw_seeds, dropped_for_all_steps, dropped_wei
 from .recording import LayerRecord
 from .reference import Cell, Variant
 
-__all__ = ["Net", "OneLayer", "by_reference", "stack"]
+__all__ = ["Net", "OneLayer", "by_reference", "distinct", "stack"]
 
 Maybe = Tensor | None
 # A plain int and a bound function: every look-up saved is 50 ns of each call.
@@ -44,6 +44,8 @@ def by_reference(
     """``autograd.layer`` for what has neither kernels nor a function of torch's."""
     if onnx_nodes.exporting():  # which would record one step after the other, as many as there are now
         raise checks.onnx_without_kernels() if reset is None else checks.onnx_reset()
+    if variant is not None and variant.clip_value and x.is_complex():
+        raise checks.complex_clip()
     options = (reset, reset_initial, variant, seed, cells, record)
     return reference.layer(x, h0, c0, weights, batch_sizes, cell, None, *options)
 
@@ -70,7 +72,7 @@ def stack(
         if cell == _LSTM:
             c0 = x.new_zeros((directions, batch, hidden)) if projection else h0
     if _is_compiling():
-        h0, c0, *weights = _distinct((h0, c0, *weights))
+        x, h0, c0, *weights = distinct((x, h0, c0, *weights))
         if not own and onnx_nodes.exporting() and one not in (fallback.layer, by_reference):
             # The op would have to be given the zeros.
             one = partial(onnx_nodes.layer if one is layer else one, zero_states=True)
@@ -111,7 +113,7 @@ def _weights_of_each(weights: Sequence[Tensor], connection: str | None, layers: 
     return (len(weights) - connections.extra_weights(connection, layers)) // layers
 
 
-def _distinct(tensors: Sequence[Any]) -> list[Any]:
+def distinct(tensors: Sequence[Any]) -> list[Any]:
     """The same tensors, every further use of one as a view of it: Dynamo refuses a Function that is given one twice."""
     result: list[Any] = []
     for tensor in tensors:

@@ -7,7 +7,7 @@ without kernels) goes to torch's own function too, which computes it or refuses 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import _VF, Tensor
 
 from .autograd import layer
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, has_kernels
+from .stack import distinct
 
 __all__ = ["step"]
 
@@ -26,6 +27,7 @@ _TORCH: dict[int, Callable[..., Any]] = {
     RNN_RELU: _VF.rnn_relu_cell,
 }
 _autocasts = torch._C._is_any_autocast_enabled
+_is_compiling = torch.compiler.is_compiling
 _SEQUENCES = (tuple, list)
 
 
@@ -37,15 +39,17 @@ def step(cell: int, input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Ma
         h, c = hx, None
     else:  # what torch refuses is here too
         return _TORCH[cell](input, hx, w_ih, w_hh, b_ih, b_hh)
-    weights = (w_ih, w_hh) if b_ih is None or b_hh is None else (w_ih, w_hh, b_ih, b_hh)
+    weights: Sequence[Tensor] = (w_ih, w_hh) if b_ih is None or b_hh is None else (w_ih, w_hh, b_ih, b_hh)
     if (b_ih is None) != (b_hh is None) or _autocasts() or not _is_regular(input, h, c, weights):
         return _TORCH[cell](input, hx, w_ih, w_hh, b_ih, b_hh)
-    first = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
-    _, hn, cn, _ = layer(input.unsqueeze(0), *first, weights, None, cell)
+    x, first_h, first_c = input.unsqueeze(0), h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+    if _is_compiling():
+        x, first_h, first_c, *weights = distinct((x, first_h, first_c, *weights))
+    _, hn, cn, _ = layer(x, first_h, first_c, weights, None, cell)
     return hn.squeeze(0) if cn is None else (hn.squeeze(0), cn.squeeze(0))
 
 
-def _is_regular(input: Tensor, h: Tensor, c: Maybe, weights: tuple[Tensor, ...]) -> bool:
+def _is_regular(input: Tensor, h: Tensor, c: Maybe, weights: Sequence[Tensor]) -> bool:
     w_ih, w_hh = weights[0], weights[1]
     state = (input.shape[0], w_hh.shape[1])
     return (

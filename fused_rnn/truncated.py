@@ -91,6 +91,8 @@ def truncated_bptt(
         check_lengths_type(lengths)
     if dim is None:
         dim = int(getattr(module, "batch_first", False) and not (recurrent and input.dim() == 2))
+    if dim < 0:
+        dim += input.dim()
     return _padded(module, input, steps, hx, dim, reset, lengths, options)
 
 

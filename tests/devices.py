@@ -6,6 +6,7 @@ packed sequences, as torch wants them there, and random generators, so that ever
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -46,6 +47,11 @@ def rounds_operands(dtype: torch.dtype) -> bool:
     """Whether products of a narrow type take their operands in it: CUDA's kernels and the CPU's matrix tiles do, its
     other kernels widen them."""
     return cuda_kernels() or (dtype == torch.bfloat16 and _C.cpu_isa() == "amx")
+
+
+def flushes() -> bool:
+    """Whether loops make zeros of subnormal numbers."""
+    return not cuda_kernels() and platform.machine() in ("x86_64", "AMD64")
 
 
 def allow_tf32(monkeypatch: pytest.MonkeyPatch) -> None:

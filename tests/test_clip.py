@@ -198,3 +198,11 @@ def test_what_only_outputs_matter_to():
     fused_rnn.interchange.to_keras(module)
     with pytest.raises(ValueError, match="zoneout"):
         fused_rnn.interchange.to_keras(fused_rnn.GRU(3, 6, zoneout_h=0.1))
+
+
+def test_values_of_complex_numbers_are_refused():
+    """Before anything is computed; norms are theirs too."""
+    rnn, x = fused_rnn.RNN(3, 4, clip_grad_value=1.0, dtype=torch.complex64), torch.ones(2, 1, 3, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="clip_grad_value bounds real numbers"):
+        rnn(x)
+    fused_rnn.RNN(3, 4, clip_grad_norm=1.0, dtype=torch.complex64)(x)[0].abs().sum().backward()

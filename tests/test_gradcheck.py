@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from fused_rnn import autograd, ops
+from fused_rnn import ops
 from fused_rnn.ops import Save
 
 OPTIONS = [
@@ -252,14 +252,3 @@ def test_second_order_of_few_rows(kind, B):
         return torch.autograd.grad(sum(grad.square().sum() for grad in first), leaves)
 
     assert_close(second(layer.ours), second(layer.theirs))
-
-
-def test_what_differentiates():
-    x, w = torch.zeros(1), torch.zeros(1, requires_grad=True)
-    assert autograd.differentiates(x, None, w)
-    assert not autograd.differentiates(x, None)
-    with torch.no_grad():
-        assert not autograd.differentiates(w)
-        assert torch.func.vmap(lambda x: torch.tensor(autograd.differentiates(x)))(x).all()
-        with torch.autograd.forward_ad.dual_level():
-            assert autograd.differentiates(x)

@@ -180,3 +180,17 @@ def test_what_is_refused_changes_nothing(name, weight):
         init.apply_(module, name, **({"max_steps": 9} if name == "chrono" else {}))
     for parameter, old in zip(module.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "LSTMCell"])
+@pytest.mark.parametrize("function", [init.forget_bias_, lambda m: init.chrono_(m, 50, 50)], ids=["forget", "chrono"])
+def test_both_biases_one_parameter(function, cell):
+    """It counts twice; the sum is what was asked for."""
+    module = getattr(fused_rnn, cell)(5, 6, dtype=torch.float64)
+    apart = function(getattr(fused_rnn, cell)(5, 6, dtype=torch.float64))
+    suffix = "" if cell.endswith("Cell") else "_l0"
+    setattr(module, "bias_ih" + suffix, getattr(module, "bias_hh" + suffix))
+    function(module)
+    tied = getattr(module, "bias_hh" + suffix).detach()
+    (want,) = biases(apart, 1)
+    torch.testing.assert_close(2 * tied[6:12], want)

@@ -113,3 +113,13 @@ def test_looking_moves_nothing_on():
     spectra = recurrent_spectra(module)
     assert torch.equal(module.weight_hh_l0_u, before)
     assert spectra == recurrent_spectra(module.eval())
+
+
+def test_modes_are_put_back():
+    """Those of parametrizations too, some of which advance in training."""
+    rnn = nn.utils.parametrizations.spectral_norm(fused_rnn.RNN(I, H), "weight_hh_l0")
+    rnn.parametrizations.eval()
+    before = {name: part.training for name, part in rnn.named_modules()}
+    assert len(set(before.values())) == 2
+    jacobian_norms(rnn, torch.randn(T, I), [0])
+    assert {name: part.training for name, part in rnn.named_modules()} == before

@@ -5,6 +5,7 @@ With all other options drawn at random it is in test_differential.py, its refusa
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -16,6 +17,8 @@ from rows import WAYS, ByRows, OfLengths, going
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import fused_rnn
 from fused_rnn import network
@@ -365,3 +368,21 @@ def test_nothing_waits_for_the_device(kind, where, dtype):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert "FusedLayer" in ours(x)[0].grad_fn.name()
+
+
+@pytest.mark.skipif(not on_cpu(), reason="elsewhere numbers are not read in any case")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_mode_that_looks_on_in_the_forward_only(reentrant):
+    """A checkpoint does the forward again outside of it: the same way, from the same random numbers."""
+    module = fused_rnn.GRU(I, H, 2, dropout=0.5, dtype=F64)
+    x = torch.randn(T, B, I, dtype=F64, requires_grad=True)
+
+    def gradient(mode):
+        torch.manual_seed(0)
+        with mode:
+            y = checkpoint(lambda x: module(x, lengths=torch.tensor(LENGTHS))[0], x, use_reentrant=reentrant)
+        x.grad = None
+        y.sum().backward()
+        return x.grad
+
+    torch.testing.assert_close(gradient(FlopCounterMode(display=False)), gradient(nullcontext()))

@@ -272,3 +272,13 @@ def test_complex():
     module = fused_rnn.GRU(I, H, recurrent_dropout=0.3, zoneout_h=0.2, input_dropout=0.1, dtype=torch.complex128)
     y, _ = module(torch.randn(T, B, I, dtype=torch.complex128))
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_weight_dropout_of_complex_numbers(dtype):
+    """Of which torch's own dropout knows nothing: elements go whole, the others keep their mean."""
+    torch.manual_seed(0)
+    module = fused_rnn.RNN(I, H, weight_dropout=0.5, dtype=dtype)
+    module(torch.randn(T, B, I, dtype=dtype))[0].abs().sum().backward()
+    kept = module.weight_hh_l0.grad != 0
+    assert 0 < kept.sum() < kept.numel()

@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from devices import device, on_cpu
 from pairs import CELLS, KINDS, cast, pair, run
 from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.cpp_extension import CUDA_HOME
@@ -134,6 +135,37 @@ def test_autocast(kind, dtype, given):
     exact = run(ours.double(), cast(x.to(dtype), torch.float64), cast(hx, torch.float64))
     for a, b, truth in zip(got, expected, exact, strict=True):
         assert (a - truth).abs().max() <= 2 * (b - truth).abs().max() + 0.01
+
+
+@pytest.mark.parametrize("derivative", ["of each example", "second", "forward"])
+def test_derivatives_inside_of_autocast(derivative):
+    """Those of a GRU on f32, which stays in f32 there, wherever they are made."""
+    module, x = fused_rnn.GRU(8, 8), torch.randn(4, 5, 3, 8)
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters, x):
+        return functional_call(module, parameters, (x,))[0].sin().sum()
+
+    def made():
+        if derivative == "of each example":
+            return vmap(grad(loss), (None, 0))(parameters, x)
+        if derivative == "forward":
+            return jvp(lambda p: loss(p, x[0]), (parameters,), (parameters,))
+        (first,) = torch.autograd.grad(loss(parameters, x[0]), parameters["weight_hh_l0"], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), parameters["weight_ih_l0"])
+
+    want = made()
+    with torch.autocast("cpu"):
+        got = made()
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.skipif(not on_cpu(), reason="the CPU's allocator")
+def test_memory_that_is_not_there():
+    """torch's words, by which programs look for the batch that fits."""
+    x = torch.zeros(1).expand(2**40, 16, 1)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory: you tried to"):
+        fused_rnn.RNN(1, 1024)(x)
 
 
 def test_autocast_of_another_device_changes_nothing():

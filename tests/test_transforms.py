@@ -8,6 +8,9 @@ import torch
 from layer_cases import KINDS, Layer, assert_close, make_layer, scalar
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
+import fused_rnn
+from fused_rnn import transforms
+
 V = 3
 
 
@@ -343,3 +346,20 @@ def test_mapped_lengths_raise():
     lengths = torch.stack([layer.batch_sizes] * V)
     with pytest.raises(NotImplementedError, match="vmap over the batch sizes of a packed sequence"):
         vmap(lambda sizes: autograd.layer(x, h0, None, weights, sizes, 1)[0])(lengths)
+
+
+def test_functionalize():
+    """A level that neither differentiates nor maps."""
+    module, x = fused_rnn.GRU(4, 5).requires_grad_(False), torch.randn(3, 2, 4)
+    torch.testing.assert_close(torch.func.functionalize(lambda x: module(x)[0].sin())(x), module(x)[0].sin())
+
+
+def test_what_differentiates():
+    x, w = torch.zeros(1), torch.zeros(1, requires_grad=True)
+    assert transforms.differentiates(x, None, w)
+    assert not transforms.differentiates(x, None)
+    with torch.no_grad():
+        assert not transforms.differentiates(w)
+        assert torch.func.vmap(lambda x: torch.tensor(transforms.differentiates(x)))(x).all()
+        with torch.autograd.forward_ad.dual_level():
+            assert transforms.differentiates(x)

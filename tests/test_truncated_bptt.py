@@ -263,3 +263,9 @@ def test_what_else_is_refused():
         truncated_bptt(fused_rnn.GRU(I, H), packed, 3, lengths=torch.tensor([3, 2]))
     with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0"):
         list(truncated_bptt(fused_rnn.GRU(I, H), torch.zeros(0, B, I), 3))
+
+
+def test_time_counted_from_the_end():
+    gru, x, mask = fused_rnn.GRU(I, H, batch_first=True), torch.randn(B, T, I), torch.rand(B, T) < 0.3
+    chunks = [[y for y, *_ in truncated_bptt(gru, x, 4, dim=dim, reset=mask)] for dim in (1, -2)]
+    torch.testing.assert_close(chunks[1], chunks[0])

@@ -176,8 +176,7 @@ Layer::Layer(const char* op, const LayerArgs& a)
     x_row = packed ? x.stride(0) : x.stride(1);
     // BLAS and row copies want rows that do not overlap: an expanded x is laid out.
     if ((N > 1 && x_row < I && (packed || B > 1)) || (!packed && T > 1 && x_step < I)) {
-        x = torch::stable::clone(x);
-        if (!x.is_contiguous()) x = torch::stable::contiguous(x);
+        x = copied(x);
         x_step = packed ? 0 : B * I;
         x_row = I;
     }

@@ -33,6 +33,13 @@ LayerBackward layer_backward;
 LayerBackwardGates layer_backward_gates;
 StackForward stack_forward;  // the CPU's only
 
+// What a graph keeps of tensors that may be changed in place later. Of torch's own copies compilers know that they may as well be
+// made later.
+inline std::vector<Tensor> own_copies(std::vector<Tensor> tensors) {
+    for (Tensor& tensor : tensors) tensor = copied(tensor);
+    return tensors;
+}
+
 namespace cuda {
 LayerForward layer_forward;
 LayerBackward layer_backward;

@@ -12,4 +12,5 @@ STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
     m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward));
     m.impl("layer_backward_gates", TORCH_BOX(&fused_rnn::layer_backward_gates));
     m.impl("stack_forward", TORCH_BOX(&fused_rnn::stack_forward));
+    m.impl("own_copies", TORCH_BOX(&fused_rnn::own_copies));
 }

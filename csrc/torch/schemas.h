@@ -24,6 +24,7 @@ constexpr const char* kSchemas[] = {
     "stack_forward(Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, Tensor? batch_sizes, int cell, int layers,"
     " bool split_f32=False, Tensor? reset=None, bool reset_initial=False, float[]? variant=None)"
     " -> (Tensor y, Tensor hn, Tensor cn)",
+    "own_copies(Tensor[] tensors) -> Tensor[]",
 };
 
 }  // namespace fused_rnn

@@ -51,6 +51,40 @@ inline Place place_of(const Tensor& t) {
     return {device, t.get_device_index()};
 }
 
+inline int64_t size_of(ScalarType type) {
+    switch (type) {
+        case ScalarType::Double:
+        case ScalarType::Long:
+            return 8;
+        case ScalarType::BFloat16:
+        case ScalarType::Half:
+            return 2;
+        case ScalarType::Bool:
+            return 1;
+        default:  // Float, Int
+            return 4;
+    }
+}
+
+// torch's words, which programs that look for the largest batch go by: its shim keeps them to itself.
+[[noreturn, gnu::noinline]] inline void refuse_memory(Place place, Sizes sizes, int64_t element_size) {
+    std::ostringstream text;
+    int64_t bytes = element_size;
+    bool overflows = false;
+    for (const int64_t size : sizes) overflows = __builtin_mul_overflow(bytes, size, &bytes) || overflows;
+    const bool cpu = place.device == aoti_torch_device_type_cpu();
+    if (overflows) {
+        text << "Storage size calculation overflowed with sizes=[";
+        for (const int64_t& size : sizes) text << (&size == sizes.begin() ? "" : ", ") << size;
+        text << "]";
+    } else if (cpu) {
+        text << "DefaultCPUAllocator: can't allocate memory: you tried to allocate " << bytes << " bytes.";
+    } else {
+        text << "CUDA out of memory. Tried to allocate " << bytes << " bytes.";
+    }
+    throw std::runtime_error(text.str());
+}
+
 // A new contiguous tensor.
 inline Tensor empty_at(Place place, Sizes sizes, ScalarType type) {
     int64_t strides[4] = {1, 1, 1, 1};
@@ -60,8 +94,9 @@ inline Tensor empty_at(Place place, Sizes sizes, ScalarType type) {
         running *= sizes.begin()[k];
     }
     AtenTensorHandle handle = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
-                                                    dtype_code(type), place.device, place.index, &handle));
+    const int64_t rank = static_cast<int64_t>(sizes.size());
+    if (aoti_torch_empty_strided(rank, sizes.begin(), strides, dtype_code(type), place.device, place.index, &handle))
+        refuse_memory(place, sizes, size_of(type));
     return Tensor(handle);
 }
 
@@ -82,7 +117,24 @@ S* mutable_data_of(const Tensor& t) {
     return static_cast<S*>(t.mutable_data_ptr());
 }
 
-inline Tensor laid_out(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+// make(t), a copy of t.
+template <class Make>
+Tensor copy_by(const Tensor& t, const Make& make) {
+    try {
+        return make(t);
+    } catch (const std::exception&) {
+        std::vector<int64_t> sizes;
+        for (int64_t k = 0; k < t.dim(); ++k) sizes.push_back(t.size(k));
+        refuse_memory(place_of(t), {sizes.data(), sizes.size()}, size_of(t.scalar_type()));
+    }
+}
+// t itself where it is contiguous; and a copy in any case.
+inline Tensor laid_out(const Tensor& t) {
+    return t.is_contiguous() ? t : copy_by(t, [](const Tensor& from) { return torch::stable::contiguous(from); });
+}
+inline Tensor copied(const Tensor& t) {
+    return laid_out(copy_by(t, [](const Tensor& from) { return torch::stable::clone(from); }));
+}
 
 inline std::string shape_text(const Tensor& t) {
     std::string s = "[";

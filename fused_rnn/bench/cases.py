@@ -23,7 +23,10 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """``T,B,I,H`` and, after them, ``Nlayers`` (say ``2l``), ``bi`` and ``packed`` in any order."""
+    """``T,B,I,H`` and, after them, ``Nlayers`` (say ``2l``), ``bi``, and ``packed`` or ``last`` in any order.
+
+    ``last``: training whose loss is of the last step alone, as a classifier's: the gradient vanishes on its way.
+    """
 
     T: int
     B: int
@@ -32,20 +35,23 @@ class Shape:
     layers: int = 1
     bidirectional: bool = False
     packed: bool = False
+    last: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Shape:
         sizes: list[int] = []
         flags: dict[str, bool] = {}
         for word in text.strip().lower().split(","):
-            if word in ("bi", "packed"):
+            if word in ("bi", "packed", "last"):
                 flags["bidirectional" if word == "bi" else word] = True
             elif word.removesuffix("l").isdigit() and len(sizes) < 5:
                 sizes.append(int(word.removesuffix("l")))
             else:
-                raise ValueError(f"shape {text!r}: {word!r} is not a size, 'bi' or 'packed'")
+                raise ValueError(f"shape {text!r}: {word!r} is not a size, 'bi', 'packed' or 'last'")
         if len(sizes) < 4 or min(sizes) < 1:
-            raise ValueError(f"shape {text!r}: expected T,B,I,H[,layers][,bi][,packed], all sizes at least 1")
+            raise ValueError(f"shape {text!r}: expected T,B,I,H[,layers][,bi][,packed|last], all sizes at least 1")
+        if flags.get("packed") and flags.get("last"):
+            raise ValueError(f"shape {text!r}: rows of a packed sequence have last steps of their own")
         return cls(*sizes, **flags)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -53,6 +59,7 @@ class Shape:
         words += [f"{self.layers}l"] if self.layers > 1 else []
         words += ["bi"] if self.bidirectional else []
         words += ["packed"] if self.packed else []
+        words += ["last"] if self.last else []
         return ",".join(words)
 
     @property
@@ -127,6 +134,8 @@ class Case:
         rows = sum(shape.lengths())
         sizes = (rows,) if shape.packed else (shape.T, shape.B)
         dy = torch.randn(*sizes, shape.directions * shape.H, generator=generator, device=self.device)
+        if shape.last:
+            dy[:-1] = 0
         if not shape.packed:
             return padded.to(dtype), dy.to(dtype)
         x = pack_padded_sequence(padded, torch.tensor(shape.lengths(), device="cpu"))
@@ -161,6 +170,7 @@ GRID = shapes(
     *("100,32,40,128", "100,8,512,128", "200,1,16,64", "100,1,256,256,bi", "200,4,64,64,4l", "50,32,128,128,4l,bi"),
     *("500,8,128,128,2l,bi,packed", "1000,16,64,64,packed"),
 )
+LAST = shapes("400,32,8,64,last", "200,16,64,128,last", "1000,8,64,64,last")
 OTHERS = shapes("100,1,256,256", "100,32,256,256")  # in the rarer dtypes
 QUICK = shapes("1,1,64,64", "100,1,64,64", "100,1,256,256", "100,32,256,256", "200,16,64,64,packed")
 
@@ -171,6 +181,8 @@ def standard() -> Iterator[Case]:
         for cell in CELLS:
             for mode in MODES:
                 yield Case(cell, mode, "f32", shape)
+    for cell in CELLS:
+        yield Case(cell, "train", "f32", LAST[0])
 
 
 def quick() -> Iterator[Case]:
@@ -187,6 +199,9 @@ def grid() -> Iterator[Case]:
             for cell in CELLS:
                 for mode in MODES:
                     yield Case(cell, mode, dtype, shape)
+        for shape in LAST:
+            for cell in CELLS:
+                yield Case(cell, "train", dtype, shape)
     for dtype in ("f16", "f64"):
         for shape in OTHERS:
             for cell in CELLS:

@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--mode", nargs="+", choices=cases.MODES, help="only inference or training")
     what.add_argument("--dtype", nargs="+", choices=list(cases.DTYPES), help="only these dtypes")
     what.add_argument(
-        "--shapes", nargs="+", type=Shape.parse, metavar="T,B,I,H[,layers][,bi][,packed]", help="these shapes instead"
+        "--shapes",
+        nargs="+",
+        type=Shape.parse,
+        metavar="T,B,I,H[,layers][,bi][,packed|last]",
+        help="these shapes instead",
     )
     what.add_argument("--providers", nargs="+", metavar="NAME", help=f"of: {', '.join(PROVIDERS)} (nn is always there)")
     what.add_argument("--compiled", action="store_true", help="torch.compile of the Python loop too: minutes a case")

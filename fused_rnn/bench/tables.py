@@ -59,7 +59,8 @@ def summary(document: Results) -> str:
     head = ["T,B,I,H", *(title for *_, title in COLUMNS)]
     text = (
         "Milliseconds a call, f32, `nn.*` → `fused_rnn`, and how many times faster; training is forward + backward. "
-        "`2l` two layers, `bi` bidirectional, `packed` lengths from T down to T/4.\n\n"
+        "`2l` two layers, `bi` bidirectional, `packed` lengths from T down to T/4, "
+        "`last` training on a loss of the last step.\n\n"
     )
     over_all = "Everything measured there ([docs/performance.md](docs/performance.md)), times faster:\n\n" + means(
         document
@@ -112,7 +113,8 @@ def streams(document: Results) -> str:
 
 
 def means(document: Results) -> str:
-    """Geomeans and worst shapes over ``nn.*``, packed sequences apart, and over ONNX Runtime of the better of ours."""
+    """Geomeans and worst shapes over ``nn.*``, packed sequences and losses of one step apart, and over ONNX Runtime of
+    the better of ours."""
     rows = []
     for (name, peer), speeds in groups(document).items():
         worst = min(speeds, key=lambda case: speeds[case])
@@ -129,9 +131,9 @@ def groups(document: Results) -> dict[tuple[str, str], dict[str, float]]:
         first = next(iter(by.values()))
         mode = {"infer": "inference", "train": "training"}[first["mode"]]
         shape = first["shape"].split(",")
-        packed = ", packed" if "packed" in shape else ""
+        kind = {"packed": ", packed", "last": ", loss of the last step"}.get(shape[-1], "")
         if "fused" in by and by["fused"]["ratio"]:
-            group = found.setdefault((f"{first['dtype']} {mode}{packed}", "`nn`"), {})
+            group = found.setdefault((f"{first['dtype']} {mode}{kind}", "`nn`"), {})
             group[case] = by["fused"]["ratio"]
         ours = [by[name]["ms"] for name in ("fused", "stream") if name in by]
         if "onnxruntime" in by and ours:

@@ -37,7 +37,7 @@ def gradient_flow(module: nn.Module, gates: bool = True) -> Iterator[GradientFlo
     Raises:
         ValueError: where there is nothing to record.
         RuntimeError: if it is being recorded already; from the calls, under ``torch.compile`` or ``torch.func``, and
-            with ``lengths`` under a dispatch mode.
+            with ``lengths`` that are no plain tensor.
     """
     recorded = [(name, m) for name, m in module.named_modules() if isinstance(m, LSTM | GRU | RNN)]
     if not recorded:

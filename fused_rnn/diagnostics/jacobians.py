@@ -62,12 +62,13 @@ def jacobian_norms(
         raise ValueError(f"steps must be from 0 to {last - 1}, got {list(steps)}")
     if module.recorder is not None:
         raise RuntimeError("gradient_flow looks at this module: leave it before")
-    training = module.training
+    training = {part: part.training for part in module.modules()}  # parametrizations have modes of their own
     module.eval()
     try:
         return _norms(module, x, steps, hx, of == "state", iterations, generator)
     finally:
-        module.train(training)
+        for part, mode in training.items():
+            part.training = mode
 
 
 def _by_reference(one: Any, kernels: bool) -> Any:
