@@ -91,7 +91,7 @@ int64_t step_ns(const LoopSize& size, const Division& d) {
 }
 
 void call(Work work, void* context, const Share& share) {
-    [[maybe_unused]] const NoSubnormals here;
+    const NoSubnormals here;
     work(context, share);
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include <array>
 
+#include "../cpu/subnormal.h"
 #include "cpu_backward_plan.h"
 #include "cpu_norm.h"
 #include "cpu_squares.h"
@@ -50,6 +51,8 @@ class BackwardPass {
 
     void run() {
         if (plan_.direct || plan_.by == By::kBlas || plan_.gates_only) {
+            std::optional<cpu::NoSubnormalsOnPool> blas;
+            if (layer_.T >= kStepsToVanish) blas.emplace(pool_);
             const cpu::Crew crew(pool_);
             for (int64_t k = 0; k < plan_.pieces(); ++k) {
                 Work work = begin(k, crew);

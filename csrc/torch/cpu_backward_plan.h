@@ -8,6 +8,9 @@
 
 namespace fused_rnn {
 
+// In fewer steps than this hardly a gradient vanishes so far that its threads' time goes into subnormal numbers.
+constexpr int64_t kStepsToVanish = 64;
+
 // dg of a piece stays within this, and a piece has at least so many rows, as each adds to all weight gradients once.
 constexpr int64_t kPieceBytes = 1 << 20;
 constexpr int64_t kPieceRows = 512;
