@@ -279,5 +279,5 @@ def param_count(
     )
 
 
-def complex_clip() -> Exception:
+def complex_clip() -> TypeError:
     return TypeError("clip_grad_value bounds real numbers; of complex ones clip_grad_norm bounds the norm")

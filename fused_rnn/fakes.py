@@ -18,11 +18,13 @@ def _variant(numbers: Sequence[float] | None) -> Variant:
     return Variant(*(numbers or ()))  # type: ignore[arg-type]
 
 
-def _rows_and_hidden(
-    x: Tensor, weights: Sequence[Tensor], cell: int, variant: Variant
-) -> tuple[int | torch.SymInt, int | torch.SymInt]:
-    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
-    return rows, weights[0].shape[0] // gates_of(cell, variant)
+def _rows(x: Tensor) -> int | torch.SymInt:
+    """N."""
+    return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
+
+
+def _hidden(weights: Sequence[Tensor], cell: int, variant: Variant) -> int | torch.SymInt:
+    return weights[0].shape[0] // gates_of(cell, variant)
 
 
 def _check_devices(x: Tensor, h0: Tensor, c0: Tensor | None, weights: Sequence[Tensor]) -> None:
@@ -51,7 +53,7 @@ def _(
     _check_devices(x, h0, c0, weights)
     directions, batch, features = h0.shape  # D, B, R
     made = _variant(variant)
-    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    rows, hidden = _rows(x), _hidden(weights, cell, made)
     if Cell(cell).is_lstm:
         gates = gates_of(cell, made)
     else:
@@ -112,9 +114,8 @@ def _(
         return x.new_empty(of.shape if of is not None and needs >> bit & 1 else 0)
 
     dweights = [gradient(3 + i, weight) for i, weight in enumerate(weights)]
-    rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]  # N
     if tell:
-        dweights.append(x.new_empty((len(Square), h0.shape[0], rows), dtype=torch.float64))
+        dweights.append(x.new_empty((len(Square), h0.shape[0], _rows(x)), dtype=torch.float64))
     return gradient(0, x), gradient(1, h0), gradient(2, c0), dweights
 
 
@@ -140,7 +141,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
     made = _variant(variant)
-    rows, hidden = _rows_and_hidden(x, weights, cell, made)
+    rows, hidden = _rows(x), _hidden(weights, cell, made)
     projected = len(weights) // directions - len(extra_weights(cell, made)) in (3, 5)
     return (
         x.new_empty(h0.shape),

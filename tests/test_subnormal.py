@@ -3,13 +3,16 @@ thread's own arithmetic alone."""
 
 import pytest
 import torch
-from devices import on_cpu
+from devices import flushes
 from torch import nn
 
 import fused_rnn
 
 H = 20
-pytestmark = pytest.mark.cpu_only("a GPU is as fast with them")
+pytestmark = [
+    pytest.mark.cpu_only("a GPU is as fast with them"),
+    pytest.mark.skipif(not flushes(), reason="this CPU is as fast with them"),
+]
 
 
 def halving(library, steps, rows=3):
@@ -72,7 +75,6 @@ def test_a_thread_s_own_arithmetic_is_as_it_was(flushes):
         assert flushes or elsewhere == here
 
 
-@pytest.mark.skipif(not on_cpu(), reason="threads are the CPU's")
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_the_same_bits_on_any_number_of_threads(kind):
     """Each thread of a team does without them."""

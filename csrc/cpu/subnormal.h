@@ -41,6 +41,7 @@ class NoSubnormals {
 class NoSubnormalsOnPool {
   public:
     explicit NoSubnormalsOnPool(const Pool& pool) : pool_(pool), threads_(static_cast<size_t>(pool.threads)) {
+        if (kNoSubnormals == 0) return;
         each_thread([&](int64_t k) {
             const unsigned before = float_control();
             if ((before | kNoSubnormals) == before) return;

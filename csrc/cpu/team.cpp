@@ -90,11 +90,6 @@ int64_t step_ns(const LoopSize& size, const Division& d) {
            waiting;
 }
 
-void call(Work work, void* context, const Share& share) {
-    const NoSubnormals here;
-    work(context, share);
-}
-
 // Threads to call up.
 int team_size(const LoopSize& size, const Division& d, int threads) {
     if (!size.flops_around) return d.threads;
@@ -162,17 +157,18 @@ class Team {
     }
 
     void work_as(int rank) {
+        const NoSubnormals here;
         const Division& d = division_;
         const Crew crew = crew_ > 1 ? Crew(rank, crew_, &barriers_.back()) : Crew();
-        if (rank >= d.threads) return call(work_, context_, {-1, {0, 0, 0, 1, nullptr}, crew});
-        if (d.layers > 1) return call(work_, context_, {-1, {0, size_.rows, 0, 1, nullptr}, crew, rank, d.layers});
+        if (rank >= d.threads) return work_(context_, {-1, {0, 0, 0, 1, nullptr}, crew});
+        if (d.layers > 1) return work_(context_, {-1, {0, size_.rows, 0, 1, nullptr}, crew, rank, d.layers});
         const int part = rank % d.unit_parts;
         const int group = rank / d.unit_parts;
         const int row_part = group % d.row_parts;
         const int64_t rows = size_.rows;
         const Slice slice{rows * row_part / d.row_parts, rows * (row_part + 1) / d.row_parts, part, d.unit_parts,
                           d.unit_parts > 1 ? &barriers_[group] : nullptr};
-        call(work_, context_, {d.directions > 1 ? group / d.row_parts : -1, slice, crew});
+        work_(context_, {d.directions > 1 ? group / d.row_parts : -1, slice, crew});
     }
 
     const LoopSize& size_;
@@ -231,10 +227,11 @@ int64_t steps_side_by_side(int64_t steps, int64_t rows) {
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
     const int wanted = team_size(size, divide_loop(size, pool.threads), pool.threads);
     if (wanted < 2) {
+        const NoSubnormals here;
         const Share all{-1, {0, size.rows, 0, 1, nullptr}};
-        if (!in_crowd()) return call(work, context, all);
+        if (!in_crowd()) return work(context, all);
         const Stopwatch watch;
-        call(work, context, all);
+        work(context, all);
         const Spent spent = watch.spent();
         return account_in_crowd(1, spent.wall_ns, spent);
     }

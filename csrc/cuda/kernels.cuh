@@ -47,18 +47,11 @@ void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream) {
     });
 }
 
-template <class S, bool kVaried>
-void step_cells(const ForwardCells<S>& args, Stream stream) {
+template <class S, bool kVaried, class Cells>
+void step_cells(const Cells& args, Stream stream) {
     select_math<S, kVaried>(args, [&](auto math) {
-        launch_rows(cells_kernel<typename decltype(math)::Forward, ForwardCells<S>>, args, args.D * args.seq.B, stream);
-    });
-}
-
-template <class S, bool kVaried>
-void step_cells(const BackwardCells<S>& args, Stream stream) {
-    select_math<S, kVaried>(args, [&](auto math) {
-        launch_rows(cells_kernel<typename decltype(math)::Backward, BackwardCells<S>>, args, args.D * args.seq.B,
-                    stream);
+        using CellMath = typename Cells::template CellMath<decltype(math)>;
+        launch_rows(cells_kernel<CellMath, Cells>, args, args.D * args.seq.B, stream);
     });
 }
 

@@ -23,10 +23,8 @@ void forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);
 template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream stream);
 // Of loops whose products are made outside.
-template <class S, bool kVaried>
-void step_cells(const ForwardCells<S>& args, Stream stream);
-template <class S, bool kVaried>
-void step_cells(const BackwardCells<S>& args, Stream stream);
+template <class S, bool kVaried, class Cells>
+void step_cells(const Cells& args, Stream stream);
 // Where the plan has clusters.
 template <class S>
 void cluster_forward(const ForwardArgs<S>& args, const Plan& plan, Stream stream);

@@ -11,7 +11,6 @@ template <class S>
 struct MadeProduct {
     int64_t step;                // walked; -1: before all of them, without a product
     int phase;                   // which of the step's products
-    bool last;                   // of the step's
     const ComputeType<S>* sums;  // rows of [D, B], ld_sums apart
     int64_t ld_sums;
     S* operand;  // likewise
@@ -20,10 +19,14 @@ struct MadeProduct {
 
 template <class S>
 struct ForwardCells : ForwardArgs<S> {
+    template <class Math>
+    using CellMath = typename Math::Forward;
     MadeProduct<S> made;
 };
 template <class S>
 struct BackwardCells : BackwardArgs<S> {
+    template <class Math>
+    using CellMath = typename Math::Backward;
     MadeProduct<S> made;
 };
 
@@ -34,11 +37,9 @@ void each_product(MadeProduct<S> made, int64_t T, int products_a_step, bool clos
                   const Cells& cells) {
     made.step = -1;
     made.phase = products_a_step - 1;
-    made.last = true;
     cells(made);
     for (made.step = 0; made.step < T + closes; ++made.step) {
         for (made.phase = 0; made.phase < (made.step < T ? products_a_step : 1); ++made.phase) {
-            made.last = made.phase + 1 == products_a_step;
             multiply(made.phase, made.step);
             cells(made);
         }
@@ -78,17 +79,17 @@ FUSED_RNN_DEVICE void cells_of_step(const Device& dev, const ForwardCells<S>& a)
         ForwardStep<S> step(a, d);
         const GatesWork<CellMath, Device, S> gates{dev, step};
         if (made.step >= 0) step.at(made.step);
-        const bool takes = made.step >= 0 && b < a.seq.rows(step.t);
+        const bool takes = made.step >= 0 && b < a.seq.rows(step.t), last = made.phase == (a.two_products ? 1 : 0);
         if (takes && made.phase == 0) finish_row<CellMath::G>(dev, gates, b, sums);
         if constexpr (CellMath::kTwice) {
             const SecondWork<CellMath, Device, S> second{dev, step};
             if (takes && made.phase == 1) finish_row<1>(dev, second, b, sums);
             dev.sync(Sync::kCells);  // the row is there
-            if (takes && !made.last) write_operand(dev, second, b, operand);
+            if (takes && !last) write_operand(dev, second, b, operand);
         } else {
             dev.sync(Sync::kCells);
         }
-        if (!made.last || made.step + 1 == a.seq.T) return;
+        if (!last || made.step + 1 == a.seq.T) return;
         step.at(made.step + 1);
         if (b < a.seq.rows(step.t)) write_operand(dev, gates, b, operand);
     });
@@ -102,7 +103,7 @@ FUSED_RNN_DEVICE void cells_of_step(const Device& dev, const BackwardCells<S>& a
         const InitialWork<CellMath, Device, S> initial(step, dev);
         if (made.step == a.seq.T) return finish_row<1>(dev, initial, b, sums);
         if (made.step >= 0) step.at(a.seq.T - 1 - made.step);
-        const bool takes = made.step >= 0 && b < a.seq.rows(step.t);
+        const bool takes = made.step >= 0 && b < a.seq.rows(step.t), last = made.phase == (a.two_products ? 1 : 0);
         if constexpr (CellMath::kOnce) {
             const HiddenWork<CellMath, Device, S> hidden(step, dev);
             if (takes && !a.two_products) finish_row<1>(dev, hidden, b, sums);
@@ -113,11 +114,11 @@ FUSED_RNN_DEVICE void cells_of_step(const Device& dev, const BackwardCells<S>& a
             if (takes && a.two_products)
                 made.phase == 0 ? finish_row<1>(dev, shown, b, sums) : finish_row<1>(dev, rest, b, sums);
             dev.sync(Sync::kCells);
-            if (takes && !made.last) write_operand(dev, rest, b, operand);
+            if (takes && !last) write_operand(dev, rest, b, operand);
         } else {
             dev.sync(Sync::kCells);
         }
-        if (!made.last) return;
+        if (!last) return;
         if (made.step + 1 == a.seq.T) {
             if (a.needs_dh0) write_operand(dev, initial, b, operand);
             return;

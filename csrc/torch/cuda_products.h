@@ -1,7 +1,7 @@
 // A time loop whose products torch makes, one at a time: where they are so large that nothing is lost by a launch for each, and
 // its BLAS multiplies faster than the loops' own tiles (cuda/plan.cpp). Behind each come the step's cells (cuda/step_cells.h).
 #pragma once
-#include <array>
+#include <algorithm>
 
 #include "accelerator.h"
 #include "layer.h"

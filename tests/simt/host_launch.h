@@ -70,19 +70,11 @@ void backward_on_host(const BackwardArgs<S>& args, const Plan& plan) {
     });
 }
 
-template <class Scheduler, bool kVaried, class S>
-void cells_on_host(const ForwardCells<S>& args) {
+template <class Scheduler, class S, bool kVaried, class Cells>
+void cells_on_host(const Cells& args) {
     select_math<S, kVaried>(args, [&](auto math) {
-        run_on_host<Scheduler>(
-            2, 32, 0, [&](const auto& device) { cells_of_step<typename decltype(math)::Forward>(device, args); });
-    });
-}
-
-template <class Scheduler, bool kVaried, class S>
-void cells_on_host(const BackwardCells<S>& args) {
-    select_math<S, kVaried>(args, [&](auto math) {
-        run_on_host<Scheduler>(
-            2, 32, 0, [&](const auto& device) { cells_of_step<typename decltype(math)::Backward>(device, args); });
+        using CellMath = typename Cells::template CellMath<decltype(math)>;
+        run_on_host<Scheduler>(2, 32, 0, [&](const auto& device) { cells_of_step<CellMath>(device, args); });
     });
 }
 

@@ -30,13 +30,9 @@ template <class S, bool kVaried>
 void backward(const BackwardArgs<S>& args, const Plan& plan, Stream) {
     backward_on_host<Fibers, kVaried>(args, plan);
 }
-template <class S, bool kVaried>
-void step_cells(const ForwardCells<S>& args, Stream) {
-    cells_on_host<Fibers, kVaried>(args);
-}
-template <class S, bool kVaried>
-void step_cells(const BackwardCells<S>& args, Stream) {
-    cells_on_host<Fibers, kVaried>(args);
+template <class S, bool kVaried, class Cells>
+void step_cells(const Cells& args, Stream) {
+    cells_on_host<Fibers, S, kVaried>(args);
 }
 template <class S>
 void rowwise_forward(const RowwiseForwardArgs<S>& args, const Plan& plan, Stream) {

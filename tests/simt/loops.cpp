@@ -213,22 +213,16 @@ struct Run {
     // As csrc/torch does it, with sums by hand.
     void by_products(const ForwardArgs<S>& a) const {
         const auto weights = [&](int phase, int64_t d) -> const vector<S>& { return phase ? w_hr[d] : w_hh[d]; };
-        by_products(false, G * l.H, l.R, weights, [&](const MadeProduct<S>& made) {
-            const ForwardCells<S> cells{a, made};
-            a.varies ? cells_on_host<Threads, true>(cells) : cells_on_host<Threads, false>(cells);
-        });
+        by_products<ForwardCells<S>>(a, false, G * l.H, l.R, weights);
     }
     void by_products(const BackwardArgs<S>& a) const {
         const auto weights = [&](int phase, int64_t d) -> const vector<S>& { return phase ? w_hr_t[d] : w_hh_t[d]; };
-        by_products(true, l.H, gates_of_h(l.cell, v) * l.H, weights, [&](const MadeProduct<S>& made) {
-            const BackwardCells<S> cells{a, made};
-            a.varies ? cells_on_host<Threads, true>(cells) : cells_on_host<Threads, false>(cells);
-        });
+        by_products<BackwardCells<S>>(a, true, l.H, gates_of_h(l.cell, v) * l.H, weights);
     }
     // Rows of weights(..) are columns of the right factor; neither that nor a row of the left one is longer than this.
-    template <class Weights, class Cells>
-    void by_products(bool backward, int64_t most_columns, int64_t most_depth, const Weights& weights,
-                     const Cells& cells) const {
+    template <class Cells, class Args, class Weights>
+    void by_products(const Args& a, bool backward, int64_t most_columns, int64_t most_depth,
+                     const Weights& weights) const {
         const int64_t ld_sums = most_columns, ld_operand = std::max(most_depth, l.H);
         vector<F> to(size_t(l.D * B * ld_sums));
         vector<S> from(size_t(l.D * B * ld_operand));
@@ -248,7 +242,10 @@ struct Run {
                 }
             }
         };
-        each_product(made, l.seq.T, once ? 1 : 2, backward, multiply, cells);
+        each_product(made, l.seq.T, once ? 1 : 2, backward, multiply, [&](const MadeProduct<S>& product) {
+            const Cells cells{a, product};
+            a.varies ? cells_on_host<Threads, S, true>(cells) : cells_on_host<Threads, S, false>(cells);
+        });
     }
 
     static void launch(const RowwiseForwardArgs<S>& a, const Plan& p, bool rowwise, bool varies) {
