@@ -10,6 +10,7 @@ trains one so. :mod:`fused_rnn.onnx` and :mod:`fused_rnn.interchange` take model
 from . import diagnostics, functional, init, interchange
 from . import exported as _exported  # noqa: F401  (for what it registers)
 from . import fakes as _fakes  # noqa: F401  (likewise)
+from . import flops as _flops  # noqa: F401  (likewise)
 from . import forking as _forking  # noqa: F401  (likewise)
 from . import onnx as onnx  # not in __all__: it would hide the package of this name
 from .cells import GRUCell, LSTMCell, RNNCell

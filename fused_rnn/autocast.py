@@ -30,12 +30,11 @@ def as_they_are(tensor: Tensor) -> AbstractContextManager:
 def autocast(
     cell: int, device: str, input: Tensor, h0: Maybe, c0: Maybe, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Maybe, Maybe, list[Tensor]]:
-    """What autocast turns the arguments into. On the CPU a GRU's state keeps its type in torch, and wider states widen
-    all; cuDNN casts everything."""
+    """What autocast turns the arguments into. On the CPU a GRU's state, of the input's type if none is given, keeps
+    its type in torch and widens all; cuDNN casts everything."""
     dtype = torch.get_autocast_dtype(device)
     if cell == Cell.GRU and device == "cpu":
-        for tensor in (input, h0):
-            dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+        dtype = torch.promote_types(dtype, (input if h0 is None else h0).dtype)
 
     def cast(tensor: Any) -> Any:
         return tensor.to(dtype) if tensor is not None and tensor.dtype in _DTYPES else tensor

@@ -18,7 +18,7 @@ from torch.autograd import Function
 
 from . import checks, ops, reference
 from .autocast import as_they_are
-from .folding import Constants, fold, folded_lengths, loop, sample_gradients, unfold
+from .folding import Constants, fold, folded_lengths, loop, mapped_size, sample_gradients, unfold
 from .higher_order import gradients, pullback, pushforward
 from .kept import cells_of, kept_output, shown_and_kept, states_kept
 from .reference import Variant, extra_weights
@@ -203,7 +203,7 @@ class _FusedLayerInGraph(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         x, h0, c0, batch_sizes, reset, seed, *numbers, cells = args[:11]
-        size = info.batch_size
+        size = mapped_size(info)
         if any(dim is not None for dim in in_dims[11:]):
             return loop(partial(_lowered, _FusedLayerJvp), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[3], size)
@@ -316,7 +316,7 @@ class _FusedLayerGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         batch_sizes, reset, seed, cell, needs, samples, *options = args[9:17]
-        size = info.batch_size
+        size = mapped_size(info)
         if any(dim is not None for dim in in_dims[17:]):
             return loop(partial(_lowered, _FusedLayerGradient), size, in_dims, args)
         lengths = folded_lengths(batch_sizes, in_dims[9], size)

@@ -4,12 +4,13 @@ that a program writes by itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
+from . import checks
 from .graph_nodes import as_node, is_proxy
 from .network import GRU as _GRU
 from .network import LSTM as _LSTM
@@ -26,6 +27,9 @@ class _HiddenCell(RNNCellBase):
     """A cell whose only state is h."""
 
     _name: str
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise checks.scripted()
 
     def _forward(self, cell: int, input: Any, hx: Any) -> Any:
         if is_proxy(input):
@@ -67,6 +71,9 @@ class LSTMCell(RNNCellBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise checks.scripted()
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if is_proxy(input):

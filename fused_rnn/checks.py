@@ -279,5 +279,12 @@ def param_count(
     )
 
 
+def scripted() -> RuntimeError:
+    return RuntimeError(
+        "torch.jit.script cannot compile modules of fused_rnn: use torch.jit.trace or torch.export, "
+        'or fused_rnn.convert(model, to="torch") first'
+    )
+
+
 def complex_clip() -> TypeError:
     return TypeError("clip_grad_value bounds real numbers; of complex ones clip_grad_norm bounds the norm")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .arguments import positive
+from .arguments import natural, positive
 
 
 def info(options: argparse.Namespace) -> int:
@@ -29,14 +29,14 @@ def info(options: argparse.Namespace) -> int:
     sizes = {"num_layers": options.layers, "bidirectional": options.bidirectional}
     if options.projection:
         sizes["proj_size"] = options.projection
-    module = getattr(fused_rnn, options.module)(
-        1, options.hidden, device="meta", dtype=getattr(torch, options.dtype), **sizes
-    )
-    print(f"\n{module}, {options.dtype}, {options.steps} steps of {options.batch} rows on {options.on}:")
     try:
+        module = getattr(fused_rnn, options.module)(
+            1, options.hidden, device="meta", dtype=getattr(torch, options.dtype), **sizes
+        )
         found = list(plans(module, options.batch, options.steps, options.on))
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise SystemExit(f"fused-rnn info: {error}") from None
+    print(f"\n{module}, {options.dtype}, {options.steps} steps of {options.batch} rows on {options.on}:")
     for name, plan in found:
         print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in plan.items()))
     return 0
@@ -45,7 +45,7 @@ def info(options: argparse.Namespace) -> int:
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("module", nargs="?", choices=["LSTM", "GRU", "RNN"], help="how its loops would be launched")
     parser.add_argument("--hidden", type=positive, default=256)
-    parser.add_argument("--projection", type=int, default=0)
+    parser.add_argument("--projection", type=natural, default=0)
     parser.add_argument("--layers", type=positive, default=1)
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--batch", type=positive, default=32)

@@ -14,10 +14,6 @@ from .reference import Cell, Variant, extra_weights, gates_of
 __all__: list[str] = []
 
 
-def _variant(numbers: Sequence[float] | None) -> Variant:
-    return Variant(*(numbers or ()))  # type: ignore[arg-type]
-
-
 def _rows(x: Tensor) -> int | torch.SymInt:
     """N."""
     return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
@@ -52,7 +48,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h0, c0, weights)
     directions, batch, features = h0.shape  # D, B, R
-    made = _variant(variant)
+    made = Variant.of(variant)
     rows, hidden = _rows(x), _hidden(weights, cell, made)
     if Cell(cell).is_lstm:
         gates = gates_of(cell, made)
@@ -140,7 +136,7 @@ def _(
     dcells: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions = h0.shape[0]
-    made = _variant(variant)
+    made = Variant.of(variant)
     rows, hidden = _rows(x), _hidden(weights, cell, made)
     projected = len(weights) // directions - len(extra_weights(cell, made)) in (3, 5)
     return (

@@ -7,7 +7,7 @@ contiguous (``batch_sizes * V``), and y and what the forward saved unfold as vie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class Constants(NamedTuple):
     def lengths_of_one(self) -> Tensor | None:
         """``batch_sizes`` of a single example."""
         return None if self.batch_sizes is None else self.batch_sizes // self.samples
+
+
+def mapped_size(info: Any) -> int:
+    """Of the axis that vmap maps over."""
+    if not info.batch_size:
+        raise NotImplementedError("fused_rnn: vmap over an axis of size 0 is not supported")
+    return info.batch_size
 
 
 def fold(tensor: Tensor | None, mapped: int | None, rows: int, size: int) -> Tensor | None:
@@ -102,7 +109,7 @@ def _before(h: Tensor, h0: Tensor, batch_sizes: Tensor | None, reverse: bool, co
 def _at_every_step(of_rows: Tensor, rows: int, batch_sizes: Tensor | None) -> Tensor:
     """What each row of the batch has at all steps: [B, V, ..] -> [N, V, ..], N = ``rows``."""
     if batch_sizes is None:
-        return of_rows.repeat(rows // len(of_rows), 1, 1)
+        return of_rows.repeat(rows // max(1, len(of_rows)), 1, 1)
     steps = (batch_sizes.cumsum(0) - batch_sizes).repeat_interleave(batch_sizes)
     return of_rows[torch.arange(rows, device=steps.device) - steps]
 

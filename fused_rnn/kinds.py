@@ -73,6 +73,11 @@ class Variant(NamedTuple):
     clip_value: float = 0.0  # the most that a step sends to a unit of the state before; 0 for no bound
     clip_norm: float = 0.0  # the same for the norm over the units of a row
 
+    @classmethod
+    def of(cls, numbers: Sequence[float] | None) -> Variant:
+        """From the op's argument; None: torch's cell."""
+        return cls(*(numbers or ()))  # type: ignore[arg-type]
+
     @property
     def draws(self) -> bool:
         """Whether random numbers are drawn in training."""

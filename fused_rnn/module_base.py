@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.nn.modules.rnn import RNNBase
 
-from . import connections
+from . import checks, connections
 from .dropout import Drops
 from .graph_nodes import as_node, is_proxy
 from .network import GRU, LSTM, RNN_RELU, RNN_TANH, sequence
@@ -97,6 +97,9 @@ class SequenceModule(RNNBase):
         if self.connection is not None:
             own["connection"] = self.connection
         return super().extra_repr() + "".join(f", {name}={value!r}" for name, value in own.items())
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise checks.scripted()
 
     def _variant_arguments(self) -> dict[str, Any]:
         return describe(self.variant, self.drops)

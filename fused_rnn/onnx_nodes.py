@@ -92,7 +92,7 @@ def op(
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op in a graph for ONNX: the same without ``saved``, as nothing is differentiated there."""
-    made = None if variant is None else Variant(*variant)  # type: ignore[arg-type]
+    made = None if variant is None else Variant.of(variant)
     y, hn, cn, _ = layer(x, h0, c0, weights, batch_sizes, cell, reset=reset, variant=made)
     return y, hn, x.new_empty(0) if cn is None else cn, x.new_empty(0)
 

@@ -29,6 +29,7 @@ __all__ = [
     "layer_forward",
     "own_copies",
     "packed_rows",
+    "packet",
     "stack_forward",
 ]
 
@@ -94,6 +95,13 @@ def _load_cuda() -> str:
 
 _load()
 WITHOUT_CUDA = _load_cuda()
+
+
+def packet(name: str) -> Any:
+    """All overloads of an op, as torch's registries want them."""
+    return getattr(torch.ops.fused_rnn, name)
+
+
 _layer_forward = torch.ops.fused_rnn.layer_forward.default
 exported_layer = torch.ops.fused_rnn.exported_layer.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default

@@ -4,12 +4,13 @@ the steps of a cell. Equations, papers and what users see of it: docs/regularisa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from .philox import Draw, happens
 
@@ -91,14 +92,15 @@ def clipped(gradient: Tensor, by_value: float, by_norm: float) -> Tensor:
     The derivative, for those of higher order, is that of these functions: 0 for an element that is cut off, and for a
     row that is scaled the projection that is orthogonal to it.
     """
-    if by_value:
+    if by_value and by_value <= torch.finfo(gradient.dtype).max:
         gradient = gradient.clamp(-by_value, by_value)
     if by_norm:
-        wide = torch.float32 if gradient.dtype.itemsize == 2 else None
-        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True, dtype=wide)
-        over = norm > by_norm
-        scale = torch.where(over, by_norm / torch.where(over, norm, 1), 1)  # whose derivative at zero is no NaN
-        gradient = gradient * scale.to(gradient.dtype)
+        wide = torch.promote_types(gradient.dtype, torch.float64)  # squares
+        over = torch.linalg.vector_norm(gradient.detach(), dim=-1, keepdim=True, dtype=wide) > by_norm
+        # Of rows that are scaled, as at zero a norm has no derivative; in operations that have all of theirs.
+        longer = torch.where(over, gradient, 1).to(wide)
+        norm = (longer * longer.conj()).real.sum(-1, keepdim=True).sqrt()
+        gradient = gradient * torch.where(over, by_norm / norm, 1).to(gradient.dtype)
     return gradient
 
 
@@ -134,11 +136,15 @@ class _ClippedGradient(Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return tangent.clone()
+        with forward_ad._set_fwd_grad_enabled(True):  # for outer levels: see higher_order.pushforward
+            return tangent.clone()
 
 
 def with_clip(step: Callable[..., State], by_value: float, by_norm: float) -> Callable[..., State]:
     """The step, of whose gradients by the state it begins from each row of h, and of c, is clipped."""
+    if torch.jit.is_tracing():
+        warnings.warn("fused_rnn: a trace has no clipped gradients", torch.jit.TracerWarning, stacklevel=2)
+        return step
 
     def step_with_clip(state: State, *inputs: Any) -> State:
         return step(tuple(_ClippedGradient.apply(s, by_value, by_norm, _Levels()) for s in state), *inputs)

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.modules.rnn import RNNBase
+from torch.nn.modules import rnn as _torch
 
 from . import _C, checks, ops
 from .layouts import renew
+from .module_base import SequenceModule
 from .reference import Cell, Variant, split_weights
 
 __all__ = ["Stream"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FORWARDS = {cls.forward for cls in (_torch.LSTM, _torch.GRU, _torch.RNN, SequenceModule)}
+_MOST_ROWS = 2**31 - 1
 _CPU = torch.device("cpu")  # whatever the default device is
 _ROWS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _empty = torch.empty
@@ -33,7 +36,8 @@ class Stream:
     The weights are **frozen**: copied and packed for the kernels when the stream is made. What is written to the module
     later does not reach it; make a new one. (The modules themselves never work on old weights: they pack at each call.)
     The state, zero at first, stays inside, in float32 for 16-bit types, and moves on with each call, which adds a few
-    microseconds to its products; nothing is recorded for a backward pass, and dropout is left out. ::
+    microseconds to its products; nothing is recorded for a backward pass, dropout is left out, and hooks are not called
+    (but those of ``torch.nn.utils`` that make weights). ::
 
         stream = fused_rnn.Stream(module, batch_size=1)
         for frame in frames:  # [B, I]
@@ -48,15 +52,18 @@ class Stream:
         batch_size: B, the number of streams.
 
     Raises:
-        TypeError: ``module`` is none of these.
+        TypeError: ``module`` is none of these, or has a ``forward`` of its own, as a subclass may.
         ValueError: it is bidirectional, has connections between its layers, is on another device, or of a dtype without
-            kernels; a ``batch_size`` below 1.
+            kernels; a ``batch_size`` below 1 or above 2^31 - 1.
         RuntimeError: sizes of its weights do not fit each other.
     """
 
-    def __init__(self, module: RNNBase, batch_size: int = 1) -> None:
-        if not isinstance(module, RNNBase):
+    def __init__(self, module: _torch.RNNBase, batch_size: int = 1) -> None:
+        if not isinstance(module, _torch.RNNBase):
             raise TypeError(f"Stream takes an LSTM, GRU or RNN module, got {type(module).__name__}")
+        if "forward" in vars(module) or type(module).forward not in _FORWARDS:
+            name = type(module).__name__
+            raise TypeError(f"Stream cannot know what the forward of its own does that {name} has")
         if module.bidirectional:
             raise ValueError("Stream takes modules of one direction: the other one begins at the end of the sequence")
         if getattr(module, "connection", None) is not None:
@@ -84,8 +91,8 @@ class Stream:
     def _set(
         self, batch_size: int, dtype: torch.dtype, batch_first: bool, features: int, hidden: int, projection: int
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive int, got {batch_size!r}")
+        if not isinstance(batch_size, int) or not 1 <= batch_size <= _MOST_ROWS:
+            raise ValueError(f"batch_size must be a positive int below 2^31, got {batch_size!r}")
         self._batch, self._dtype, self._batch_first = batch_size, dtype, batch_first
         self._input_size, self._hidden, self._features = features, hidden, projection or hidden
 
@@ -101,10 +108,13 @@ class Stream:
         R is H, or P with a projection.
 
         Raises:
+            TypeError: no tensor.
             ValueError: another rank, dtype or device than the stream's.
             RuntimeError: sizes that do not fit; no steps; an input that requires grad, where gradients are recorded, or
                 has a tangent; a trace, or a tensor without memory, as in ``torch.export``.
         """
+        if not isinstance(input, Tensor):
+            raise TypeError(f"Stream: Expected input to be a tensor, got {type(input).__name__}")
         shape = input.shape
         if input.dtype is not self._dtype or not input.is_cpu:
             raise self._mismatch(input)
@@ -154,7 +164,7 @@ class Stream:
 
     @state.setter
     def state(self, state: Any) -> None:
-        states = tuple(state) if self._has_c else (state,)
+        states = tuple(state) if self._has_c and isinstance(state, tuple | list) else (state,)
         names = ("hidden[0]", "hidden[1]") if self._has_c else ("hidden",)
         if len(states) != len(names):
             raise checks.state_count()

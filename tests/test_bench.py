@@ -170,6 +170,40 @@ def children():
     return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--update README.md", "--update goes with --table"),
+        ("--named", "--named goes with --out"),
+        ("--json {folder}", "--json {folder} is a folder"),
+        ("--table {folder}/none.json", "--table {folder}/none.json: [Errno 2]"),
+        ("--table {folder}/text", "--table {folder}/text: Expecting value"),
+    ],
+)
+def test_commands_refused(options, text, tmp_path):
+    """Before anything is measured."""
+    (tmp_path / "text").write_text("no JSON")
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["bench", *options.format(folder=tmp_path).split()])
+    assert str(refused.value).startswith(f"fused-rnn bench: {text.format(folder=tmp_path)}")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--rounds 0", "--rounds: 0 is not a positive number"),
+        ("--threads -1", "--threads: -1 is not a positive number"),
+        ("--block-ms nan", "--block-ms: nan is no duration"),
+        ("--gap-ms -1", "--gap-ms: -1 is no duration"),
+        ("--shapes 0,1,4,4", "--shapes: shape '0,1,4,4': expected T,B,I,H"),
+    ],
+)
+def test_options_refused(options, text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", *options.split()])
+    assert f"argument {text}" in capsys.readouterr().err
+
+
 def test_plot(results):
     pytest.importorskip("matplotlib")
     assert (results / "results.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

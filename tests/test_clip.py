@@ -13,11 +13,12 @@ from loop_cases import Case, assert_identical, assert_near, assert_same, expecte
 from loop_cases import run as run_ops
 from pairs import distance, flat, run
 from torch.autograd import gradgradcheck
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 
 import fused_rnn
 from fused_rnn.ops import Save
 from fused_rnn.reference import Cell, Variant
+from fused_rnn.regularisation import clipped
 
 VALUE, NORM = Variant(clip_value=0.2), Variant(clip_norm=0.5)
 BOTH = Variant(clip_value=0.3, clip_norm=0.6)
@@ -97,6 +98,44 @@ def test_gradients_of_each_example(kind):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("bounds", [{"clip_grad_value": 1e6}, {"clip_grad_norm": 1e6}], ids=str)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_bound_that_nothing_reaches_changes_no_derivative(kind, bounds):
+    """Where gradients are zero too; of any order, forward, backward or one of the other."""
+    plain = getattr(fused_rnn, kind)(2, 3, dtype=torch.float64)
+    clipping = getattr(fused_rnn, kind)(2, 3, dtype=torch.float64, **bounds)
+    clipping.load_state_dict(plain.state_dict())
+    x, tangent = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+
+    def derivatives(module):
+        def loss(x):
+            return module(x)[0][:, 0].square().sum()
+
+        def pushed(f):
+            return lambda x: jvp(f, (x,), (tangent,))[1]
+
+        def pulled(f):
+            return lambda x: (grad(f)(x) * tangent).sum()
+
+        return [
+            pulled(pushed(loss))(x),
+            pulled(pushed(pushed(loss)))(x),
+            pushed(pushed(pushed(loss)))(x),
+            pulled(pulled(pulled(loss)))(x),
+        ]
+
+    torch.testing.assert_close(derivatives(clipping), derivatives(plain), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_bound_past_the_numbers_of_a_dtype(dtype):
+    module = fused_rnn.GRU(3, 4, clip_grad_value=1e39, dtype=dtype)
+    x = torch.randn(3, 2, 3, dtype=dtype, requires_grad=True)
+    (dx,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    dx.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
 class _Clip(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h):
@@ -168,6 +207,8 @@ def test_large_numbers():
     problem = replace(problem, dy=problem.dy * 1e30, dhn=problem.dhn * 1e30)
     dh0 = run_ops(problem)["dh0"]
     torch.testing.assert_close(dh0.norm(dim=-1), torch.full((1, 3), 0.5))
+    assert problem.dhn.abs().max() > 1e25
+    torch.testing.assert_close(clipped(problem.dhn, 0, 0.5).norm(dim=-1), torch.full((1, 3), 0.5))
     spoilt = replace(problem, dhn=torch.full_like(problem.dhn, torch.nan))
     assert run_ops(spoilt)["dh0"].isnan().all()
 
@@ -190,6 +231,14 @@ def test_what_is_refused():
         assert f", {name}=0.5)" in repr(fused_rnn.LSTM(3, 6, **{name: 0.5}))
     with pytest.raises(RuntimeError, match="a bound of variant must not be negative, got -1"):
         forward(make(Case(Cell.GRU, variant=Variant(clip_norm=-1.0))))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_has_none_and_says_so():
+    module, x = fused_rnn.GRU(3, 4, clip_grad_norm=0.1), torch.randn(5, 2, 3)
+    with pytest.warns(torch.jit.TracerWarning, match="a trace has no clipped gradients"):
+        traced = torch.jit.trace(module, x)
+    torch.testing.assert_close(traced(x), module(x))
 
 
 def test_what_only_outputs_matter_to():

@@ -185,6 +185,20 @@ def test_info_refuses_sizes_that_are_none(option, capsys):
     assert f"argument {option}: 0 is not a positive number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("LSTM --hidden 8 --projection 9", "proj_size has to be smaller than hidden_size"),
+        ("GRU --projection 5", "proj_size argument is only supported for LSTM"),
+        ("LSTM --hidden 2000000000", "Storage size calculation overflowed"),
+    ],
+)
+def test_info_refuses_modules_that_are_none(options, text):
+    with pytest.raises(SystemExit) as refused:
+        main(["info", *options.split()])
+    assert str(refused.value).startswith(f"fused-rnn info: {text}")
+
+
 def test_info_refuses_a_device_that_is_not_there():
     with pytest.raises(SystemExit, match=r"fused-rnn info: no GPU 'tpu' here; known without one: h200, h100, a100"):
         main(["info", "GRU", "--on", "tpu"])

@@ -74,6 +74,11 @@ def test_long_loops_of_single_rows_go_side_by_side():
     assert divide(small | {"rows": 64, "flops_per_step": 1 << 21}, 2, layers=3)["row_parts"] == 2
 
 
+def test_empty_batches_have_a_plan():
+    empty = {"directions": 1, "rows": 0, "panels": 4, "weight_bytes": 1 << 16, "steps": 500, "flops_per_step": 1 << 15}
+    assert divide(empty, 2, layers=3)["threads"] >= 1
+
+
 @given(loops())
 def test_one_thread_is_serial(loop):
     for threads in (-1, 0, 1):

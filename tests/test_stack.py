@@ -85,6 +85,16 @@ def test_the_same_bits(kind, name, count, calls, threads):
     assert calls.count == 10
 
 
+@pytest.mark.parametrize(("kind", "hidden", "steps"), [("LSTM", 16, 32768), ("GRU", 24, 16384), ("RNN", 64, 8705)])
+def test_pieces_of_very_long_sequences(kind, hidden, steps, calls, threads):
+    """A sixteenth of the steps is more than a walk has room for."""
+    own, x = getattr(fused_rnn, kind)(I, hidden, 2), torch.randn(steps, 1, I)
+    threads(2)
+    with torch.no_grad():
+        same(own(x), calls.one_by_one(own, x))
+    assert calls.count == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_type_packed_and_with_resets(kind, dtype, calls, threads):

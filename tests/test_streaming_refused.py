@@ -77,7 +77,9 @@ REFUSED = {
         TypeError,
         "rows must be a bool mask or signed integers, got torch.uint8",
     ),
-    "fork": (lambda s: s.fork(0), ValueError, "batch_size must be a positive int, got 0"),
+    "fork": (lambda s: s.fork(0), ValueError, "batch_size must be a positive int below 2^31, got 0"),
+    "a list": (lambda s: s([[0.0] * 5] * 2), TypeError, "Stream: Expected input to be a tensor, got list"),
+    "no states": (lambda s: setattr(s, "state", None), RuntimeError, "lstm expects two hidden states"),
 }
 
 
@@ -102,6 +104,27 @@ def test_tracers_are_refused():
         stream(x)
 
 
+class Mine(nn.GRU):
+    def forward(self, x, hx=None):
+        y, h = super().forward(x, hx)
+        return 2 * y, h
+
+
+class Named(fused_rnn.GRU):
+    """Another name and nothing else."""
+
+
+def test_subclasses_that_compute_the_same():
+    module, x = Named(3, 4), torch.randn(2, 3)
+    torch.testing.assert_close(fused_rnn.Stream(module, 2)(x), module(x[None])[0][0])
+
+
+def hollow():
+    module = fused_rnn.LSTM(3, 3)
+    module.forward = lambda x: None
+    return module
+
+
 def with_weight(name, shape):
     module = nn.GRU(3, 4, 2)
     setattr(module, name, nn.Parameter(torch.zeros(shape)))
@@ -123,8 +146,27 @@ def with_weight(name, shape):
             ValueError,
             "Stream takes one of torch",
         ),
-        (lambda: fused_rnn.Stream(nn.GRU(3, 3), 0), ValueError, "batch_size must be a positive int, got 0"),
-        (lambda: fused_rnn.Stream(nn.GRU(3, 3), 1.5), ValueError, "batch_size must be a positive int, got 1.5"),
+        (lambda: fused_rnn.Stream(nn.GRU(3, 3), 0), ValueError, "batch_size must be a positive int below 2^31, got 0"),
+        (
+            lambda: fused_rnn.Stream(nn.GRU(3, 3), 1.5),
+            ValueError,
+            "batch_size must be a positive int below 2^31, got 1.5",
+        ),
+        (
+            lambda: fused_rnn.Stream(nn.GRU(3, 3), 2**62),
+            ValueError,
+            "batch_size must be a positive int below 2^31, got",
+        ),
+        (
+            lambda: fused_rnn.Stream(Mine(3, 3)),
+            TypeError,
+            "Stream cannot know what the forward of its own does that Mine",
+        ),
+        (
+            lambda: fused_rnn.Stream(hollow()),
+            TypeError,
+            "Stream cannot know what the forward of its own does that LSTM",
+        ),
         (lambda: fused_rnn.Stream(with_weight("weight_hh_l1", (1, 1))), RuntimeError, ""),
         (lambda: fused_rnn.Stream(with_weight("weight_ih_l0", (5, 3))), RuntimeError, ""),
         (lambda: fused_rnn.Stream(with_weight("bias_ih_l0", (1,))), RuntimeError, ""),

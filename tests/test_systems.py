@@ -121,14 +121,22 @@ def test_two_processes_train_to_the_weights_of_one(way, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *CELLS])
+def test_scripts_are_refused_in_words(kind):
+    _, ours = pair(kind, 3, 4)
+    for module in (ours, torch.nn.Sequential(ours)):
+        with pytest.raises(RuntimeError, match=r"^torch\.jit\.script cannot compile modules of fused_rnn: use"):
+            torch.jit.script(module)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *CELLS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [None, torch.float32, torch.bfloat16])
 def test_autocast(kind, dtype, given):
-    """The dtypes are torch's: bf16, but on the CPU f32 from a GRU that was given f32."""
+    """The dtypes are torch's: bf16, but on the CPU f32 from a GRU whose state is."""
     theirs, ours = pair(kind, 3, 4)
     x = torch.randn(5, 3) if kind in CELLS else torch.randn(5, 2, 3)
     h = torch.randn(5, 4) if kind in CELLS else torch.randn(1, 2, 4)
-    hx = None if not given else (h, h) if "LSTM" in kind else h
+    hx = None if given is None else cast((h, h) if "LSTM" in kind else h, given)
     with torch.autocast(device().type, torch.bfloat16):
         expected, got = run(theirs, x.to(dtype), hx), run(ours, x.to(dtype), hx)
     assert [t.dtype for t in got] == [t.dtype for t in expected]

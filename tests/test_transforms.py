@@ -348,6 +348,28 @@ def test_mapped_lengths_raise():
         vmap(lambda sizes: autograd.layer(x, h0, None, weights, sizes, 1)[0])(lengths)
 
 
+def test_maps_over_nothing_are_refused():
+    module, none = fused_rnn.GRU(4, 5), torch.zeros(0, 3, 2, 4)
+    parameters = dict(module.named_parameters())
+    loss = lambda parameters, x: functional_call(module, parameters, (x,))[0].sum()  # noqa: E731
+    for call in (lambda: vmap(lambda x: module(x)[0])(none), lambda: vmap(grad(loss), (None, 0))(parameters, none)):
+        with pytest.raises(NotImplementedError, match="vmap over an axis of size 0"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "called"),
+    [({}, {"reset": torch.zeros(3, 0, dtype=torch.bool), "reset_to": "initial"}), ({"recurrent_dropout": 0.2}, {})],
+    ids=["reset", "dropout"],
+)
+def test_gradients_of_examples_that_are_empty_batches(options, called):
+    module = fused_rnn.GRU(4, 5, **options)
+    loss = lambda parameters, x: functional_call(module, parameters, (x,), called)[0].sum()  # noqa: E731
+    maps = vmap(grad(loss), (None, 0), randomness="different")
+    got = maps(dict(module.named_parameters()), torch.zeros(2, 3, 0, 4))
+    assert all(not grads.any() and grads.shape == (2, *w.shape) for grads, w in zip(got.values(), module.parameters()))
+
+
 def test_functionalize():
     """A level that neither differentiates nor maps."""
     module, x = fused_rnn.GRU(4, 5).requires_grad_(False), torch.randn(3, 2, 4)

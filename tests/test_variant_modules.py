@@ -116,6 +116,13 @@ class TestModules:
         graph = symbolic_trace(nn.Sequential(module))
         assert torch.equal(graph(x)[0], module(x)[0])
 
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    def test_traces_of_frozen_weights_are_of_any_length(self, name):
+        module = MODULES[name](dtype=torch.float64).requires_grad_(False).eval()
+        traced = torch.jit.trace(module, torch.randn(T, B, I, dtype=torch.float64), check_trace=False)
+        x = torch.randn(T + 3, B + 1, I, dtype=torch.float64)
+        torch.testing.assert_close(traced(x), module(x))
+
     def test_autocast(self, name):
         module = MODULES[name]()
         x = torch.randn(T, B, I)

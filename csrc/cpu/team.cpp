@@ -221,7 +221,7 @@ bool side_by_side_pays(const LoopSize& layer, int64_t layers, int threads) {
 // Pieces are short, as a layer waits for the first one of those below it, but of two tiles of rows at least.
 int64_t steps_side_by_side(int64_t steps, int64_t rows) {
     constexpr int64_t kPieces = 16, kRows = 12;
-    return std::max(steps / kPieces, (kRows + rows - 1) / rows);
+    return std::max(steps / kPieces, (kRows + rows - 1) / std::max<int64_t>(1, rows));
 }
 
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
@@ -246,7 +246,8 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
 void Awaited::set(int32_t value) {
     // Before they see it: what they wait for from then on is a core.
     if (sleepers_.load(std::memory_order_relaxed) > 0) told_ns_.store(now_ns(), std::memory_order_relaxed);
-    value_.store(value, std::memory_order_release);
+    // In one order with that look at whether anybody sleeps: else each side could miss the other.
+    value_.store(value, std::memory_order_seq_cst);
     value_.notify_all();  // a look at a counter where nobody sleeps
 }
 

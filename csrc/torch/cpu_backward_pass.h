@@ -52,7 +52,7 @@ class BackwardPass {
     void run() {
         if (plan_.direct || plan_.by == By::kBlas || plan_.gates_only) {
             std::optional<cpu::NoSubnormalsOnPool> blas;
-            if (layer_.T >= kStepsToVanish && !plan_.gates_only) blas.emplace(pool_);
+            if (layer_.T >= kStepsToVanish && !plan_.gates_only) blas.emplace(blas_pool());
             const cpu::Crew crew(pool_);
             for (int64_t k = 0; k < plan_.pieces(); ++k) {
                 Work work = begin(k, crew);

@@ -48,7 +48,7 @@ class ForwardPass {
             walk_unpacked();
         } else {
             const cpu::LoopSize loop = size();
-            cut(cpu::divide_loop(loop, pool_.threads).row_parts, cpu::kMaxPiece);
+            cut(cpu::divide_loop(loop, pool_.threads).row_parts, layer_.T);
             cpu::run_loop(pool_, loop, tiles_ ? team_work<S, bf16> : team_work<F, F>, this);
         }
         finish(out);
@@ -65,7 +65,7 @@ class ForwardPass {
         const int64_t row_bytes = dir_[0].args.ld_gx * static_cast<int64_t>(sizeof(F));
         const bool near = size().weight_bytes <= kNearBytes;
         const int64_t rows = (near ? std::max(kForwardRows, kForwardBytes / row_bytes) : 2 * kForwardRows) * row_parts;
-        piece_ = std::min({l.T, std::max<int64_t>(1, rows / l.B), most_steps});
+        piece_ = std::min({most_steps, std::max<int64_t>(1, rows / l.B), cpu::kMaxPiece});
         for (int64_t d = 0; d < l.D; ++d) {
             dir_[d].gx = Buffer<F>(piece_ * l.B * dir_[d].args.ld_gx);
             // Of each thread's own rows, which are no matrix. (Of planned threads some may not come: the team then

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import duration, positive
 from . import cases, cuda_cases, cuda_tables, limits, plot, precision, tables
 from .cases import Case, Shape
 from .gate import Gate
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--shapes",
         nargs="+",
-        type=Shape.parse,
+        type=shape,
         metavar="T,B,I,H[,layers][,bi][,packed|last]",
         help="these shapes instead",
     )
@@ -51,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--compiled", action="store_true", help="torch.compile of the Python loop too: minutes a case")
     how = parser.add_argument_group("how")
     how.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    how.add_argument("--threads", type=int, help="torch's threads (default: as torch finds them)")
-    how.add_argument("--rounds", type=int, help="alternating rounds (default 7; --quick and CUDA 5)")
-    how.add_argument("--block-ms", type=float, help="a block has calls for about this long (default 20, CUDA 12)")
-    how.add_argument("--gap-ms", type=float, help="pause before each block (default 80, CUDA 0)")
+    how.add_argument("--threads", type=positive, help="torch's threads (default: as torch finds them)")
+    how.add_argument("--rounds", type=positive, help="alternating rounds (default 7; --quick and CUDA 5)")
+    how.add_argument("--block-ms", type=duration, help="a block has calls for about this long (default 20, CUDA 12)")
+    how.add_argument("--gap-ms", type=duration, help="pause before each block (default 80, CUDA 0)")
     how.add_argument(
         "--busy", action="store_true", help="keep every core busy with another process meanwhile, at normal priority"
     )
-    how.add_argument("--limit-s", type=float, help="begin no case after so many seconds")
+    how.add_argument("--limit-s", type=duration, help="begin no case after so many seconds")
     how.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     out = parser.add_argument_group("results")
     out.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json and results.png there")
@@ -108,12 +109,30 @@ def wanted(options: argparse.Namespace) -> list[str]:
     return [BASELINE, *dict.fromkeys(names)]
 
 
+def shape(text: str) -> Shape:
+    try:
+        return Shape.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def refuse_what_does_nothing(options: argparse.Namespace) -> None:
+    """Before minutes are spent measuring."""
+    for given, needed in (("update", "table"), ("named", "out")):
+        if getattr(options, given) and not getattr(options, needed):
+            raise SystemExit(f"fused-rnn bench: --{given} goes with --{needed}")
+    for name in ("json", "plot"):
+        path = getattr(options, name)
+        if path is not None and path.is_dir():
+            raise SystemExit(f"fused-rnn bench: --{name} {path} is a folder (--out takes one)")
+
+
 def settings_for(options: argparse.Namespace) -> Settings:
     device = options.device
     rounds = options.rounds or (5 if options.quick or device == "cuda" else 7)
     block_ms = BLOCK_MS[device] if options.block_ms is None else options.block_ms
     gap_ms = GAP_MS[device] if options.gap_ms is None else options.gap_ms
-    seconds = options.limit_s or LIMIT_S.get((device, size(options)))
+    seconds = LIMIT_S.get((device, size(options))) if options.limit_s is None else options.limit_s
     deadline = None if seconds is None else time.monotonic() + seconds
     return Settings(rounds, block_ms / 1e3, gap_ms / 1e3, device, deadline=deadline)
 
@@ -260,8 +279,12 @@ def measure_all(
 
 
 def run(options: argparse.Namespace) -> int:
+    refuse_what_does_nothing(options)
     if options.table:
-        measured = json.loads(options.table.read_text())
+        try:
+            measured = json.loads(options.table.read_text())
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"fused-rnn bench: --table {options.table}: {error}") from None
         if options.update:
             print("\n".join(tables.update(options.update, measured)))
         if options.plot:

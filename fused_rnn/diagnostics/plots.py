@@ -100,6 +100,9 @@ def _titles(flows: Mapping[str, Sequence[LayerFlow]]) -> dict[str, str]:
     """Name and verdict: in one line where there is room for all of them, else below each other."""
     said = {name: verdict(layers[0]) for name, layers in flows.items()}
     found = {name: f"{first.kind}, x {first.rate:.3g} a step" for name, first in said.items()}
+    for name, layers in flows.items():
+        if len(layers) > 1:
+            found[name] += f" ({layers[0].name})"
     if all(len(f"{name}: {what}") <= LINE for name, what in found.items()):
         return {name: f"{name}: {what}" for name, what in found.items()}
     return {name: f"{textwrap.fill(name, LINE)}\n{what}" for name, what in found.items()}
