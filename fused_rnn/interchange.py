@@ -204,10 +204,17 @@ def _keras_arrays(layer: Any, nonlinearity: str, reset_after: bool) -> Sequence[
     elif config["merge_mode"] != "concat":
         raise ValueError(f"Bidirectional must have merge_mode='concat', got {config['merge_mode']!r}")
     else:
-        for direction in (config["layer"], config.get("backward_layer")):
-            if direction:  # the second one only where it was made apart
-                backwards = direction is not config["layer"]
-                _check_keras(direction["class_name"], direction["config"], nonlinearity, reset_after, backwards)
+        forward = config["layer"]
+        backward = config.get("backward_layer") or forward  # where it was made apart
+        if backward["class_name"] != forward["class_name"]:
+            raise ValueError(
+                f"Bidirectional must have one kind of layer, got {forward['class_name']} and {backward['class_name']}"
+            )
+        for direction in (forward, backward):
+            apart = direction is not forward
+            _check_keras(direction["class_name"], direction["config"], nonlinearity, reset_after, apart)
+    if not layer.built:
+        raise ValueError(f"{kind} has no weights yet: build it, or call it once")
     arrays: Sequence[Any] = layer.get_weights()
     return arrays
 
@@ -298,8 +305,11 @@ def _unprojected(module: RNNBase) -> list[Layer]:
 
 
 def _tensor(array: Any) -> Tensor:
-    # Not as_tensor, which warns of arrays that are not writable.
-    return array if isinstance(array, Tensor) else torch.tensor(array)
+    if isinstance(array, Tensor):
+        return array
+    if str(getattr(array, "dtype", "")) == "bfloat16":  # of ml_dtypes, which torch does not know
+        return torch.tensor(array.astype("float32")).bfloat16()
+    return torch.tensor(array)  # not as_tensor, which warns of arrays that are not writable
 
 
 def _array(tensor: Tensor) -> Any:

@@ -268,6 +268,7 @@ def acted(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, act)
     monkeypatch.setattr(limits, "measure", lambda dtypes, device: MACHINE)
     monkeypatch.setattr(header, "driver", lambda: "1.2.3")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: None)  # one with CUDA would look for the device
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield monkeypatch

@@ -95,9 +95,21 @@ def test_states_of_keras(keras):
         torch.testing.assert_close(result.detach(), expected, rtol=0, atol=2e-6)
 
 
+def test_keras_layers_in_bfloat16(keras):
+    layer = keras.layers.LSTM(H, dtype="bfloat16", recurrent_initializer="zeros")  # Keras has no orthogonal one of it
+    layer.build((None, None, I))
+    wide = keras.layers.LSTM(H)
+    wide.build((None, None, I))
+    layer.set_weights(wide.get_weights())
+    for name, weight in from_keras(layer).items():
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight, from_keras(wide)[name].bfloat16())
+
+
 def test_keras_layers_of_another_form(keras):
     layers = keras.layers
     other = layers.LSTM(H, activation="relu", go_backwards=True)
+    gru = layers.GRU(H, go_backwards=True)
     refused = [
         (layers.GRU(H, reset_after=False), r"must have reset_after=True \(by the argument reset_after\), got Fal"),
         (layers.LSTM(H, activation="relu"), "LSTM must have activation='tanh', got 'relu'"),
@@ -105,6 +117,7 @@ def test_keras_layers_of_another_form(keras):
         (layers.SimpleRNN(H, activation="relu"), r"must have activation='tanh' \(by the argument nonlinearity\)"),
         (layers.LSTM(H, go_backwards=True), "LSTM must have go_backwards=False, got True"),
         (layers.Bidirectional(layers.LSTM(H), backward_layer=other), "LSTM must have activation='tanh', got 'relu'"),
+        (layers.Bidirectional(layers.LSTM(H), backward_layer=gru), "must have one kind of layer, got LSTM and GRU"),
         (layers.Bidirectional(layers.LSTM(H), merge_mode="sum"), "must have merge_mode='concat', got 'sum'"),
         (layers.Bidirectional(layers.GRU(H, reset_after=False)), "GRU must have reset_after=True"),
     ]
@@ -113,6 +126,8 @@ def test_keras_layers_of_another_form(keras):
         with pytest.raises(ValueError, match=text):
             from_keras(layer)
     before, after = refused[0][0], layers.GRU(H)
+    with pytest.raises(ValueError, match="GRU has no weights yet: build it"):
+        from_keras(after)
     after.build((None, None, I))
     with pytest.raises(ValueError, match=r"GRU must have reset_after=True .* bias \[2, 3\*H\], got \[12\]"):
         from_keras(before.get_weights())

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 CXX=${CXX:-g++}
 JOBS=${JOBS:-2}
 OUT=${OUT:-build/sanitize}
-FLAGS="-std=c++20 -O1 -g1 -ffp-contract=fast -fno-omit-frame-pointer -Wno-psabi"
+FLAGS="-std=c++20 -Og -g1 -ffp-contract=fast -fno-omit-frame-pointer -Wno-psabi"
 SOURCES="csrc/cpu/isa_amx.cpp csrc/cpu/isa_avx512.cpp csrc/cpu/isa_avx2.cpp csrc/cpu/isa_generic.cpp csrc/cpu/dispatch.cpp csrc/cpu/team.cpp csrc/cpu/crowd.cpp csrc/cpu/memory.cpp tests/cpp/loops.cpp"
 
 # build FOLDER FLAGS...: compiles and links FOLDER/loops
