@@ -95,7 +95,8 @@ def clipped(gradient: Tensor, by_value: float, by_norm: float) -> Tensor:
     if by_value and by_value <= torch.finfo(gradient.dtype).max:
         gradient = gradient.clamp(-by_value, by_value)
     if by_norm:
-        wide = torch.promote_types(gradient.dtype, torch.float64)  # squares
+        widest = torch.float32 if gradient.device.type == "mps" else torch.float64  # which MPS has not
+        wide = torch.promote_types(gradient.dtype, widest)  # for squares
         over = torch.linalg.vector_norm(gradient.detach(), dim=-1, keepdim=True, dtype=wide) > by_norm
         # Of rows that are scaled, as at zero a norm has no derivative; in operations that have all of theirs.
         longer = torch.where(over, gradient, 1).to(wide)

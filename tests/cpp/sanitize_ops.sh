@@ -11,7 +11,7 @@ CXX=${CXX:-g++}
 mkdir -p "$OUT/lib/fused_rnn"
 PATH="$(dirname "$PYTHON"):$PATH" FUSED_RNN_SANITIZE=address,undefined "$PYTHON" setup.py --quiet build_ext \
     --build-lib "$OUT/lib" --build-temp "$OUT/temp"
-cp fused_rnn/*.py "$OUT/lib/fused_rnn/"
+find fused_rnn -name "*.py" -exec cp --parents {} "$OUT/lib" \;
 cd "$OUT/lib"
 # Python itself is not instrumented: the runtime must be there before it. It never frees all, hence no leak check.
 LD_PRELOAD="$($CXX -print-file-name=libasan.so) $($CXX -print-file-name=libubsan.so)" \
