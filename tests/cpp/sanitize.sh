@@ -42,7 +42,7 @@ run address
 build undefined -fsanitize=undefined -fno-sanitize-recover=undefined
 finish
 run undefined
-build thread -fsanitize=thread
+build thread -O1 -fsanitize=thread  # it computes for longer than it compiles
 finish
 echo "== thread"
 TSAN_OPTIONS=halt_on_error=1 "$OUT/thread/loops" quick
