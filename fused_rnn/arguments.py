@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 
-__all__ = ["duration", "natural", "positive"]
+__all__ = ["duration", "natural", "positive", "seed"]
 
 
 def natural(text: str) -> int:
     """A whole number, zero or more."""
     number = int(text)
-    if not 0 <= number < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 2^63 - 1")
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
     return number
 
 
@@ -23,6 +23,14 @@ def positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     if number >= 1 << 31:
         raise argparse.ArgumentTypeError(f"{text} is too large")
+    return number
+
+
+def seed(text: str) -> int:
+    """What ``torch.manual_seed`` takes."""
+    number = int(text)
+    if not -1 << 63 <= number < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text} has more than 64 bits")
     return number
 
 

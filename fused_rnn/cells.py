@@ -23,13 +23,15 @@ __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 _RNN = {"tanh": _RNN_TANH, "relu": _RNN_RELU}
 
 
-class _HiddenCell(RNNCellBase):
+class _Cell(RNNCellBase):
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise checks.scripted()
+
+
+class _HiddenCell(_Cell):
     """A cell whose only state is h."""
 
     _name: str
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        raise checks.scripted()
 
     def _forward(self, cell: int, input: Any, hx: Any) -> Any:
         if is_proxy(input):
@@ -51,7 +53,7 @@ class _HiddenCell(RNNCellBase):
         def __call__(self, input: Tensor, hx: Tensor | None = None) -> Tensor: ...
 
 
-class LSTMCell(RNNCellBase):
+class LSTMCell(_Cell):
     r"""A drop-in replacement of ``torch.nn.LSTMCell``; the formula is that of :class:`fused_rnn.LSTM`.
 
     Inputs: ``input`` [B, I] or [I]; ``hx`` = (h [B, H], c [B, H]), without B if input has none, or None for zeros.
@@ -71,9 +73,6 @@ class LSTMCell(RNNCellBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        raise checks.scripted()
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if is_proxy(input):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import checks
 from .ops import Save, Square
-from .reference import Cell, Variant, extra_weights, gates_of
+from .reference import Cell, Variant, extra_weights, gates_of, kept_gates
 
 __all__: list[str] = []
 
@@ -50,13 +50,7 @@ def _(
     directions, batch, features = h0.shape  # D, B, R
     made = Variant.of(variant)
     rows, hidden = _rows(x), _hidden(weights, cell, made)
-    if Cell(cell).is_lstm:
-        gates = gates_of(cell, made)
-    else:
-        gates = (3 if made.reset_before else 4) if Cell(cell).is_gru else int(made.zoneout_h > 0)
-    if made.layer_norm:  # the products, too
-        gates += 2 * gates_of(cell, made)
-    values = Cell(cell).is_lstm + (gates if save == Save.ALL else 0)  # S
+    values = Cell(cell).is_lstm + (kept_gates(cell, made) if save == Save.ALL else 0)  # S
     return (
         x.new_empty(*x.shape[:-1], directions * features),
         x.new_empty(directions, batch, features),

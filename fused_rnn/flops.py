@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from . import ops
-from .reference import Cell, Variant, gates_of
+from .reference import Cell, Variant, gates_of, kept_gates
 
 __all__: list[str] = []
 
@@ -47,47 +47,21 @@ def _through_time(x: Shape, h0: Shape, weights: Sequence[Shape], whole: bool) ->
 
 
 @_formula("layer_backward")
-def _backward(
-    dy: Shape | None,
-    dhn: Shape | None,
-    dcn: Shape | None,
-    x: Shape,
-    h0: Shape,
-    c0: Shape | None,
-    weights: Sequence[Shape],
-    y: Shape,
-    saved: Shape,
-    batch_sizes: Shape | None,
-    cell: int,
-    needs: int,
-    split_f32: bool = False,
-    reset: Shape | None = None,
-    reset_initial: bool = False,
-    variant: Sequence[float] | None = None,
-    *_: Any,
-    **__: Any,
-) -> int:
-    rows, each, kind = _rows(x), len(weights) // h0[0], Cell(cell)
+def _backward(*args: Any, **__: Any) -> int:
+    x, h0, _, weights, _, saved, _, cell, needs = args[3:12]  # after dy, dhn, dcn
+    rows, each = _rows(x), len(weights) // h0[0]
     flops = _through_time(x, h0, weights, whole=bool(needs & 0b110))
     flops += _products(rows, [weight for i, weight in enumerate(weights) if needs >> 3 + i & 1])
     if needs & 1:
         flops += _products(rows, weights[_W_IH::each])
-    hidden = weights[0][0] // gates_of(cell, Variant.of(variant))
-    if (kind.is_lstm or kind.is_gru) and saved[-1] <= hidden * kind.is_lstm:  # states alone: gates are made anew
+    variant = Variant.of(args[15] if len(args) > 15 else None)
+    hidden = weights[0][0] // gates_of(cell, variant)
+    if kept_gates(cell, variant) and saved[-1] <= hidden * Cell(cell).is_lstm:  # states alone: gates are made anew
         flops += _products(rows, weights)
     return flops
 
 
 @_formula("layer_backward_gates")
-def _backward_gates(
-    dy: Shape | None,
-    dhn: Shape | None,
-    dcn: Shape | None,
-    x: Shape,
-    h0: Shape,
-    c0: Shape | None,
-    weights: Sequence[Shape],
-    *_: Any,
-    **__: Any,
-) -> int:
+def _backward_gates(*args: Any, **__: Any) -> int:
+    x, h0, _, weights = args[3:7]
     return _through_time(x, h0, weights, whole=True)

@@ -119,6 +119,16 @@ def gates_of(cell: int, variant: Variant | None = None) -> int:
     return 3 if variant is not None and variant.coupled else Cell(cell).gates
 
 
+def kept_gates(cell: int, variant: Variant) -> int:
+    """How many vectors of H a row keeps for the backward where all is kept, an LSTM's c apart."""
+    gates = gates_of(cell, variant)
+    if Cell(cell).is_lstm:
+        kept = gates
+    else:
+        kept = (3 if variant.reset_before else 4) if Cell(cell).is_gru else int(variant.zoneout_h > 0)
+    return kept + (2 * gates if variant.layer_norm else 0)  # the products, too
+
+
 def extra_weights(cell: int, variant: Variant | None) -> list[str]:
     """The fields of :class:`Weights` that a variant adds to those of a direction, at their end and in this order."""
     if variant is None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kinds import Activation, Cell, Variant, Weights, extra_weights, gates_of, split_weights
+from .kinds import Activation, Cell, Variant, Weights, extra_weights, gates_of, kept_gates, split_weights
 from .regularisation import recurrent_mask, with_clip, with_dropout, with_zoneout
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "activations",
     "extra_weights",
     "gates_of",
+    "kept_gates",
     "layer",
     "split_weights",
 ]

@@ -34,9 +34,8 @@ def of_calls(module, x):
 def test_as_many_as_of_torchs_own_loops(kind, options):
     if "proj_size" in options and kind != "LSTM":
         pytest.skip("LSTMs have projections")
-    theirs, ours = (
-        module.double() for module in pair(kind, INPUT, HIDDEN, **options)
-    )  # oneDNN's, of f32, are not counted
+    pairs = pair(kind, INPUT, HIDDEN, **options)
+    theirs, ours = (module.double() for module in pairs)  # oneDNN's, of f32, are not counted
     x = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
     counts = of_calls(ours, x)
     assert counts == of_calls(theirs, x)
@@ -50,8 +49,24 @@ def test_steps_that_there_are():
         assert counted(lambda: gru(packed)) * STEPS * BATCH == counted(lambda: gru(x)) * (STEPS + 4 + 2)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_gates_made_anew_count(kind):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LSTM", {}),
+        ("GRU", {}),
+        ("GRU", {"reset_after": False}),
+        ("LSTM", {"coupled_gates": True}),
+        ("RNN", {"layer_norm": True}),
+    ],
+    ids=str,
+)
+def test_gates_made_anew_count(kind, options):
+    x, cls = torch.randn(STEPS, BATCH, INPUT), getattr(fused_rnn, kind)
+    infer, train, _ = of_calls(cls(INPUT, HIDDEN, **options), x)
+    assert of_calls(cls(INPUT, HIDDEN, recompute=True, **options), x)[:2] == [infer, train + infer]
+
+
+def test_what_an_rnn_rebuilds():
+    """Nothing: its output is all that it keeps."""
     x = torch.randn(STEPS, BATCH, INPUT)
-    infer, train, _ = of_calls(getattr(fused_rnn, kind)(INPUT, HIDDEN), x)
-    assert of_calls(getattr(fused_rnn, kind)(INPUT, HIDDEN, recompute=True), x)[:2] == [infer, train + infer]
+    assert of_calls(fused_rnn.RNN(INPUT, HIDDEN, recompute=True), x) == of_calls(fused_rnn.RNN(INPUT, HIDDEN), x)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import init, modules
-from ..arguments import natural, positive
+from ..arguments import positive, seed
 from .context import gradient_flow
 from .flow import LayerFlow
 from .jacobians import jacobian_norms
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss", choices=["last", "all"], default="last", help="on the last output (default) or on all"
     )
-    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--rows", type=positive, default=11, help="steps in the table")
     parser.add_argument("--jacobian", action="store_true", help="largest singular values of d h_T / d h_t, too")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
