@@ -279,6 +279,10 @@ def param_count(
     )
 
 
+def weight_rank(name: str, weight: Tensor) -> RuntimeError:
+    return RuntimeError(f"{name} must have 2 dimensions, got {weight.dim()}")
+
+
 def scripted() -> RuntimeError:
     return RuntimeError(
         "torch.jit.script cannot compile modules of fused_rnn: use torch.jit.trace or torch.export, "

@@ -244,6 +244,9 @@ def _functional(
     projected = cell == LSTM and each in (3, 5)
     if rest or not (projected or each in (2, 4)):
         raise checks.param_count(len(params), num_layers, directions, own, connection == "highway")
+    for name, weight in zip(("w_ih", "w_hh"), params, strict=False):
+        if weight.dim() != 2:
+            raise checks.weight_rank(name, weight)
     hidden = params[0].shape[0] // gates_of(cell, variant)
     features = params[0].shape[1]
     projection = params[1].shape[1] if projected else 0

@@ -75,9 +75,11 @@ def with_zoneout(
         p = chances[which]
         if not p:
             return new
-        if drawn is None:
-            return p * old + (1 - p) * new
-        return torch.where(drawn[which][t][: old.shape[0]], old, new)
+        if drawn is not None:
+            return torch.where(drawn[which][t][: old.shape[0]], old, new)
+        if p == 1:  # chosen, as what is drawn: a product with zero would keep NaN
+            return torch.where(torch.ones_like(old, dtype=torch.bool), old, new)
+        return p * old + (1 - p) * new
 
     def zoned(state: State, t: int, *inputs: Tensor | None) -> State:
         new = step(state, *inputs)

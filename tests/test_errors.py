@@ -330,3 +330,14 @@ def test_functions_have_layers(function, number):
     call = getattr(fused_rnn.functional, function)
     expected = (ValueError, "num_layers must be greater than zero")
     assert raised(call, Z(5, 2, 3), None, [Z(16, 3), Z(16, 4)], num_layers=number) == expected
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+@pytest.mark.parametrize("function", ["lstm", "gru", "rnn_tanh"])
+def test_functions_have_weights_of_two_dimensions(function, wrong):
+    call = getattr(fused_rnn.functional, function)
+    for rank, bad in ((0, Z([])), (1, Z(16)), (3, Z(1, 16, 4))):
+        params = [Z(12, 3), Z(12, 4)]
+        params[wrong] = bad
+        expected = (RuntimeError, f"{('w_ih', 'w_hh')[wrong]} must have 2 dimensions, got {rank}")
+        assert raised(call, Z(5, 2, 3), None, params) == expected
