@@ -23,14 +23,16 @@ build() {
     $CXX "$@" "$to"/*.o -o "$to/loops" -pthread
 }
 
-# run FOLDER: FOLDER/loops beside whatever is compiled next; finish: its outcome
+# run FOLDER ARGUMENTS...: FOLDER/loops beside whatever comes next; finish: its outcome
 run() {
     running=$1
-    "$OUT/$1/loops" >"$OUT/$1/log" 2>&1 &
+    shift
+    "$OUT/$running/loops" "$@" >"$OUT/$running/log" 2>&1 &
+    process=$!
 }
 finish() {
     local outcome=0
-    wait $! || outcome=$?
+    wait "$process" || outcome=$?
     echo "== $running"
     cat "$OUT/$running/log"
     return $outcome
@@ -44,8 +46,8 @@ finish
 run undefined
 build thread -O1 -fsanitize=thread  # it computes for longer than it compiles
 finish
-echo "== thread"
-TSAN_OPTIONS=halt_on_error=1 "$OUT/thread/loops" quick
+export TSAN_OPTIONS=halt_on_error=1
+run thread quick
 
 mkdir -p "$OUT/broken"
 cp "$OUT"/thread/*.o "$OUT/broken"
@@ -54,12 +56,13 @@ for wait in barrier_wait progress_wait; do
     $CXX $FLAGS -fsanitize=thread -D$wait=${wait}_of_team -c csrc/cpu/team.cpp -o "$OUT/broken/team.o"
     $CXX $FLAGS -fsanitize=thread -Dwithout_$wait -c tests/cpp/no_wait.cpp -o "$OUT/broken/no_wait.o"
     $CXX -fsanitize=thread "$OUT"/broken/*.o -o "$OUT/broken/loops" -pthread
-    if TSAN_OPTIONS=halt_on_error=1 "$OUT/broken/loops" quick >"$OUT/broken/log" 2>&1; then
+    if "$OUT/broken/loops" quick >"$OUT/broken/log" 2>&1; then
         echo "it was not noticed"
         exit 1
     fi
     grep -m1 "WARNING: ThreadSanitizer: data race" "$OUT/broken/log"
 done
+finish
 
 if [ -n "${WITH_TORCH:-}" ]; then
     echo "== the op library under torch: address and undefined behaviour"
