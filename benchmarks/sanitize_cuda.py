@@ -3,9 +3,9 @@ a hundred times slower. Results are looked at by the suite; here they must only 
 
     compute-sanitizer --tool racecheck --kernel-name kns=fused_rnn python -m benchmarks.sanitize_cuda --limit-s 60
 
-Cases run forward and backward, in f32 and bf16, as the device is and with limits that force the other ways of a loop:
-clusters (where it has some), blocks that share nothing, a few blocks that meet at a barrier, one launch a product,
-products that torch makes.
+Cases run forward and backward, in f32 and bf16, with limits that force every way of a loop: clusters (where the device
+has some), blocks that share nothing, a few blocks that meet at a barrier, one launch a product, products that torch
+makes; and as the device is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ VARIANTS = {
     "told": (4, 3, 5, 20, {}),  # of its gradients
 }
 # FUSED_RNN_CUDA_LIMITS, read at every call
-LIMITS = ("", "clusters=0", "sms=4,clusters=0", "cooperative=0,clusters=0", "loops=0")
+LIMITS = (
+    "counts=0:2:1:0:1,clusters_first=1",  # few clusters, whose blocks share slices of several rows
+    "clusters=0",
+    "sms=4,clusters=0",
+    "cooperative=0,clusters=0",
+    "loops=0",
+    "",
+)
 
 
 def run(cell: type[torch.nn.Module], variant: str, dtype: torch.dtype, device: str) -> None:

@@ -41,6 +41,7 @@ def cuda_plan(
     tensor: bool = False,
     rowwise: bool = False,
     clustered: bool = False,
+    clusters_first: bool = False,
 ) -> dict[str, Any]: ...
 
 class Stream:

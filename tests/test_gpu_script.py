@@ -149,6 +149,6 @@ def test_what_the_sanitizers_watch(monkeypatch, capsys):
     monkeypatch.setenv("FUSED_RNN_CUDA_LIMITS", "")  # put back at the end
     assert sanitize_cuda.main(["--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "160 of 160 cases ran" in said
+    assert "192 of 192 cases ran" in said
     assert "LSTM projection torch.bfloat16 cooperative=0" in said
     assert sanitize_cuda.main(["--device", "cpu", "--limit-s", "0"]) == 1

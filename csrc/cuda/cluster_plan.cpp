@@ -71,6 +71,7 @@ Candidate plan_clusters(const LoopShape& s, const DeviceLimits& limits) {
         p.units = grid.units;
         best = {p, clocks};
     }
+    if (limits.clusters_first && best.plan.mode == Mode::kClusters) best.clocks = 0;
     return best;
 }
 

@@ -13,8 +13,8 @@ namespace fused_rnn::cuda {
 
 using Stream = void*;  // a cudaStream_t
 
-// Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS ("sms=4,shared=49152,cooperative=0,
-// clusters=0,loops=0"): tests reach every way of a loop by it.
+// Of the current device, lowered by the environment variable FUSED_RNN_CUDA_LIMITS (limits.h): tests reach every way of a
+// loop by it.
 DeviceLimits device_limits();
 
 // The time loops: of torch's cells, and of others.

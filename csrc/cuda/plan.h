@@ -19,6 +19,7 @@ struct DeviceLimits {
     bool cooperative;               // blocks may wait for each other
     int clusters[kClusterSizes]{};  // how many there is room for at once, a multiprocessor to a block
     bool loops = true;              // false: no loop stays on the device
+    bool clusters_first = false;    // clusters wherever they serve, whatever they cost
 };
 
 struct LoopShape {

@@ -48,11 +48,12 @@ std::vector<int> threads_in_crowd(const std::vector<std::array<int64_t, 6>>& run
 py::dict cuda_plan(int64_t cell, bool backward, int64_t T, int64_t B, int64_t D, int64_t H, int64_t P, int element_size,
                    int sms, int shared_per_block, int shared_per_sm, int threads_per_sm, int registers_per_sm,
                    bool cooperative, bool loops, const std::array<int, cuda::kClusterSizes>& clusters, bool tensor,
-                   bool rowwise, bool clustered) {
+                   bool rowwise, bool clustered, bool clusters_first) {
     const cuda::LoopShape shape{
         cuda::multiplied_gates(cell), backward, T, B, D, H, P, element_size, tensor, rowwise, clustered};
     cuda::DeviceLimits limits{sms, shared_per_block, shared_per_sm, threads_per_sm, registers_per_sm, cooperative};
     limits.loops = loops;
+    limits.clusters_first = clusters_first;
     std::copy(clusters.begin(), clusters.end(), limits.clusters);
     const cuda::Plan p = cuda::plan(shape, limits);
     constexpr const char* kTiles[] = {"few", "batch", "tensor"};
@@ -127,6 +128,7 @@ PYBIND11_MODULE(_C, m) {
           py::arg("shared_per_block"), py::arg("shared_per_sm"), py::arg("threads_per_sm"), py::arg("registers_per_sm"),
           py::arg("cooperative"), py::arg("loops") = true, py::arg("clusters") = std::array<int, cuda::kClusterSizes>{},
           py::arg("tensor") = false, py::arg("rowwise") = false, py::arg("clustered") = false,
+          py::arg("clusters_first") = false,
           "How a time loop of that size would be launched on a GPU that has this; asks for none.");
     using Unlocked = py::call_guard<py::gil_scoped_release>;
     py::class_<Stream>(m, "Stream", "What streaming.py is made of. It trusts every address and size.")
