@@ -1,7 +1,7 @@
 // The prices a time loop on a GPU pays for every step: how long blocks wait for one another, and how long it takes to
 // hand h round, by each way there is. Needs no torch:
 //
-//   nvcc -std=c++17 -gencode=arch=compute_90a,code=sm_90a benchmarks/exchange.cu -o exchange
+//   nvcc -std=c++20 -gencode=arch=compute_90a,code=sm_90a benchmarks/exchange.cu -o exchange
 //
 // Prints one JSON object a line; "ns" is the median of several launches, "low" and "high" the least and the most of
 // them. A round's price is the difference of a long and a short launch over their difference in rounds, so launching is
@@ -19,6 +19,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "../csrc/cuda/device.cuh"
 
 namespace cg = cooperative_groups;
 
@@ -116,6 +118,43 @@ __global__ void cluster_rounds(unsigned rounds, int words, unsigned* wrong) {
 #endif
 }
 
+// As the loops of clusters do it: what is sent is counted where it arrives, and nobody meets but the threads of a block.
+__global__ void mailbox_rounds(unsigned rounds, int words, unsigned* wrong) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    using fused_rnn::cuda::Gpu;
+    struct Words {
+        unsigned at[4];
+    };
+    extern __shared__ uint4 h[];  // [2][words], then two mailboxes
+    auto* boxes = reinterpret_cast<Gpu::Mailbox*>(h + 2 * words);
+    const cg::cluster_group cluster = cg::this_cluster();
+    const int blocks = int(cluster.num_blocks()), part = words / blocks, lane = threadIdx.x % 32;
+    uint4* mine = h + cluster.block_rank() * part;
+    unsigned value = 0, lost = 0;
+    if (threadIdx.x == 0)
+        for (int i = 0; i < 2; ++i) Gpu::open(boxes + i);
+    cluster.sync();
+    for (unsigned round = 0; round < rounds; ++round) {
+        const unsigned which = round & 1;
+        if (threadIdx.x == 0) Gpu::expect(boxes + which, words * int(sizeof(uint4)));
+        for (int peer = threadIdx.x / 32; peer < blocks; peer += blockDim.x / 32)
+            for (int i = lane; i < part; i += 32)
+                Gpu::send16(peer, mine + which * words + i, boxes + which,
+                            Words{{value + 1, value + 1, value + 1, value + 1}});
+        Gpu::await(boxes + which, round / 2 & 1);
+        value = round + 1;
+        for (int i = threadIdx.x % words; i < words; i += blockDim.x) {
+            const uint4 got = h[which * words + i];
+            lost += got.x != round + 1 || got.w != round + 1;
+            value = got.y;
+        }
+        __syncthreads();  // before anything is sent of the next round, as then others may go on to write here again
+    }
+    cluster.sync();
+    if (lost) atomicAdd(wrong, lost);
+#endif
+}
+
 __global__ void nothing() {}
 
 struct Bench {
@@ -183,22 +222,21 @@ struct Bench {
         say(what + Barrier::name, blocks, 0, words, [&] { return a_round(launch); });
     }
 
-    void cluster(int blocks, int words) {
-        CHECK(cudaFuncSetAttribute(cluster_rounds, cudaFuncAttributeMaxDynamicSharedMemorySize, int(apart)));
-        CHECK(cudaFuncSetAttribute(cluster_rounds, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+    void cluster(const char* what, void (*rounds_of)(unsigned, int, unsigned*), int blocks, int words) {
+        CHECK(cudaFuncSetAttribute(rounds_of, cudaFuncAttributeMaxDynamicSharedMemorySize, int(apart)));
+        CHECK(cudaFuncSetAttribute(rounds_of, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
         cudaLaunchAttribute attribute{};
         attribute.id = cudaLaunchAttributeClusterDimension;
         attribute.val.clusterDim = {unsigned(blocks), 1, 1};
         cudaLaunchConfig_t config{unsigned(blocks), kThreads, apart, stream, &attribute, 1};
         int most = 0;
-        CHECK(cudaOccupancyMaxActiveClusters(&most, cluster_rounds, &config));
+        CHECK(cudaOccupancyMaxActiveClusters(&most, rounds_of, &config));
         if (most == 0) std::fprintf(stderr, "no cluster of %d blocks fits\n", blocks);
         for (int clusters = 1; clusters <= most; clusters = clusters < most ? most : most + 1) {  // one alone, and all
             config.gridDim = blocks * clusters;
             const auto launch = [&](unsigned rounds) {
-                CHECK(cudaLaunchKernelEx(&config, cluster_rounds, rounds, words, wrong));
+                CHECK(cudaLaunchKernelEx(&config, rounds_of, rounds, words, wrong));
             };
-            const std::string what = words ? "cluster exchange" : "cluster barrier";
             say(what, blocks, clusters, words, [&] { return a_round(launch); });
         }
     }
@@ -242,7 +280,11 @@ int main() {
     }
     for (const int blocks : {2, 4, 8, 16}) {
         if (bench.chip.major < 9) break;
-        for (const int words : {0, 64, kMaxWords}) bench.cluster(blocks, words);
+        bench.cluster("cluster barrier", cluster_rounds, blocks, 0);
+        for (const int words : {64, kMaxWords}) {
+            bench.cluster("cluster exchange, barrier", cluster_rounds, blocks, words);
+            bench.cluster("cluster exchange, mailboxes", mailbox_rounds, blocks, words);
+        }
     }
     if (!bench.right) std::fprintf(stderr, "values did not arrive\n");
     return bench.right ? 0 : 1;

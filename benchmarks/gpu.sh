@@ -99,7 +99,7 @@ do_exchange() {
         return 1
     fi
     program=$(mktemp)
-    within "$(least 60 "$(left)")" "$nvcc" -std=c++17 -gencode="arch=compute_$machine,code=sm_$machine" \
+    within "$(least 60 "$(left)")" "$nvcc" -std=c++20 -gencode="arch=compute_$machine,code=sm_$machine" \
         benchmarks/exchange.cu -o "$program" && within "$(least 60 "$(left)")" "$program"
     status=$?
     rm -f "$program"
