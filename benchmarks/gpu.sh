@@ -7,10 +7,14 @@
 #   PARTS             of: build test sanitize exchange bench (all)
 #   OUT_DIR           where logs, results and plot go (out/gpu)
 #   LIMIT_S           seconds for all of it (520): later parts get what earlier ones leave
+#   TEST_S, TOOL_S, BENCH_S   the most for the suite (240), for one sanitizer (60), for the benchmark (225)
 #   TEST_ARGS         pytest's arguments (-n 8 tests)
 #   BENCH             the benchmark's (--grid)
 #   PYTHON, MAX_JOBS  the python (python3); compilers at a time (one a processor)
 #   FUSED_RNN_COMMIT  the commit, for a copy that came without its history
+#
+# Where a machine is lent for so long at a time, in three calls, the first two of which are as good as all:
+#   PARTS="build test" TEST_S=480; PARTS="exchange bench" BENCH_S=450; PARTS=sanitize TOOL_S=150
 #
 # A failure is remembered and later parts still run, except on what was not built. The exit status is 1 when anything
 # failed; a sanitizer that is missing or refuses the device is no failure, and is said.
@@ -27,9 +31,11 @@ BENCH=${BENCH:---grid}
 export PYTHONUNBUFFERED=1
 
 REFUSED=77     # a part's status when a tool would not run here
-BENCH_S=225    # for the benchmark, if they are left
-RESERVED_S=110 # of which it gets at least so many, whatever the tests and the sanitizers take
-TOOL_S=60      # for one sanitizer
+TEST_S=${TEST_S:-240}
+TOOL_S=${TOOL_S:-60}
+BENCH_S=${BENCH_S:-225}
+RESERVED_S=0 # for the benchmark, whatever the tests and the sanitizers take
+[[ " $PARTS " == *" bench "* ]] && RESERVED_S=110
 
 least() { echo "$(($1 < $2 ? $1 : $2))"; }
 left() { echo "$((LIMIT_S - SECONDS))"; }
@@ -53,9 +59,14 @@ do_build() {
 }
 
 do_test() {
+    local seconds options=()
+    seconds=$(least "$TEST_S" "$(($(left) - RESERVED_S))")
+    # A kernel that hangs ends its test's worker, and that is named.
+    "$PYTHON" -c 'import pytest_timeout' 2>/dev/null && options=(--timeout 60 --timeout-method thread)
+    # Tests that would begin too late are skipped, so that pytest can still say what failed.
     # shellcheck disable=SC2086  # several arguments
-    within "$(least 240 "$(($(left) - RESERVED_S))")" \
-        "$PYTHON" -m pytest --device=cuda -q --tb=short --maxfail=100 $TEST_ARGS
+    FUSED_RNN_TESTS_UNTIL=$(($(date +%s) + seconds - 20)) within "$seconds" \
+        "$PYTHON" -m pytest --device=cuda -q --tb=short --maxfail=100 "${options[@]}" $TEST_ARGS
 }
 
 do_sanitize() {
@@ -171,9 +182,11 @@ OUT_DIR=$(cd "$OUT_DIR" && pwd)
 asked='import sys, torch
 if not torch.cuda.is_available(): sys.exit(f"no CUDA device, or a torch without CUDA: {torch.__version__}")
 major, minor = torch.cuda.get_device_capability()
-print(f"{major}.{minor}|{torch.cuda.get_device_name()}|torch {torch.__version__}, CUDA {torch.version.cuda}")'
+versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
+print(f"{major}.{minor}|{torch.cuda.get_device_name()}|{versions}|{sys.executable}")'
 facts=$("$PYTHON" -c "$asked") || exit 1
-IFS='|' read -r capability device versions <<<"$facts"
+IFS='|' read -r capability device versions executable <<<"$facts"
+PATH=$(dirname "$executable"):$PATH # where its ninja is: without it one compiler runs at a time
 arch=$capability
 [ "$arch" = 9.0 ] && arch=9.0a # wgmma and its kind
 machine=${arch/./}

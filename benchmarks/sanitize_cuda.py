@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(cell, variant, dtype, options.device)
             done += 1
     print(f"{done} of {len(todo)} cases ran" + ("" if done == len(todo) else ": out of time"), flush=True)
-    if "fused_rnn" not in seen.namespaces:
+    if not any(name.startswith("fused_rnn::") for name in seen.names):
         print("no kernel of ours ran: nothing was checked")
         return 1
     return 0

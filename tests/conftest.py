@@ -1,6 +1,8 @@
 """What every test starts from: its device, the same random numbers, and no more threads than its worker has cores."""
 
 import os
+import sys
+import time
 from contextlib import nullcontext
 
 import devices
@@ -32,8 +34,34 @@ def pytest_configure(config):
         host_kernels.use()
 
 
+# On a GPU, where time may be short: the kernels' own tests come first, and what compiles or runs long last.
+FIRST = {f"test_{name}" for name in ("loop", "exact", "clusters", "tensor_tiles", "cuda", "cuda_streams", "reset")}
+LAST = {f"test_{name}" for name in ("compile", "compile_in_place", "lengths_graphs", "exported", "together", "examples")}
+UNTIL = float(os.environ.get("FUSED_RNN_TESTS_UNTIL", "inf"))  # seconds since 1970
+OUT_OF_TIME = "out of time"
+too_late = []
+
+
+def pytest_collection_modifyitems(items):
+    if not devices.on_cpu():
+        items.sort(key=lambda item: (item.path.stem in LAST) - (item.path.stem in FIRST))
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped and OUT_OF_TIME in str(report.longrepr):
+        too_late.append(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if too_late and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = 124  # that of `timeout`
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
+    if time.time() > UNTIL:
+        pytest.skip(OUT_OF_TIME)
     cpu_only = item.get_closest_marker("cpu_only")
     if cpu_only is not None and not (devices.on_cpu() and item.config.getoption("--kernels") == "own"):
         pytest.skip(*cpu_only.args)
@@ -46,6 +74,22 @@ def _on_the_gpu(request):
     """Where a test is marked so, whatever the suite runs on."""
     with torch.device("cuda") if request.node.get_closest_marker("cuda") else nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_error_is_passed_on():
+    """What a kernel did wrong on a GPU a later call would tell, and every one after it. So its worker ends, which xdist
+    tells with the test's name, and starts another."""
+    yield
+    if devices.on_cpu():
+        return
+    try:
+        devices.synchronize()
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            raise
+        print(error, file=sys.stderr, flush=True)
+        os._exit(70)
 
 
 def pytest_generate_tests(metafunc):

@@ -69,7 +69,7 @@ def isas() -> list[str]:
 def native_loops() -> AbstractContextManager:
     """On a GPU torch's own loops in place of cuDNN's, for what only these can do: a backward in eval mode, a second
     derivative, dropout from the generator that everything else draws from."""
-    return nullcontext() if on_cpu() else torch.backends.cudnn.flags(enabled=False)
+    return nullcontext() if on_cpu() else torch.backends.cudnn.flags(enabled=False, allow_tf32=False)
 
 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> rnn.PackedSequence:

@@ -58,7 +58,7 @@ class BySteps(Masked):
         y = nn.utils.rnn.pad_sequence([row[0] for row in done])
         finals = [torch.stack(parts, 1) for parts in zip(*(row[1] for row in done), strict=True)]
         if lengths is not None:
-            order = slice(None) if input.sorted_indices is None else input.sorted_indices
+            order = slice(None) if input.sorted_indices is None else input.sorted_indices.cpu()
             y = PackedSequence(pack_padded_sequence(y[:, order], lengths[order]).data, *input[1:])
         elif input.dim() == 2:
             y, finals = y.squeeze(1), [s.squeeze(1) for s in finals]

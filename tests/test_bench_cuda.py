@@ -245,6 +245,9 @@ class Event:
         return (other.at - self.at) * 1e3
 
 
+blocks: list[tuple] = []  # of weights that cuDNN was to get as one
+
+
 @pytest.fixture
 def acted(monkeypatch):
     """A CUDA device acted by the CPU: the whole command runs, on tensors that lie elsewhere."""
@@ -269,6 +272,9 @@ def acted(monkeypatch):
     monkeypatch.setattr(limits, "measure", lambda dtypes, device: MACHINE)
     monkeypatch.setattr(header, "driver", lambda: "1.2.3")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: None)  # one with CUDA would look for the device
+    monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *args: blocks.append(args))
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", {"LSTM": 2, "GRU": 3}.get)
+    blocks.clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield monkeypatch
@@ -293,7 +299,12 @@ def test_the_command_on_an_acted_device(acted, tmp_path, capsys):
     assert document["exchange"][0]["ns"] == 9
     rows = document["results"]
     assert {row["status"] for row in rows} == {"ok"}
-    assert {(row["dtype"], row["precision"]) for row in rows} == {("f32", "ieee"), ("tf32", "tf32"), ("bf16", "bf16")}
+    said = {(row["dtype"], row["precision"]) for row in rows if row["provider"] != "nn"}
+    assert said == {("f32", "ieee"), ("tf32", "tf32"), ("bf16", "bf16")}
+    assert {row["precision"] for row in rows if row["provider"] == "nn"} == {f"{p} without cuDNN" for _, p in said}
+    weights, each, *sizes = blocks[0]  # of bf16 alone, which torch leaves as they are
+    assert {weight.dtype for block in blocks for weight in block[0]} == {torch.bfloat16}
+    assert (len(weights), each, sizes) == (4, 4, [4, 2, 8, 0, 1, False, False])
     assert all(row["host_us"] > 0 and row["peak_mb"] == 3 for row in rows)
     native = [row for row in rows if row["provider"] == "native"]
     assert {row["dtype"] for row in native if not row["shape"].endswith("packed")} == {"f32"}
@@ -303,7 +314,7 @@ def test_the_command_on_an_acted_device(acted, tmp_path, capsys):
     assert "device NVIDIA X1  capability 9.0  multiprocessors 132  device GB 140  driver 1.2.3" in said
     assert "host us" in said
     assert "| ground | precision |" in said
-    assert "| LSTM infer 6,3,4,8 | f32 (ieee) | small |" in cuda_tables.full(document)
+    assert "| LSTM infer 6,3,4,8 | f32 (ieee, ieee without cuDNN) | small |" in cuda_tables.full(document)
 
 
 def test_no_kernel_of_ours_is_not_timed_as_ours(acted, tmp_path, capsys):

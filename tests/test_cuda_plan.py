@@ -164,7 +164,8 @@ def test_a_device_too_small():
         _C.cuda_plan(rowwise=True, **size, **small)
 
 
-def test_of_a_module():
+def test_of_a_module(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")  # torch's default
     module = fused_rnn.LSTM(3, 96, 2, bidirectional=True, proj_size=32, dtype=torch.bfloat16, device="meta")
     found = dict(plans(module, batch=20, steps=7, device="a100"))
     assert found.keys() == {"forward", "backward"}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = [
 PYTHON = """#!/usr/bin/env bash
 echo "python ${*//$'\\n'/ } arch=${TORCH_CUDA_ARCH_LIST:-} cuda=${FUSED_RNN_CUDA:-}" >>calls
 case "$*" in
-    "-c "*) [ -n "${NO_GPU:-}" ] && echo "no CUDA device" >&2 && exit 1; echo "9.0|NVIDIA X1|torch 2.99, CUDA 13.0" ;;
+    "-c "*) [ -n "${NO_GPU:-}" ] && echo "no CUDA device" >&2 && exit 1; echo "9.0|NVIDIA X1|torch 2.99, CUDA 13|$0" ;;
     *build_ext*) exit "${BUILD:-0}" ;;
     "-m pytest"*) [ -n "${HANG:-}" ] && sleep 30; echo "5 passed, 1 skipped in 2s"; exit "${SUITE:-0}" ;;
     *sanitize_cuda*) echo "128 of 128 cases ran" ;;
@@ -85,7 +86,7 @@ def test_all_parts(script, tmp_path):
     assert f"--grid --limit-s 225 --out {out} --named --exchange {out}/exchange.log" in bench
     summary = (out / "summary.txt").read_text()
     assert summary in done.stdout
-    assert "NVIDIA X1, compute capability 9.0; torch 2.99, CUDA 13.0" in summary
+    assert "NVIDIA X1, compute capability 9.0; torch 2.99, CUDA 13" in summary
     assert "5 passed, 1 skipped" in summary
     assert "VERDICT: racecheck found nothing; 128 of 128 cases ran" in summary
     assert "| open ground | bf16 |" in summary
@@ -152,3 +153,13 @@ def test_what_the_sanitizers_watch(monkeypatch, capsys):
     assert "192 of 192 cases ran" in said
     assert "LSTM projection torch.bfloat16 cooperative=0" in said
     assert sanitize_cuda.main(["--device", "cpu", "--limit-s", "0"]) == 1
+
+
+def test_tests_that_are_too_late():
+    """They are skipped, and the run is no success."""
+    late = {**os.environ, "FUSED_RNN_TESTS_UNTIL": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_layering.py", "-k", "native"]
+    done = subprocess.run(command, env=late, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 124
+    assert "out of time" in done.stdout
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0

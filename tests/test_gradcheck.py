@@ -223,6 +223,7 @@ class TestMemory:
         assert_close([leaf.grad for leaf in leaves], list(wanted))
 
 
+@pytest.mark.skipif(not on_cpu(), reason="elsewhere the backward reads y itself")
 @pytest.mark.parametrize("kind", KEPT)
 def test_changing_y_is_allowed(kind):
     layer = make_layer(kind, D=2)

@@ -300,7 +300,8 @@ def test_in_place_change_of_an_output():
         theirs, ours = pair(kind, 4, 4, dtype=torch.float32)
         gradients = []
         for module in (theirs, ours):
-            x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1)).to(device()).requires_grad_()
+            x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1), device="cpu")
+            x = x.to(device()).requires_grad_()
             y, _ = module(x)
             y.mul_(2)
             if kind == "LSTM" or not on_cpu():

@@ -124,7 +124,7 @@ def test_reset_of_a_packed_sequence():
     mask, hx = random_mask(x), state_of(module, B)
 
     def packed(rows):
-        return pack_padded_sequence(rows, lengths, enforce_sorted=False)
+        return pack_padded_sequence(rows, lengths.cpu(), enforce_sorted=False)
 
     def total(input, mask, values, **options):
         return sum(values(y).sin().sum() for y, *_ in truncated_bptt(module, input, 4, hx, reset=mask, **options))
@@ -258,7 +258,7 @@ def test_what_is_refused(options, error, text):
 def test_what_else_is_refused():
     with pytest.raises(ValueError, match="modules of one direction"):
         truncated_bptt(nn.GRU(I, H, bidirectional=True), torch.zeros(T, B, I), 3)
-    packed = PackedSequence(torch.zeros(5, I), torch.tensor([2, 2, 1]))
+    packed = PackedSequence(torch.zeros(5, I), torch.tensor([2, 2, 1], device="cpu"))
     with pytest.raises(ValueError, match="lengths must be None where input is a PackedSequence"):
         truncated_bptt(fused_rnn.GRU(I, H), packed, 3, lengths=torch.tensor([3, 2]))
     with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0"):

@@ -22,7 +22,7 @@ class StepProducts {
                 const Matrix<const S> rows{data_of<S>(w), w.size(0), w.size(1), w.size(1), 1};
                 const Matrix<const S> right = backward ? rows : rows.transposed();
                 Product& product = products_[phase][d];
-                product = {w, right.tensor(place), right.rows, right.columns, {}, {}, 0};
+                product = {w, right.tensor(place), right.rows, right.columns, {}, {}, -1};
                 deepest = std::max(deepest, right.rows);
                 widest = std::max(widest, right.columns);
             }
@@ -51,7 +51,7 @@ class StepProducts {
         std::optional<Tensor> weight, right;
         int64_t depth, columns;
         std::optional<Tensor> left, out;
-        int64_t rows;
+        int64_t rows;  // -1: none yet
     };
 
     // After the last step, of dh0, all.

@@ -24,7 +24,7 @@ from .gate import Gate
 from .header import header, lines
 from .memory import Meter, peak_of
 from .output import Files, read_prices
-from .providers import BASELINE, PROVIDERS, Call, Unsupported
+from .providers import BASELINE, PROVIDERS, Call, Unsupported, ops_of
 from .report import SCHEMA, Row, line
 from .timing import Sample, Settings, measure
 
@@ -176,6 +176,8 @@ def run_case(
         rows = {name: Row(case, name, precision=said) for name in names}
         reference = case.reference()
         built = {name: found for name in names if (found := attempt(name, case, reference, rows[name]))}
+        if case.device == "cuda" and BASELINE in built and "aten::_cudnn_rnn" not in ops_of(built[BASELINE][0]):
+            rows[BASELINE].precision += " without cuDNN"  # as torch leaves it out, for bf16 before cuDNN 9.13, say
         calls: dict[str, Call] = {}
         try:
             gate = Gate(case, reference, built[BASELINE][1] if BASELINE in built else {})
