@@ -47,14 +47,22 @@ class Gpu {
         asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
     }
 
-    // What another block may have written since this kernel began.
+    // What another block may have written since this kernel began. It stays behind what was stored before it, and loads that
+    // follow each other do not wait for each other.
     template <class T>
     __device__ static T fresh(const T* from) {
         if constexpr (sizeof(T) == 2) {
-            const unsigned short bits = __ldcg(reinterpret_cast<const unsigned short*>(from));
+            unsigned short bits;
+            asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(from) : "memory");
             return T{bits};
+        } else if constexpr (sizeof(T) == 4) {
+            float value;
+            asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
+            return value;
         } else {
-            return __ldcg(from);
+            double value;
+            asm volatile("ld.relaxed.gpu.global.f64 %0, [%1];" : "=d"(value) : "l"(from) : "memory");
+            return value;
         }
     }
 
