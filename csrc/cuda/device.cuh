@@ -22,9 +22,10 @@ class Gpu {
     // All threads of the block; what they wrote, to shared and to global memory, is seen after it.
     __device__ static void sync(Sync) { __syncthreads(); }
 
-    // The halves of a barrier between blocks. One thread of each block calls them, behind and before a sync().
+    // The halves of a barrier between blocks. One thread of each block calls them, behind and before a sync(). PTX's causality
+    // is transitive: by sync(), release, acquire and sync() all threads of the one see what all of the other wrote, with no
+    // fence. A fence would cost a step one more trip to memory; so it would after relaxed polling.
     __device__ static void arrive(unsigned* arrivals) {
-        __threadfence();
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrivals) : "memory");
     }
     // Until `count` arrivals. The difference is taken as signed: the counter may wrap around.
@@ -33,7 +34,6 @@ class Gpu {
         do {
             asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrivals) : "memory");
         } while (static_cast<int>(seen - count) < 0);
-        __threadfence();
     }
 
     // 16 bytes from global to shared memory, past L1, which does not see what other blocks write.
@@ -47,14 +47,22 @@ class Gpu {
         asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
     }
 
-    // What another block may have written since this kernel began.
+    // What another block may have written since this kernel began. It stays behind what was stored before it, and loads that
+    // follow each other do not wait for each other.
     template <class T>
     __device__ static T fresh(const T* from) {
         if constexpr (sizeof(T) == 2) {
-            const unsigned short bits = __ldcg(reinterpret_cast<const unsigned short*>(from));
+            unsigned short bits;
+            asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(from) : "memory");
             return T{bits};
+        } else if constexpr (sizeof(T) == 4) {
+            float value;
+            asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
+            return value;
         } else {
-            return __ldcg(from);
+            double value;
+            asm volatile("ld.relaxed.gpu.global.f64 %0, [%1];" : "=d"(value) : "l"(from) : "memory");
+            return value;
         }
     }
 

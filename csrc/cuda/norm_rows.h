@@ -21,11 +21,13 @@ FUSED_RNN_DEVICE void each_row(const Device& dev, const NormaliseArgs<S>& a) {
     using F = ComputeType<S>;
     each_row_of(dev, a.N, [&](int64_t n) {
         F* const row = a.products + n * a.count;
-        const auto moments = moments_of<F>(dev, a.count, [&](int64_t k) { return row[k]; });
-        each_unit(dev, a.count, [&](int64_t k) {
-            if (a.keep) dev.narrow(row[k], a.keep[n * a.ld_keep + k]);
-            row[k] = moments.normal(row[k]) * dev.widen(a.gain[k]);
-        });
+        S* const keep = a.keep ? a.keep + n * a.ld_keep : nullptr;
+        const auto moments = moments_of<F>(
+            dev, a.count, [&](int64_t k) { return row[k]; },
+            [&](int64_t k, F product) {
+                if (keep) dev.narrow(product, keep[k]);
+            });
+        each_unit(dev, a.count, [&](int64_t k) { row[k] = moments.normal(row[k]) * dev.widen(a.gain[k]); });
     });
 }
 

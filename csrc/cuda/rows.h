@@ -1,8 +1,9 @@
 // What is done row by row around the loops: the steps of a packed sequence written out on the device, gates that were not
-// kept, operands of products around. One block takes every gridDim-th of `rows()` steps or rows; results do not depend on the
-// number of blocks. each_row() is what a kernel does for arguments of each kind.
+// kept, operands of products around. One block, or one warp, takes every so many-th of `rows()` steps or rows; results do not
+// depend on the number of blocks. each_row() is what a kernel does for arguments of each kind.
 #pragma once
 #include "lstm_gates.h"
+#include "row_math.h"
 #include "walk.h"
 
 namespace fused_rnn::cuda {
@@ -30,7 +31,7 @@ FUSED_RNN_DEVICE void write_steps(const Device& dev, const Runs& runs, int64_t* 
     }
 }
 
-// A state of the step before, for every row of direction d: [N, R].
+// A state of the step before, for every row of direction d: [N, R]. One warp takes a row of a step.
 template <class S>
 struct BeforeArgs {
     Sequence seq;
@@ -43,26 +44,31 @@ struct BeforeArgs {
     const ComputeType<S>* mask;  // [D, B, R], of recurrent dropout, or null
     S* to;
 
-    int64_t rows() const { return seq.T; }
+    // Those that a packed sequence lacks among them.
+    constexpr int64_t rows() const { return seq.T * seq.B; }
 };
 
 template <class Device, class S>
 FUSED_RNN_DEVICE void each_row(const Device& dev, const BeforeArgs<S>& a) {
     Walk<BeforeArgs<S>> walk(a, a.d);
-    for (int64_t k = dev.block(); k < a.seq.T; k += dev.blocks()) {
-        walk.at(k);
-        const int64_t count = a.seq.rows(walk.t) * a.R;
-        for (int64_t i = dev.thread(); i < count; i += dev.threads()) {
-            const int64_t b = i / a.R, j = i % a.R;
-            const S* from = walk.starts(b) ? walk.start(a.first, b, a.R) : a.kept + walk.row_before(b) * a.ld;
-            S* const to = a.to + walk.row(b) * a.R + j;
-            *to = from ? from[j] : S{};
-            if (a.mask) dev.narrow(masked(dev.widen(*to), a.mask[walk.state(b, a.R) + j]), *to);
-        }
-    }
+    each_row_of(dev, a.rows(), [&](int64_t i) {
+        const int64_t b = i % a.seq.B;
+        walk.at(i / a.seq.B);
+        if (b >= a.seq.rows(walk.t)) return;
+        const S* from = walk.starts(b) ? walk.start(a.first, b, a.R) : a.kept + walk.row_before(b) * a.ld;
+        const ComputeType<S>* mask = a.mask ? a.mask + walk.state(b, a.R) : nullptr;
+        S* const to = a.to + walk.row(b) * a.R;
+        const auto before = [&](int64_t j) {
+            S state = from ? from[j] : S{};
+            if (mask) dev.narrow(masked(dev.widen(state), mask[j]), state);
+            return state;
+        };
+        each_value<S>(dev, a.R, before, [&](int64_t j, S state) { to[j] = state; });
+    });
 }
 
-// Sums of the hidden side of dg over the steps that start from the initial state, of direction d: [B, G*H].
+// Sums of the hidden side of dg over the steps that start from the initial state, of direction d: [B, G*H]. One block takes a
+// gate of a row.
 template <class S>
 struct SumsArgs {
     Sequence seq;
@@ -72,23 +78,23 @@ struct SumsArgs {
     bool reset_initial;
     S* to;
 
-    int64_t rows() const { return seq.B; }
+    constexpr int64_t rows() const { return seq.B * G; }
 };
 
 template <class Device, class S>
 FUSED_RNN_DEVICE void each_row(const Device& dev, const SumsArgs<S>& a) {
     using F = ComputeType<S>;
     Walk<SumsArgs<S>> walk(a, a.d);
-    const int64_t GH = a.G * a.H;
-    for (int64_t b = dev.block(); b < a.seq.B; b += dev.blocks()) {
-        for (int64_t k = dev.thread(); k < GH; k += dev.threads()) {
-            const S* column = a.dg + hidden_column(a.cell, a.H, k);
+    for (int64_t i = dev.block(); i < a.rows(); i += dev.blocks()) {
+        const int64_t b = i / a.G;
+        const S* const gate = a.dg + hidden_column(a.cell, a.H, i % a.G * a.H);
+        for (int64_t j = dev.thread(); j < a.H; j += dev.threads()) {
             F sum = 0;
             for (int64_t step = 0; step < a.seq.T; ++step) {
                 walk.at(step);
-                if (b < a.seq.rows(walk.t) && walk.starts(b)) sum += dev.widen(column[walk.row(b) * a.width]);
+                if (b < a.seq.rows(walk.t) && walk.starts(b)) sum += dev.widen(gate[walk.row(b) * a.width + j]);
             }
-            dev.narrow(sum, a.to[b * GH + k]);
+            dev.narrow(sum, a.to[i * a.H + j]);
         }
     }
 }

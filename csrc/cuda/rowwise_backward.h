@@ -138,22 +138,24 @@ struct BackwardRow {
     FUSED_RNN_DEVICE void normed_cells() const {
         const Act act = act_of<Act>(a);
         const S *const gain = a.norm.c[step.d], *const shift = a.norm.c_shift[step.d];
-        F* const dnorm = a.dnorm[step.d] + step.row(b) * 2 * a.H;
+        F *const dnorm = a.dnorm[step.d] + step.row(b) * 2 * a.H, *const noted = dnorm + a.H;
         const auto kept = [&](int64_t j) { return step.template zoneout_of_cell<Act, F>(b, j); };
         const auto c = [&](int64_t j) { return Lstm::seen_by_o(Lstm::load(dev, step, b, j), kept(j)); };
         const auto shown = [&](F normal, int64_t j) {
             return act.state(normal * dev.widen(gain[j]) + dev.widen(shift[j]));
         };
-        const Moments<F> moments = moments_of<F>(dev, a.H, c);
+        // c waits where its gradient will be: it takes more than a load.
+        each_unit(dev, a.H, [&](int64_t j) { noted[j] = c(j); });
+        const Moments<F> moments = moments_of<F>(dev, a.H, [&](int64_t j) { return noted[j]; });
         each_unit(dev, a.H, [&](int64_t j) {
-            const F normal = moments.normal(c(j)), tc = shown(normal, j);
+            const F normal = moments.normal(noted[j]), tc = shown(normal, j);
             const F d = act.state_grad(tc, kept(j).to_new_h(sum(j)) * Lstm::load(dev, step, b, j).s.o);
             dnorm[j] = d * normal;
-            dnorm[a.H + j] = d;
+            noted[j] = d;
         });
         normal_grad(
             dev, moments, 1, a.H, [&](int64_t, int64_t j) { return c(j); },
-            [&](int64_t, int64_t j) { return dnorm[a.H + j] * dev.widen(gain[j]); },
+            [&](int64_t, int64_t j) { return noted[j] * dev.widen(gain[j]); },
             [&](int64_t, int64_t j, F dc) {
                 const auto cell = Lstm::load(dev, step, b, j);
                 const auto keeps = kept(j);

@@ -40,13 +40,13 @@ struct ForwardRow {
     FUSED_RNN_DEVICE void operator()() const {
         const int64_t GH = gates_of(a.cell, a.variant) * a.H;
         const Saved<S>& saved = a.saved[step.d];
-        if (saved.gates) {
-            S* const keep = saved.gates_of(step.row(b)) + saved_activations_of(a.cell, a.variant) * a.H + GH;
-            each_unit(dev, a.H, [&](int64_t j) {
-                for (int64_t k = j; k < GH; k += a.H) dev.narrow(sum(k), keep[k]);
+        S* const keep =
+            saved.gates ? saved.gates_of(step.row(b)) + saved_activations_of(a.cell, a.variant) * a.H + GH : nullptr;
+        const auto moments = moments_of<F>(
+            dev, GH, [&](int64_t k) { return sum(k); },
+            [&](int64_t k, F product) {
+                if (keep) dev.narrow(product, keep[k]);
             });
-        }
-        const auto moments = moments_of<F>(dev, GH, [&](int64_t k) { return sum(k); });
         if (is_lstm(a.cell)) return lstm(moments);
         is_gru(a.cell) ? cells<GruForward<Any, S>>(moments) : cells<RnnForward<Any, S>>(moments);
     }

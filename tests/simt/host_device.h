@@ -5,6 +5,8 @@
 #pragma once
 #include <atomic>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -87,7 +89,11 @@ class HostDevice {
         while (static_cast<int>(seen.load() - count) < 0) Scheduler::yield();
     }
 
-    void copy16(void* to, const void* from) const { open_.push_back({to, from}); }
+    void copy16(void* to, const void* from) const {
+        must_be_aligned("copy16: to", to);
+        must_be_aligned("copy16: from", from);
+        open_.push_back({to, from});
+    }
     void commit_copies() const {
         groups_.push_back(std::move(open_));
         open_.clear();
@@ -119,6 +125,7 @@ class HostDevice {
     }
     template <class Words>
     void send16(int peer, void* to, Mailbox* box, const Words& words) const {
+        must_be_aligned("send16: to", to);
         HostBlock<Scheduler>& there = *block_.cluster.blocks[peer];
         const auto here = static_cast<unsigned char*>(shared());
         const auto same = [&](void* at) {
@@ -205,6 +212,12 @@ class HostDevice {
     }
 
   private:
+    // A GPU ends a kernel that moves 16 bytes otherwise.
+    static void must_be_aligned(const char* what, const void* at) {
+        if (reinterpret_cast<uintptr_t>(at) % 16 == 0) return;
+        std::fprintf(stderr, "%s is %p, which is no multiple of 16\n", what, at);
+        std::abort();
+    }
     // What all lanes have laid out.
     template <class LayOut>
     const Exchange& exchange(const LayOut& lay_out) const {
