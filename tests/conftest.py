@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 # On a GPU, where time may be short: the kernels' own tests come first, and what compiles or runs long last.
 FIRST = {f"test_{name}" for name in ("loop", "exact", "clusters", "tensor_tiles", "cuda", "cuda_streams", "reset")}
-LAST = {f"test_{name}" for name in ("compile", "compile_in_place", "lengths_graphs", "exported", "together", "examples")}
+LAST = {f"test_{name}" for name in ("compile", "compile_in_place", "lengths_graphs", "exported", "examples")}
 UNTIL = float(os.environ.get("FUSED_RNN_TESTS_UNTIL", "inf"))  # seconds since 1970
 OUT_OF_TIME = "out of time"
 too_late = []
