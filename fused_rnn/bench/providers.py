@@ -108,7 +108,7 @@ def _nn(case: Case, reference: nn.RNNBase) -> Call:
 
 def into_one_block(module: nn.RNNBase) -> None:
     """Weights as cuDNN wants them, which else gathers them at each call. ``flatten_parameters()`` leaves out bf16."""
-    weights = module._flat_weights
+    weights: list[Any] = module._flat_weights  # not None, as torch's annotation has it
     if weights[0].dtype == torch.bfloat16:
         with torch.no_grad():
             torch._cudnn_rnn_flatten_weight(
