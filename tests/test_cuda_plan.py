@@ -77,7 +77,7 @@ def test_plans_fit_device_and_work(loop, gpu):
         assert not (gpu["loops"] and loop["tensor"] and loop["element_size"] == 4)
         return
     assert plan["shared_bytes"] <= gpu["shared_per_block"]
-    assert 32 <= plan["threads"] <= 256
+    assert plan["threads"] in (128, 256)  # teams of four warps, whichever tile
     assert plan["blocks"] == loop["D"] * plan["slices"] * plan["parts"]
     # The slices cover the batch, none is empty, and no tile lies in two of them.
     assert (plan["slices"] - 1) * plan["slice_rows"] < loop["B"] <= plan["slices"] * plan["slice_rows"]
@@ -123,7 +123,37 @@ def test_weights_stay_on_chip_while_they_fit():
     size = {"cell": 0, "backward": False, "T": 99, "B": 16, "D": 1, "P": 0, "element_size": 2, "tensor": True}
     size |= DEVICES["h200"]
     assert _C.cuda_plan(H=1024, **size)["resident"]
-    assert not _C.cuda_plan(H=1536, **(size | {"sms": 64}))["resident"]
+    assert not _C.cuda_plan(H=1536, **(size | {"element_size": 4}))["resident"]
+
+
+@pytest.mark.parametrize("device", ["h200", "a100"])
+@pytest.mark.parametrize("element_size", [2, 4])
+def test_warps_of_a_multiprocessor(element_size, device):
+    """Each of its four schedulers has one at least: a warp by itself waits for its own loads."""
+    size = {"cell": 0, "T": 100, "D": 1, "P": 0, "element_size": element_size, "tensor": True, **DEVICES[device]}
+    size["clusters"] = (0,) * 5
+    for backward in (False, True):
+        for H in (512, 768, 1024, 1536, 2048):
+            for B in (4, 16, 32, 64, 128, 256):
+                plan = _C.cuda_plan(H=H, B=B, backward=backward, **size)
+                if plan["mode"] == "products":
+                    continue
+                assert plan["mode"] == "cooperative"
+                busy = min(plan["blocks"], size["sms"])
+                assert plan["threads"] * plan["blocks"] >= 128 * busy
+                # And most multiprocessors have a block where there are rows enough for slices.
+                assert B < 32 or busy > size["sms"] / 2
+
+
+def test_chunks_that_leave_sums_as_they_are():
+    """A tile adds to one of two sums by turns: of several chunks each begins with the first."""
+    size = {"cell": 0, "backward": True, "T": 99, "B": 64, "D": 1, "P": 0, "tensor": True, **DEVICES["h200"]}
+    for element_size in (2, 4):
+        for H in (40, 100, 200, 1000, 3000):
+            for shared in (20000, 30000, 48 << 10, 227 << 10):
+                limits = {"shared_per_block": shared, "clusters": (0,) * 5}
+                plan = _C.cuda_plan(H=H, rowwise=True, element_size=element_size, **(size | limits))
+                assert plan["chunk"] >= 4 * H or plan["chunk"] * element_size % 256 == 0
 
 
 def test_clusters_where_they_serve():

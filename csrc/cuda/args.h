@@ -12,7 +12,7 @@ namespace fused_rnn::cuda {
 constexpr int kVectorBytes = 16;  // of an asynchronous copy
 
 // Where the threads of a block meet. A GPU makes no difference; tests leave out one at a time, and must notice.
-enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait, kFilled, kSums, kState, kCells };
+enum class Sync : int { kRows, kStaged, kConsumed, kArrive, kAwait, kFilled, kSums, kState, kCells, kParts };
 
 // Row of dg: the gates; where a GRU's n has a hidden side of its own, then that.
 constexpr int64_t gradient_blocks(int64_t cell, Variant v = {}) {

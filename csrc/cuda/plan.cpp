@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 
@@ -12,34 +13,37 @@ namespace {
 
 struct TileShape {
     TileKind kind;
-    int rows, units, team, step;
-    double rate;  // multiply-adds a clock of a whole SM at work on it; on tensor cores, with four gates
+    int rows, units, team, step, exchange;
+    // Multiply-adds a clock of a whole SM at work on it, and of one warp; on tensor cores, with four gates.
+    double rate, of_warp;
 };
 
-// Tensor cores wait for shared memory: an mma's rows of the batch, 512 bytes, serve all gates, its weights, 256, one.
-double rate_of(const TileShape& tile, int gates) {
-    return tile.kind == TileKind::kTensor ? tile.rate * (512.0 / 4 + 256) / (512.0 / gates + 256) : tile.rate;
+// Tensor cores wait for shared memory: an mma's rows of the batch, 512 bytes, serve all gates, its weights, 256, one. Of few
+// warps each waits for itself.
+double rate_of(const TileShape& tile, int gates, double warps) {
+    const double rate = std::min(tile.rate, warps * tile.of_warp);
+    return tile.kind == TileKind::kTensor ? rate * (512.0 / 4 + 256) / (512.0 / gates + 256) : rate;
 }
 
 template <class Tile>
-constexpr TileShape shape_of(TileKind kind, double rate) {
-    return {kind, Tile::kRows, Tile::kUnits, Tile::kTeam, Tile::kStep, rate};
+constexpr TileShape shape_of(TileKind kind, double rate, double of_warp) {
+    return {kind, Tile::kRows, Tile::kUnits, Tile::kTeam, Tile::kStep, Tile::kExchange, rate, of_warp};
 }
 
 // Rates are guesses until a GPU has told (docs/performance.md): what the tiles' loads from shared memory leave of the
-// peak. They only choose among plans that are all right.
+// peak, or, of a warp, what its own latencies leave. They only choose among plans that are all right.
 TileShape tile_shape(const LoopShape& s) {
     if (s.B <= 2 && !s.rowwise) {
-        return s.element_size == 8   ? shape_of<FewTile<double, 1>>(TileKind::kFew, 16)
-               : s.element_size == 4 ? shape_of<FewTile<float, 1>>(TileKind::kFew, 32)
-                                     : shape_of<FewTile<bf16, 1>>(TileKind::kFew, 32);
+        return s.element_size == 8   ? shape_of<FewTile<double, 1>>(TileKind::kFew, 16, 4)
+               : s.element_size == 4 ? shape_of<FewTile<float, 1>>(TileKind::kFew, 32, 8)
+                                     : shape_of<FewTile<bf16, 1>>(TileKind::kFew, 32, 8);
     }
     if (s.tensor) {
-        return s.element_size == 4 ? shape_of<MmaTile<float, 1>>(TileKind::kTensor, 250)
-                                   : shape_of<MmaTile<bf16, 1>>(TileKind::kTensor, 500);
+        return s.element_size == 4 ? shape_of<MmaTile<float, 1>>(TileKind::kTensor, 250, 40)
+                                   : shape_of<MmaTile<bf16, 1>>(TileKind::kTensor, 500, 100);
     }
-    return s.element_size == 8 ? shape_of<BatchTile<double, 1>>(TileKind::kBatch, 16)
-                               : shape_of<BatchTile<float, 1>>(TileKind::kBatch, 40);
+    return s.element_size == 8 ? shape_of<BatchTile<double, 1>>(TileKind::kBatch, 16, 4)
+                               : shape_of<BatchTile<float, 1>>(TileKind::kBatch, 40, 10);
 }
 
 constexpr double kBarrierClocks = 2500;  // of a barrier between blocks
@@ -47,7 +51,9 @@ constexpr double kBarrierClocks = 2500;  // of a barrier between blocks
 // hardly anything to do; multiply-adds a clock of a whole SM, in 2, 4 and 8 bytes, and bytes of weights.
 constexpr double kQueueClocks = 14000, kQueueCellsClocks = 7000, kKernelClocks = 5000;
 constexpr double kProductRates[] = {1000, 100, 40}, kBytesRead = 20;
-constexpr double kTileClocks = 1200;  // of staging, two syncs and the cell, for each tile
+// Of a tile: the first copies, a sync and the cell; of each chunk two syncs and what its copies leave to wait for; what a thread
+// issues for a copy; bytes a clock that a whole SM stages.
+constexpr double kTileClocks = 1200, kChunkClocks = 150, kCopyClocks = 25, kBytesStaged = 25;
 constexpr int kMaxChunk = 256;
 
 // One product of a step.
@@ -59,6 +65,9 @@ struct Phase {
 int row_bytes(int64_t elements, int element_size) {
     return static_cast<int>(round_up(elements * element_size, 128) + 16);
 }
+
+// To two whole steps, as long as there are two: which of its sums a tile adds to (tiles.h) does not depend on the chunk then.
+int halved(int chunk, int step) { return chunk > 2 * step ? static_cast<int>(round_up(chunk / 2, 2 * step)) : step; }
 
 // `parts` blocks of `teams` teams for each slice of the batch.
 bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& tile, const Phase* phases, int count,
@@ -82,11 +91,12 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     const int64_t weights = tiles_each * units * gates * row_bytes(round_up(phases[0].K, tile.step), s.element_size);
     const auto shared = [&](bool resident) {
         const int64_t chunk = row_bytes(p.grid.chunk, s.element_size);
-        return pointers + 2 * tile.rows * chunk + (resident ? weights : 2 * units * gates * chunk);
+        return pointers + operand_bytes(tile.rows * chunk, teams * gates * tile.exchange, resident) +
+               (resident ? weights : 2 * units * gates * chunk);
     };
     p.grid.resident = count == 1 && shared(true) <= limits.shared_per_block;
     while (!p.grid.resident && shared(false) > limits.shared_per_block && p.grid.chunk > tile.step)
-        p.grid.chunk = static_cast<int>(round_up(p.grid.chunk / 2, tile.step));
+        p.grid.chunk = halved(p.grid.chunk, tile.step);
     if (shared(p.grid.resident) > limits.shared_per_block) return false;
     p.shared_bytes = static_cast<int>(shared(p.grid.resident));
 
@@ -107,16 +117,25 @@ bool consider(const LoopShape& s, const DeviceLimits& limits, const TileShape& t
     p.mode = alone ? Mode::kAlone : limits.cooperative ? Mode::kCooperative : Mode::kSteps;
     p.grid.meets = p.mode == Mode::kCooperative;
 
-    double clocks = 0;
     const double waves = std::max(1.0, static_cast<double>(divide_up(p.blocks, together)));
-    const double per_sm = std::max(1.0, static_cast<double>(divide_up(p.blocks, limits.sms)));
+    const double per_sm = std::min(std::max(1.0, static_cast<double>(divide_up(p.blocks, limits.sms))),
+                                   static_cast<double>(std::max<int64_t>(fit, 1)));
+    const double warps = per_sm * p.threads / 32;
+    const double loaded = p.grid.resident ? static_cast<double>(weights) : 0;
+    double clocks = loaded * per_sm / kBytesStaged / static_cast<double>(s.T);
     for (int i = 0; i < count; ++i) {
-        const double tiles = static_cast<double>(tiles_a_slice * divide_up(divide_up(phases[i].columns, units), parts));
-        const double adds = static_cast<double>(tile.rows * units * phases[i].gates) * static_cast<double>(phases[i].K);
-        const double rate = rate_of(tile, phases[i].gates);
-        clocks +=
-            tiles * (kTileClocks + adds * std::min(per_sm, static_cast<double>(std::max<int64_t>(fit, 1))) / rate);
-        if (!p.grid.resident) clocks += tiles * kTileClocks * static_cast<double>(divide_up(phases[i].K, p.grid.chunk));
+        const Phase& phase = phases[i];
+        const int64_t tiles_a_row = divide_up(divide_up(phase.columns, units), parts);
+        const double tiles = static_cast<double>(tiles_a_slice * tiles_a_row), K = static_cast<double>(phase.K);
+        const double columns = static_cast<double>(units * phase.gates), rows = tile.rows;
+        const double adds = rows * columns * K * per_sm / rate_of(tile, phase.gates, warps);
+        // The operand, again for each tile unless one chunk is all of it, and the weights.
+        const double once = phase.K <= p.grid.chunk ? static_cast<double>(tiles_a_row) : 1;
+        const double staged = (rows / once + (p.grid.resident ? 0 : columns)) * K * s.element_size;
+        const double issued = staged / kVectorBytes / p.threads * kCopyClocks;
+        // Copies come while the chunk before is multiplied.
+        clocks += tiles * (kTileClocks + kChunkClocks * std::ceil(K / p.grid.chunk) +
+                           std::max(staged * per_sm / kBytesStaged, adds + issued));
         if (!alone) clocks += s.rowwise ? 2 * kBarrierClocks : kBarrierClocks;
     }
     clocks *= waves;

@@ -79,6 +79,11 @@ constexpr int padded_row(int64_t elements) {
     return static_cast<int>((round_up(elements * static_cast<int64_t>(sizeof(S)), 128) + 16) /
                             static_cast<int64_t>(sizeof(S)));
 }
+// Two chunks of the operand, of so many bytes each. When sums are complete the second is free, and with it the weights that
+// follow, if they do not stay: there is room to exchange parts of sums.
+constexpr int64_t operand_bytes(int64_t chunk, int64_t exchange, bool resident) {
+    return resident && exchange > chunk ? chunk + exchange : 2 * chunk;
+}
 constexpr int kRowPointers = 16;  // of 8 bytes, before the tiles in shared memory: the rows of the operand at hand
 
 // What kernels are compiled for, and the most registers that one of them takes (tests/cpp/cuda_check.py holds them to it):

@@ -4,7 +4,7 @@
 //   K(), columns()       the summed dimension; units (cells of a row)
 //   operand(b)           row b of the operand, or null where the product is zero
 //   skip(k)              where element k of that row lies
-//   weight(g, j)         the row of weights of gate g, unit j
+//   weight(g, j)         the row of weights of gate g, unit j, K() before that of unit j + 1; null where all are zero
 //   copies16()           whether both may be copied 16 bytes at a time
 //   Cell load(b, j)      what the cell needs beside the sum: read before the barrier, while other blocks still work
 //   store(b, j, cell, sums)
@@ -59,6 +59,7 @@ template <class Tile, int G, class Device>
 class Product {
     using S = typename Tile::S;
     using F = typename Tile::F;
+    static constexpr int kSize = static_cast<int>(sizeof(S));
 
   public:
     FUSED_RNN_DEVICE Product(const Device& dev, const Grid& grid, int part, int64_t K, bool resident)
@@ -72,7 +73,9 @@ class Product {
           ldw_(padded_row<S>(resident ? round_up(K, Tile::kStep) : grid.chunk)) {
         rows_ = static_cast<const S**>(dev.shared());
         a_ = reinterpret_cast<S*>(rows_ + kRowPointers);
-        w_ = a_ + 2 * Tile::kRows * lda_;
+        const int chunk = Tile::kRows * lda_;
+        exchange_ = reinterpret_cast<unsigned char*>(a_ + chunk);
+        w_ = a_ + operand_bytes(chunk * kSize, teams_ * Tile::kExchange, resident) / kSize;
     }
 
     // Resident weights: once, before the first step. The first run() waits for them.
@@ -94,13 +97,10 @@ class Product {
             for (int64_t j0 = first_unit(); j0 < work.columns(); j0 += stride(), w += tile_columns() * ldw_) {
                 Tile tile(dev_.thread());
                 const int64_t u0 = j0 + dev_.thread() / Tile::kTeam * Tile::kUnits;
-                typename Work::Cell cells[Tile::kCells]{};
-                if (tile.holds_cells()) {
-                    FUSED_RNN_UNROLL()
-                    for (int i = 0; i < Tile::kCells; ++i)
-                        if (row0 + tile.row(i) < b1 && u0 + tile.unit(i) < work.columns())
-                            cells[i] = work.load(row0 + tile.row(i), u0 + tile.unit(i));
-                }
+                const int64_t b = row0 + tile.row(), j = u0 + tile.unit();
+                const bool holds = tile.holds_cells() && b < b1 && j < work.columns();
+                typename Work::Cell cell{};
+                if (holds) cell = work.load(b, j);
                 if (!staged && dev_.thread() < Tile::kRows)
                     rows_[dev_.thread()] = row0 + dev_.thread() < b1 ? work.operand(row0 + dev_.thread()) : nullptr;
                 if (waits) {
@@ -111,16 +111,11 @@ class Product {
                 }
                 multiply(tile, work, j0, w, staged);
                 staged = work.K() <= chunk_;
-                if (tile.holds_cells()) {
-                    FUSED_RNN_UNROLL()
-                    for (int i = 0; i < Tile::kCells; ++i) {
-                        if (row0 + tile.row(i) >= b1 || u0 + tile.unit(i) >= work.columns()) continue;
-                        F sums[G];
-                        FUSED_RNN_UNROLL()
-                        for (int g = 0; g < G; ++g) sums[g] = tile.sum(i, g);
-                        work.store(row0 + tile.row(i), u0 + tile.unit(i), cells[i], sums);
-                    }
-                }
+                if (!holds) continue;
+                F sums[G];
+                FUSED_RNN_UNROLL()
+                for (int g = 0; g < G; ++g) sums[g] = tile.sum(g);
+                work.store(b, j, cell, sums);
             }
         }
         if (waits) barrier.await();  // no units for this block; it keeps pace
@@ -152,7 +147,7 @@ class Product {
                      static_cast<int>(round_up(end - k0, Tile::kStep)));
             dev_.sync(Sync::kConsumed);  // the buffer is free again
         }
-        tile.complete(dev_);
+        tile.complete(dev_, exchange_ + dev_.thread() / Tile::kTeam * Tile::kExchange);
     }
 
     template <class Work>
@@ -169,38 +164,65 @@ class Product {
 
     template <class Work>
     FUSED_RNN_DEVICE void stage_weights(S* to, const Work& work, int64_t j0, int64_t k0, int64_t end) {
-        copy_rows(
-            to, ldw_, tile_columns(), k0, end, work.copies16(),
-            [&](int column) -> const S* {
-                const int64_t j = j0 + column % units();
-                return j < work.columns() ? work.weight(column / units(), j) : nullptr;
-            },
-            [](int64_t k) { return k; });
+        const int64_t left = work.columns() - j0;
+        const int present = left < units() ? static_cast<int>(left) : units(), K = static_cast<int>(work.K());
+        FUSED_RNN_UNROLL(1)
+        for (int g = 0; g < G; ++g, to += units() * ldw_) {
+            const S* const rows = work.weight(g, j0);
+            copy_rows(
+                to, ldw_, units(), k0, end, work.copies16(),
+                [&](int unit) { return rows && unit < present ? rows + static_cast<int64_t>(unit) * K : nullptr; },
+                [](int64_t k) { return k; });
+        }
     }
 
-    // Elements [k0, end) of `count` rows, filled up with zeros to a whole step; a null row is all zeros.
+    // Elements [k0, end) of `count` rows, filled up with zeros to a whole step; a null row is all zeros. A thread has the same
+    // place in some of the rows, where it fits in more than one.
     template <class Row, class Place>
     FUSED_RNN_DEVICE void copy_rows(S* to, int ld, int count, int64_t k0, int64_t end, bool copies16, const Row& row,
                                     const Place& place) {
         using V = Vector<S>;
-        const int filled = static_cast<int>(round_up(end - k0, Tile::kStep));
-        const int pieces = filled / V::kCount;
-        for (int i = dev_.thread(); i < count * pieces; i += dev_.threads()) {
-            const int r = i / pieces, offset = i % pieces * V::kCount;
-            const S* from = row(r);
-            S* at = to + r * ld + offset;
+        const auto pieces = static_cast<unsigned>(round_up(end - k0, Tile::kStep)) / V::kCount;
+        const auto thread = static_cast<unsigned>(dev_.thread()), threads = static_cast<unsigned>(dev_.threads());
+        const unsigned abreast = pieces < threads ? pieces : threads, rows = threads / abreast;
+        if (thread >= rows * abreast) return;
+        for (unsigned piece = thread % abreast; piece < pieces; piece += abreast) {
+            const int offset = static_cast<int>(piece) * V::kCount, first = static_cast<int>(thread / abreast);
             const int64_t k = k0 + offset;
-            if (from && copies16 && k + V::kCount <= end) {
-                dev_.copy16(at, from + place(k));
+            if (copies16 && k + V::kCount <= end) {
+                copy_pieces(to + offset, ld, first, count, static_cast<int>(rows), place(k), row);
                 continue;
             }
-            V piece{};
-            if (from) {
-                FUSED_RNN_UNROLL()
-                for (int e = 0; e < V::kCount; ++e)
-                    if (k + e < end) piece.at[e] = dev_.fresh(from + place(k + e));
+            for (int r = first; r < count; r += static_cast<int>(rows)) {
+                V filled{};
+                if (const S* from = row(r)) {
+                    FUSED_RNN_UNROLL()
+                    for (int e = 0; e < V::kCount; ++e)
+                        if (k + e < end) filled.at[e] = dev_.fresh(from + place(k + e));
+                }
+                *reinterpret_cast<V*>(to + r * ld + offset) = filled;
             }
-            *reinterpret_cast<V*>(at) = piece;
+        }
+    }
+    // One of them each of rows first, first + step, ..., four at a time: first where they lie, as that takes a while to come.
+    template <class Row>
+    FUSED_RNN_DEVICE void copy_pieces(S* to, int ld, int first, int count, int step, int64_t from, const Row& row) {
+        constexpr int kAtOnce = 4;
+        FUSED_RNN_UNROLL(1)
+        for (int r = first; r < count; r += kAtOnce * step) {
+            const S* rows[kAtOnce];
+            FUSED_RNN_UNROLL()
+            for (int i = 0; i < kAtOnce; ++i) rows[i] = r + i * step < count ? row(r + i * step) : nullptr;
+            FUSED_RNN_UNROLL()
+            for (int i = 0; i < kAtOnce; ++i) {
+                if (r + i * step >= count) break;
+                S* at = to + (r + i * step) * ld;
+                if (rows[i]) {
+                    dev_.copy16(at, rows[i] + from);
+                } else {
+                    *reinterpret_cast<Vector<S>*>(at) = Vector<S>{};
+                }
+            }
         }
     }
 
@@ -210,6 +232,7 @@ class Product {
     const int lda_, ldw_;
     const S** rows_;
     S *a_, *w_;
+    unsigned char* exchange_;
 };
 
 }  // namespace fused_rnn::cuda

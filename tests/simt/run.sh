@@ -33,4 +33,4 @@ fault() {
 }
 export -f fault
 export OUT
-printf '%s\n' copies sync{0..8} await | xargs -P 2 -I{} bash -c 'fault {}'
+printf '%s\n' copies sync{0..9} await | xargs -P 2 -I{} bash -c 'fault {}'
