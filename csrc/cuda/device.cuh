@@ -58,6 +58,12 @@ class Gpu {
         }
     }
 
+    // The same number, of which the compiler knows nothing: what follows from it is computed where it is needed, not kept in
+    // registers through a loop.
+    __device__ static unsigned again(unsigned x) {
+        asm volatile("" : "+r"(x));
+        return x;
+    }
     // Global memory that will be read soon.
     __device__ static void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
