@@ -61,12 +61,21 @@ struct HiddenWork : HiddenProduct<S> {
         typename CellMath::Cell own;
         ComputeType<S> dh;
     };
+    struct Read {
+        typename CellMath::Read own;
+        S from_y;
+        ComputeType<S> passed;  // by the step after, if there is one
+    };
     using HiddenProduct<S>::step;
 
     FUSED_RNN_DEVICE HiddenWork(const BackwardStep<S>& s, const Device& device) : HiddenProduct<S>{s}, dev(device) {}
-    FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const {
-        Cell cell{CellMath::load(dev, step, b, j), step.shown(dev, b, j)};
-        if (step.goes_on(b)) cell.dh += passed<CellMath>(step, b, j);
+    FUSED_RNN_DEVICE Cell load(int64_t b, int64_t j) const { return widened(b, j, read(b, j)); }
+    FUSED_RNN_DEVICE Read read(int64_t b, int64_t j) const {
+        return {CellMath::read(step, b, j), step.from_y(b, j), passed<CellMath>(step, b, j)};
+    }
+    FUSED_RNN_DEVICE Cell widened(int64_t b, int64_t j, const Read& from) const {
+        Cell cell{CellMath::widened(dev, step, b, j, from.own), dev.widen(from.from_y) + step.from_hn(dev, b, j)};
+        if (step.goes_on(b)) cell.dh += from.passed;
         return cell;
     }
     FUSED_RNN_DEVICE auto store(int64_t b, int64_t j, const Cell& cell, const ComputeType<S> (&sums)[1]) const {

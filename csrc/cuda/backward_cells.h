@@ -1,6 +1,8 @@
 // The cells backward: from dh of a step to dg, and what goes to the step before beside the product. As forward_cells.h.
 //
-// Of two products the first one's sum comes to show(), the second one's to store(), which returns what it kept.
+// Of two products the first one's sum comes to show(), the second one's to store(), which returns what it kept. What load()
+// takes of memory, as it lies there, is read() for torch's cells, of kReads gates: a loop can have all of that on its way
+// before it looks at any, in widened().
 #pragma once
 #include "backward_step.h"
 
@@ -9,7 +11,7 @@ namespace fused_rnn::cuda {
 template <template <class> class ActT, class S>
 struct LstmBackward {
     static constexpr bool kOnce = true, kTwice = true;
-    static constexpr int kGates = 4;
+    static constexpr int kGates = 4, kReads = 4;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     using Args = BackwardArgs<S>;
@@ -17,23 +19,37 @@ struct LstmBackward {
         LstmGates<F> s;
         F c, c_before, dc;
     };
+    struct Read {
+        LstmGates<S> s;
+        S c, c_before;
+        F dc;  // of the step after, if there is one
+    };
     struct Shown {};
 
     static FUSED_RNN_DEVICE bool passes(const Args& a) { return kVaries<Act> && a.passed; }
 
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        return widened(dev, step, b, j, read(step, b, j));
+    }
+    static FUSED_RNN_DEVICE Read read(const BackwardStep<S>& step, int64_t b, int64_t j) {
         const Args& a = step.a;
-        const int64_t H = a.H, at = step.state(b, H) + j;
         const Saved<const S>& saved = a.saved[step.d];
-        Cell cell{read_lstm_gates<Act, F>(dev, a, saved.gates_of(step.row(b)) + j),
-                  dev.widen(saved.state_of(step.row(b))[j]), step.state_before(dev, a.c0, b, j), 0};
+        const int64_t n = step.row(b);
+        return {lstm_gates_at<Act>(a, saved.gates_of(n) + j), saved.state_of(n)[j], step.state_before(a.c0, b, j),
+                a.dc[step.state(b, a.H) + j]};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell widened(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
+                                         const Read& from) {
+        const Args& a = step.a;
+        Cell cell{widen_lstm_gates<Act, F>(dev, a, from.s), dev.widen(from.c), dev.widen(from.c_before), 0};
         if (step.goes_on(b)) {
-            cell.dc = a.dc[at];
+            cell.dc = from.dc;
         } else if (step.ends(b) && a.dcn) {
-            cell.dc = dev.widen(a.dcn[at]);
+            cell.dc = dev.widen(a.dcn[step.state(b, a.H) + j]);
         }
-        if (a.dcells) cell.dc += dev.widen(a.dcells[(step.row(b) * a.D + step.d) * H + j]);
+        if (a.dcells) cell.dc += dev.widen(a.dcells[(step.row(b) * a.D + step.d) * a.H + j]);
         return cell;
     }
     template <class Device>
@@ -83,21 +99,30 @@ struct LstmBackward {
 template <template <class> class ActT, class S>
 struct GruBackward {
     static constexpr bool kOnce = true, kTwice = false;
-    static constexpr int kGates = 3;
+    static constexpr int kGates = 3, kReads = 4;
     using F = ComputeType<S>;
     using Act = ActT<F>;
-    struct Cell {
-        F r, z, n, hn, h_before;
+    template <class V>
+    struct Of {
+        V r, z, n, hn, h_before;
     };
+    using Cell = Of<F>;
+    using Read = Of<S>;
 
     static FUSED_RNN_DEVICE bool passes(const BackwardArgs<S>&) { return true; }
 
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        return widened(dev, step, b, j, read(step, b, j));
+    }
+    static FUSED_RNN_DEVICE Read read(const BackwardStep<S>& step, int64_t b, int64_t j) {
         const int64_t H = step.a.H;
         const S* s = step.a.saved[step.d].gates_of(step.row(b)) + j;
-        return {dev.widen(s[0]), dev.widen(s[H]), dev.widen(s[2 * H]), dev.widen(s[3 * H]),
-                step.state_before(dev, step.a.h0, b, j)};
+        return {s[0], s[H], s[2 * H], s[3 * H], step.state_before(step.a.h0, b, j)};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell widened(const Device& dev, const BackwardStep<S>&, int64_t, int64_t, const Read& s) {
+        return {dev.widen(s.r), dev.widen(s.z), dev.widen(s.n), dev.widen(s.hn), dev.widen(s.h_before)};
     }
     template <class Device>
     static FUSED_RNN_DEVICE GruGrad<F> store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
@@ -134,7 +159,7 @@ struct GruBeforeBackward {
     template <class Device>
     static FUSED_RNN_DEVICE Shown load_shown(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
         const S* s = step.a.saved[step.d].gates_of(step.row(b)) + j;
-        return {dev.widen(s[step.a.H]), dev.widen(s[2 * step.a.H]), step.state_before(dev, step.a.h0, b, j)};
+        return {dev.widen(s[step.a.H]), dev.widen(s[2 * step.a.H]), dev.widen(step.state_before(step.a.h0, b, j))};
     }
     template <class Device>
     static FUSED_RNN_DEVICE void show(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j,
@@ -149,7 +174,8 @@ struct GruBeforeBackward {
 
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
-        return {dev.widen(step.a.saved[step.d].gates_of(step.row(b))[j]), step.state_before(dev, step.a.h0, b, j)};
+        return {dev.widen(step.a.saved[step.d].gates_of(step.row(b))[j]),
+                dev.widen(step.state_before(step.a.h0, b, j))};
     }
     // `drh`: the gradient of r h.
     template <class Device>
@@ -164,9 +190,10 @@ struct GruBeforeBackward {
 template <template <class> class ActT, class S>
 struct RnnBackward {
     static constexpr bool kOnce = true, kTwice = false;
-    static constexpr int kGates = 1;
+    static constexpr int kGates = 1, kReads = 0;
     using F = ComputeType<S>;
     using Act = ActT<F>;
+    using Read = S;
     struct Cell {
         F fresh;
     };
@@ -175,10 +202,17 @@ struct RnnBackward {
 
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j) {
+        return widened(dev, step, b, j, read(step, b, j));
+    }
+    static FUSED_RNN_DEVICE Read read(const BackwardStep<S>& step, int64_t b, int64_t j) {
         const Saved<const S>& saved = step.a.saved[step.d];
         const int64_t n = step.row(b);
         // Zoneout may have thrown away what the step made.
-        return {dev.widen((passes(step.a) ? saved.gates_of(n) : saved.state_of(n))[j])};
+        return (passes(step.a) ? saved.gates_of(n) : saved.state_of(n))[j];
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell widened(const Device& dev, const BackwardStep<S>&, int64_t, int64_t, Read fresh) {
+        return {dev.widen(fresh)};
     }
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const BackwardStep<S>& step, int64_t b, int64_t j, const Cell& s,

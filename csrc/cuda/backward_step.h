@@ -51,17 +51,29 @@ struct BackwardStep : Walk<BackwardArgs<S>> {
         if (this->begins(b)) dev.narrow(a.sum_c ? a.sum_c[at] : this->anew(b) ? F(0) : dc, a.dc0[at]);
     }
     // State of the step before: what was kept, or `first` [D, B, H].
-    template <class Device>
-    FUSED_RNN_DEVICE F state_before(const Device& dev, const S* first, int64_t b, int64_t j) const {
-        return this->starts(b) ? this->start(dev, first, b, a.H, j)
-                               : dev.widen(a.saved[d].state_of(this->row_before(b))[j]);
+    FUSED_RNN_DEVICE S state_before(const S* first, int64_t b, int64_t j) const {
+        const S* from = this->starts(b) ? this->start(first, b, a.H) : a.saved[d].state_of(this->row_before(b));
+        return from ? from[j] : S{};
     }
     // What y and hn send to the shown h.
+    FUSED_RNN_DEVICE S from_y(int64_t b, int64_t j) const { return a.dy ? a.dy[this->output(this->row(b)) + j] : S{}; }
+    template <class Device>
+    FUSED_RNN_DEVICE F from_hn(const Device& dev, int64_t b, int64_t j) const {
+        return this->ends(b) && a.dhn ? dev.widen(a.dhn[this->state(b, a.R) + j]) : F(0);
+    }
     template <class Device>
     FUSED_RNN_DEVICE F shown(const Device& dev, int64_t b, int64_t j) const {
-        F dh = a.dy ? dev.widen(a.dy[this->output(this->row(b)) + j]) : F(0);
-        if (this->ends(b) && a.dhn) dh += dev.widen(a.dhn[this->state(b, a.R) + j]);
-        return dh;
+        return dev.widen(from_y(b, j)) + from_hn(dev, b, j);
+    }
+    // What a step reads of row b, unit j, of `gates` gates.
+    template <class Device>
+    FUSED_RNN_DEVICE void prefetch(const Device& dev, int gates, int64_t b, int64_t j) const {
+        const Saved<const S>& saved = a.saved[d];
+        const int64_t n = this->row(b);
+        FUSED_RNN_UNROLL()
+        for (int g = 0; g < gates; ++g) dev.prefetch(saved.gates_of(n) + g * a.H + j);
+        if (a.dy) dev.prefetch(a.dy + this->output(n) + j);
+        if (!this->begins(b)) dev.prefetch(saved.state_of(this->row_before(b)) + j);
     }
 };
 

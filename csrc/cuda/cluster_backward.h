@@ -16,7 +16,7 @@ FUSED_RNN_DEVICE float of_gate(float d, int) { return d; }
 
 template <class CellMath, int kRowTiles, class Device, class S>
 FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArgs<S>& a, const ClusterGrid& grid) {
-    constexpr int G = CellMath::kGates, kCells = kCellsEach<kRowTiles>, kRows = kRowTiles * kRowTile;
+    constexpr int G = CellMath::kGates, kCells = OwnCells<kRowTiles>::kCount, kRows = kRowTiles * kRowTile;
     using Work = HiddenWork<CellMath, Device, S>;
     const BackwardLayout layout(grid, a.H, G, sizeof(S));
     const ClusterShare share(dev.block(), grid, a.seq.B, a.H);
@@ -24,8 +24,10 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
     auto* const memory = static_cast<unsigned char*>(dev.shared());
     unsigned char* const operand = memory + layout.operand;
     auto* const sums_of = reinterpret_cast<float*>(memory + layout.sums);
-    Mailboxes<Device> mail(dev, grid, share.part, memory + layout.mailboxes);
+    Mailboxes<Device> mail(dev, grid, share.part, bytes, memory + layout.mailboxes);
     BackwardStep<S> step(a, share.direction);
+    const Work work(step, dev);
+    const InitialWork<CellMath, Device, S> initial(step, dev);
 
     // This warp's tiles: of every eighth 16 units.
     const int warp = dev.thread() / 32;
@@ -48,42 +50,48 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
         reinterpret_cast<uint32_t*>(operand)[i] = 0;
     dev.meet_cluster();
 
+    const OwnCells<kRowTiles> own(dev, grid, share);
+    const auto j = static_cast<unsigned>(share.first_unit + own.at);
     int sent = 0;
     for (int64_t walked = 0; walked <= a.seq.T; ++walked) {
         step.at(a.seq.T - 1 - walked);  // the last is before the first: there is dh0
         const int rows = share.rows_in(a.seq.rows(step.t)), earlier = share.rows_in(a.seq.rows(step.before));
         if (rows == 0 && sent == 0) continue;
-        const auto is_there = [&](const CellPlace& at) { return at.row < rows && at.unit < share.units; };
-        typename Work::Cell cells[kCells]{};
-        FUSED_RNN_UNROLL()
-        for (int i = 0; i < kCells; ++i) {
-            const CellPlace at(dev, grid, i);
-            if (is_there(at)) cells[i] = Work(step, dev).load(share.b0 + at.row, share.first_unit + at.unit);
+        if (sent > 0) mail.expect(sent * grid.parts * bytes);
+        typename Work::Cell cells[kCells];
+        if constexpr (kRowTiles == 1) {
+            // All is on its way before any of it is looked at.
+            typename Work::Read read[kCells];
+            own.each(dev, rows, [&](int i, unsigned row) { read[i] = work.read(share.b0 + row, j); });
+            own.each(dev, rows, [&](int i, unsigned row) { cells[i] = work.widened(share.b0 + row, j, read[i]); });
+        } else {  // for which there are no registers
+            own.each(dev, rows, [&](int i, unsigned row) { cells[i] = work.load(share.b0 + row, j); });
         }
-        if (sent > 0) mail.receive(sent * grid.parts * bytes);
+        const unsigned continuing = share.rows_where(dev, rows, [&](int64_t b) { return step.goes_on(b); });
+        if (sent > 0) mail.await();
 
         const auto* received =
             reinterpret_cast<const float*>(memory + layout.received + mail.here() * layout.received_size);
-        const auto sum_of = [&](const CellPlace& at) {
+        const unsigned at = dev.again(static_cast<unsigned>(own.at));
+        const auto sum_of = [&](int row) {
             float sum = 0;
-            for (int part = 0; part < grid.parts; ++part)
-                sum += received[(part * kRows + at.row) * grid.units + at.unit];
+            for (int part = 0; part < grid.parts; ++part) sum += received[(part * kRows + row) * grid.units + at];
             return sum;
         };
-        FUSED_RNN_UNROLL()
-        for (int i = 0; i < kCells; ++i) {
-            const CellPlace at(dev, grid, i);
-            const int64_t b = share.b0 + at.row, j = share.first_unit + at.unit;
-            if (is_there(at)) {
-                const float sums[1] = {step.goes_on(b) ? sum_of(at) : 0.f};
-                const auto gradients = Work(step, dev).store(b, j, cells[i], sums);
-                auto* to = reinterpret_cast<S*>(operand + at.row * layout.operand_row) + at.unit;
-                FUSED_RNN_UNROLL()
-                for (int g = 0; g < G; ++g) as_factor(dev, of_gate(gradients, g), to[g * grid.units]);
-            } else if (a.needs_dh0 && at.row < sent && at.unit < share.units) {
+        own.each(dev, rows, [&](int i, unsigned row) {
+            const float sums[1] = {continuing >> row & 1 ? sum_of(row) : 0.f};
+            const auto gradients = work.store(share.b0 + row, j, cells[i], sums);
+            auto* to = reinterpret_cast<S*>(operand + row * layout.operand_row) + at;
+            FUSED_RNN_UNROLL()
+            for (int g = 0; g < G; ++g) as_factor(dev, of_gate(gradients, g), to[g * grid.units]);
+        });
+        if (a.needs_dh0) {
+            FUSED_RNN_UNROLL(1)
+            for (int row = own.first; row < sent; row += own.apart) {
+                if (row < rows) continue;
                 // The step that sent this was the row's first.
-                const InitialWork<CellMath, Device, S> initial(step, dev);
-                const float sums[1] = {step.reads_initial(b) ? sum_of(at) : 0.f};
+                const int64_t b = share.b0 + row;
+                const float sums[1] = {step.reads_initial(b) ? sum_of(row) : 0.f};
                 initial.store(b, j, initial.load(b, j), sums);
             }
         }
@@ -110,11 +118,17 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
         dev.sync(Sync::kSums);
         unsigned char* const next = memory + layout.received + mail.there() * layout.received_size;
         mail.send(
-            sent, bytes,
-            [&](int peer, int row) {
-                return reinterpret_cast<const unsigned char*>(sums_of + row * layout.sums_row + peer * grid.units);
+            sent,
+            [&](int row, int offset) {
+                const auto* from = reinterpret_cast<const unsigned char*>(sums_of + row * layout.sums_row) + offset;
+                return [=](int peer) { return *reinterpret_cast<const FourWords*>(from + peer * bytes); };
             },
             [&](int row) { return next + (share.part * kRows + row) * bytes; });
+        BackwardStep<S> ahead = step;
+        ahead.at(a.seq.T - 2 - walked);
+        FUSED_RNN_UNROLL(1)
+        for (int row = own.first; row < earlier; row += own.apart)
+            ahead.prefetch(dev, CellMath::kReads, share.b0 + row, j);
     }
 }
 

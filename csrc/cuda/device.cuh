@@ -66,6 +66,15 @@ class Gpu {
         }
     }
 
+    // The same number, of which the compiler knows nothing: what follows from it is computed where it is needed, not kept in
+    // registers through a loop.
+    __device__ static unsigned again(unsigned x) {
+        asm volatile("" : "+r"(x));
+        return x;
+    }
+    // Global memory that will be read soon.
+    __device__ static void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+
     // Of a cluster: its blocks meet, and what all their threads wrote is seen after it.
     __device__ static void meet_cluster() {
         asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
@@ -82,12 +91,19 @@ class Gpu {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(box)), "r"(bytes)
                      : "memory");
     }
+    // Only what came to shared memory is seen after it: an acquire for all memory throws L1 away, and with it what every step
+    // reads from there. Before CUDA 12.8 no fence says so; the plain wait, of the block's own scope, is the same instruction.
     __device__ static void await(Mailbox* box, unsigned parity) {
         unsigned done;
         do {
             asm volatile(
                 "{\n\t.reg .pred done;\n\t"
-                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n\t"
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+                "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 done, [%1], %2;\n\t"
+                "fence.acquire.sync_restrict::shared::cluster.cluster;\n\t"
+#else
+                "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+#endif
                 "selp.u32 %0, 1, 0, done;\n\t}"
                 : "=r"(done)
                 : "r"(address(box)), "r"(parity)

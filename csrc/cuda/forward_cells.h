@@ -2,7 +2,12 @@
 // it is Any, they are those that are not torch's, too.
 //
 // A step has one product, or two, or either (kOnce, kTwice). Of two the first leads to what store() returns, the operand
-// of the second; that one to finish().
+// of the second; that one to finish(). Of torch's cells with one product, the parts of load() and of store() can be had apart:
+//
+//   biases()      a unit's, as a cell that has no more yet
+//   kCarries      whether a cell carries what no product sees, from initial() on
+//   make()        what a step makes, h and next() among it, and stores nothing,
+//   keep()        which is stored here, but for h and what is carried
 #pragma once
 #include "forward_step.h"
 
@@ -11,12 +16,13 @@ namespace fused_rnn::cuda {
 template <template <class> class ActT, class S>
 struct LstmForward {
     static constexpr int G = 4;
-    static constexpr bool kOnce = true, kTwice = true;
+    static constexpr bool kOnce = true, kTwice = true, kCarries = true;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     struct Cell {
-        F x[4], c;
+        F x[4], carried;
     };
+    using Made = LstmStep<F>;
     struct Last {};
 
     // Row of W_hh; a coupled i has none, and those of f, g, o come first.
@@ -24,15 +30,24 @@ struct LstmForward {
         const int none = coupled<Act>(step.a);
         return g < none ? nullptr : step.weight(g - none, j);
     }
+    static FUSED_RNN_DEVICE const S* initial(const ForwardArgs<S>& a) { return a.c0; }
     template <class Device>
-    static FUSED_RNN_DEVICE Cell load(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
+    static FUSED_RNN_DEVICE Cell biases(const Device& dev, const ForwardStep<S>& step, int64_t j) {
         Cell cell{};
         const int none = coupled<Act>(step.a);
         FUSED_RNN_UNROLL()
         for (int g = 0; g < 4; ++g)
-            if (g >= none) cell.x[g] = step.input(dev, b, g - none, G - none, j, false);
-        const int64_t at = step.state(b, step.a.H) + j;
-        cell.c = step.starts(b) ? step.start(dev, step.a.c0, b, step.a.H, j) : step.a.carry[at];
+            if (g >= none) cell.x[g] = step.bias(dev, g - none, j, false);
+        return cell;
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell load(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
+        Cell cell = biases(dev, step, j);
+        const int none = coupled<Act>(step.a);
+        FUSED_RNN_UNROLL()
+        for (int g = 0; g < 4; ++g)
+            if (g >= none) cell.x[g] += *step.gx(step.row(b), g - none, G - none, j);
+        cell.carried = step.carried(dev, initial(step.a), b, j);
         return cell;
     }
     template <class Device>
@@ -46,18 +61,28 @@ struct LstmForward {
     template <class Device, class Kept>
     static FUSED_RNN_DEVICE LstmStep<F> advance(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                                 const Cell& cell, const F (&sums)[4], const Kept& kept) {
+        const LstmStep<F> s = make(dev, step, j, cell, sums);
+        LstmStep<F> left = s;
+        left.c = kept.c(cell.carried, s.c);
+        step.a.carry[step.state(b, step.a.H) + j] = left.c;
+        keep(dev, step, b, j, left);
+        return s;
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Made make(const Device& dev, const ForwardStep<S>& step, int64_t j, const Cell& cell,
+                                      const F (&sums)[4]) {
+        return lstm_step<Act, F>(cell.x[0] + sums[0], cell.x[1] + sums[1], cell.x[2] + sums[2], cell.x[3] + sums[3],
+                                 cell.carried, act_of<Act>(step.a), ties_of<Act, F>(dev, step.a, step.d, j));
+    }
+    static FUSED_RNN_DEVICE F next(const Made& s) { return s.c; }
+    template <class Device>
+    static FUSED_RNN_DEVICE void keep(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
+                                      const Made& s) {
         const ForwardArgs<S>& a = step.a;
-        const LstmStep<F> s =
-            lstm_step<Act, F>(cell.x[0] + sums[0], cell.x[1] + sums[1], cell.x[2] + sums[2], cell.x[3] + sums[3],
-                              cell.c, act_of<Act>(a), ties_of<Act, F>(dev, a, step.d, j));
-        const F c = kept.c(cell.c, s.c);
-        const int64_t at = step.state(b, a.H) + j;
-        a.carry[at] = c;
-        if (step.ends(b)) dev.narrow(c, a.cn[at]);
+        if (step.ends(b)) dev.narrow(s.c, a.cn[step.state(b, a.H) + j]);
         const Saved<S>& saved = a.saved[step.d];
         if (saved.gates) keep_lstm_gates<Act>(dev, a, s, saved.gates_of(step.row(b)) + j);
-        if (saved.states) dev.narrow(c, saved.state_of(step.row(b))[j]);
-        return s;
+        if (saved.states) dev.narrow(s.c, saved.state_of(step.row(b))[j]);
     }
 
     // With a projection the product is h.
@@ -76,39 +101,61 @@ struct LstmForward {
 template <template <class> class ActT, class S>
 struct GruForward {
     static constexpr int G = 3;
-    static constexpr bool kOnce = true, kTwice = false;
+    static constexpr bool kOnce = true, kTwice = false, kCarries = true;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     struct Cell {
-        F r, z, n, hn, h;
+        F x[4], carried;  // r, z, n, and what is inside of n's product
+    };
+    struct Made : GruStep<F> {
+        F hn;
     };
 
     static FUSED_RNN_DEVICE const S* weight(const ForwardStep<S>& step, int g, int64_t j) { return step.weight(g, j); }
+    static FUSED_RNN_DEVICE const S* initial(const ForwardArgs<S>& a) { return a.h0; }
+    template <class Device>
+    static FUSED_RNN_DEVICE Cell biases(const Device& dev, const ForwardStep<S>& step, int64_t j) {
+        return {{step.bias(dev, 0, j, false), step.bias(dev, 1, j, false), step.bias(dev, 2, j, true),
+                 step.hidden_bias(dev, 2, j)},
+                0};
+    }
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
-        const int64_t H = step.a.H;
-        const S* b_hh = step.a.b_hh[step.d];
-        return {step.input(dev, b, 0, G, j, false), step.input(dev, b, 1, G, j, false),
-                step.input(dev, b, 2, G, j, true), b_hh ? dev.widen(b_hh[2 * H + j]) : F(0), step.carried_h(dev, b, j)};
+        Cell cell = biases(dev, step, j);
+        FUSED_RNN_UNROLL()
+        for (int g = 0; g < G; ++g) cell.x[g] += *step.gx(step.row(b), g, G, j);
+        cell.carried = step.carried(dev, initial(step.a), b, j);
+        return cell;
     }
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                     const Cell& cell, const F (&sums)[3]) {
-        const F hn = cell.hn + sums[2];
-        const GruStep<F> s =
-            gru_step<Act, F>(cell.r + sums[0], cell.z + sums[1], cell.n, hn, cell.h, act_of<Act>(step.a));
-        const F h = step.template zoneout_of_cell<Act, F>(b, j).h(cell.h, s.h);
-        const int64_t H = step.a.H;
-        step.a.carry[step.state(b, H) + j] = h;
-        const Saved<S>& saved = step.a.saved[step.d];
-        if (saved.gates) {
-            S* to = saved.gates_of(step.row(b)) + j;
-            dev.narrow(s.r, to[0]);
-            dev.narrow(s.z, to[H]);
-            dev.narrow(s.n, to[2 * H]);
-            dev.narrow(hn, to[3 * H]);
-        }
+        const Made s = make(dev, step, j, cell, sums);
+        const F h = step.template zoneout_of_cell<Act, F>(b, j).h(cell.carried, s.h);
+        step.a.carry[step.state(b, step.a.H) + j] = h;
+        keep(dev, step, b, j, s);
         return h;
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE Made make(const Device&, const ForwardStep<S>& step, int64_t, const Cell& cell,
+                                      const F (&sums)[3]) {
+        const F hn = cell.x[3] + sums[2];
+        return {gru_step<Act, F>(cell.x[0] + sums[0], cell.x[1] + sums[1], cell.x[2], hn, cell.carried,
+                                 act_of<Act>(step.a)),
+                hn};
+    }
+    static FUSED_RNN_DEVICE F next(const Made& s) { return s.h; }
+    template <class Device>
+    static FUSED_RNN_DEVICE void keep(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
+                                      const Made& s) {
+        const Saved<S>& saved = step.a.saved[step.d];
+        if (!saved.gates) return;
+        const int64_t H = step.a.H;
+        S* to = saved.gates_of(step.row(b)) + j;
+        dev.narrow(s.r, to[0]);
+        dev.narrow(s.z, to[H]);
+        dev.narrow(s.n, to[2 * H]);
+        dev.narrow(s.hn, to[3 * H]);
     }
 };
 
@@ -129,7 +176,8 @@ struct GruBeforeForward {
     static FUSED_RNN_DEVICE const S* weight(const ForwardStep<S>& step, int g, int64_t j) { return step.weight(g, j); }
     template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
-        return {step.input(dev, b, 0, 3, j, false), step.input(dev, b, 1, 3, j, false), step.carried_h(dev, b, j)};
+        return {step.input(dev, b, 0, 3, j, false), step.input(dev, b, 1, 3, j, false),
+                step.carried(dev, step.a.h0, b, j)};
     }
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
@@ -148,7 +196,8 @@ struct GruBeforeForward {
 
     template <class Device>
     static FUSED_RNN_DEVICE Last load_last(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
-        return {step.input(dev, b, 2, 3, j, false), step.a.z[step.state(b, step.a.H) + j], step.carried_h(dev, b, j)};
+        return {step.input(dev, b, 2, 3, j, false), step.a.z[step.state(b, step.a.H) + j],
+                step.carried(dev, step.a.h0, b, j)};
     }
     template <class Device>
     static FUSED_RNN_DEVICE F finish(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
@@ -165,28 +214,42 @@ struct GruBeforeForward {
 template <template <class> class ActT, class S>
 struct RnnForward {
     static constexpr int G = 1;
-    static constexpr bool kOnce = true, kTwice = false;
+    static constexpr bool kOnce = true, kTwice = false, kCarries = false;
     using F = ComputeType<S>;
     using Act = ActT<F>;
     struct Cell {
-        F x;
+        F x[1];
+    };
+    struct Made {
+        F h;
     };
 
     static FUSED_RNN_DEVICE const S* weight(const ForwardStep<S>& step, int g, int64_t j) { return step.weight(g, j); }
     template <class Device>
+    static FUSED_RNN_DEVICE Cell biases(const Device& dev, const ForwardStep<S>& step, int64_t j) {
+        return {{step.bias(dev, 0, j, false)}};
+    }
+    template <class Device>
     static FUSED_RNN_DEVICE Cell load(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j) {
-        return {step.input(dev, b, 0, G, j, false)};
+        return {{step.input(dev, b, 0, G, j, false)}};
     }
     template <class Device>
     static FUSED_RNN_DEVICE F store(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                     const Cell& cell, const F (&sums)[1]) {
-        const F fresh = rnn_step<Act, F>(cell.x + sums[0], act_of<Act>(step.a));
+        const F fresh = make(dev, step, j, cell, sums).h;
         const auto kept = step.template zoneout_of_cell<Act, F>(b, j);
         const F h = kept.of_h ? kept.h(step.h_before(dev, b, j), fresh) : fresh;
         const Saved<S>& saved = step.a.saved[step.d];
         if (kept.of_h && saved.gates) dev.narrow(fresh, saved.gates_of(step.row(b))[j]);
         return h;
     }
+    template <class Device>
+    static FUSED_RNN_DEVICE Made make(const Device&, const ForwardStep<S>& step, int64_t, const Cell& cell,
+                                      const F (&sums)[1]) {
+        return {rnn_step<Act, F>(cell.x[0] + sums[0], act_of<Act>(step.a))};
+    }
+    template <class Device>
+    static FUSED_RNN_DEVICE void keep(const Device&, const ForwardStep<S>&, int64_t, int64_t, const Made&) {}
 };
 
 }  // namespace fused_rnn::cuda

@@ -21,10 +21,10 @@ struct ForwardStep : Walk<ForwardArgs<S>> {
         const S* h = h_before(b);
         return h ? dev.widen(h[j]) : F(0);
     }
-    // The same, as a GRU carries it: not narrowed in between.
+    // What goes from step to step beside it, an LSTM's c or a GRU's h, not narrowed in between: from `first` on.
     template <class Device>
-    FUSED_RNN_DEVICE F carried_h(const Device& dev, int64_t b, int64_t j) const {
-        return this->starts(b) ? this->start(dev, a.h0, b, a.H, j) : a.carry[this->state(b, a.H) + j];
+    FUSED_RNN_DEVICE F carried(const Device& dev, const S* first, int64_t b, int64_t j) const {
+        return this->starts(b) ? this->start(dev, first, b, a.H, j) : a.carry[this->state(b, a.H) + j];
     }
     // What W_hh sees of it.
     template <class Act>
@@ -44,14 +44,21 @@ struct ForwardStep : Walk<ForwardArgs<S>> {
     }
     // Row of W_hh of gate g, unit j.
     FUSED_RNN_DEVICE const S* weight(int g, int64_t j) const { return a.w_hh[d] + (g * a.H + j) * a.R; }
-    // Pre-activation of gate g of G but for the recurrent product; `hidden`: b_hh belongs inside another product.
+    // Pre-activation of gate g of G but for the recurrent product: the input's part of row n, and what a unit adds to it in
+    // each row; `hidden`: b_hh belongs inside another product.
+    FUSED_RNN_DEVICE const F* gx(int64_t n, int g, int G, int64_t j) const { return a.gx[d] + (n * G + g) * a.H + j; }
+    template <class Device>
+    FUSED_RNN_DEVICE F bias(const Device& dev, int g, int64_t j, bool hidden) const {
+        const F x = a.b_ih[d] ? dev.widen(a.b_ih[d][g * a.H + j]) : F(0);
+        return hidden ? x : x + hidden_bias(dev, g, j);
+    }
+    template <class Device>
+    FUSED_RNN_DEVICE F hidden_bias(const Device& dev, int g, int64_t j) const {
+        return a.b_hh[d] ? dev.widen(a.b_hh[d][g * a.H + j]) : F(0);
+    }
     template <class Device>
     FUSED_RNN_DEVICE F input(const Device& dev, int64_t b, int g, int G, int64_t j, bool hidden) const {
-        const int64_t k = g * a.H + j;
-        F x = a.gx[d][this->row(b) * G * a.H + k];
-        if (a.b_ih[d]) x += dev.widen(a.b_ih[d][k]);
-        if (a.b_hh[d] && !hidden) x += dev.widen(a.b_hh[d][k]);
-        return x;
+        return *gx(this->row(b), g, G, j) + bias(dev, g, j, hidden);
     }
 
   private:

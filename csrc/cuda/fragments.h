@@ -72,6 +72,8 @@ template <int kTiles, class S>
 class Fragments {
   public:
     static constexpr int kHeld = held_steps(kTiles);
+    // A tile alone is summed up in two, by even and by odd steps, or each mma would wait for the one before.
+    static constexpr int kChains = kTiles > 1 ? 1 : 2;
 
     // Of `tiles` tiles. place(i, row, k): the elements of a row of tile i from k on. `extra` takes the steps that are not
     // held; returned is where it ends.
@@ -106,10 +108,16 @@ class Fragments {
     FUSED_RNN_DEVICE const unsigned char* multiply(const Device& dev, int tiles, int steps, const Operand& operand,
                                                    const unsigned char* extra,
                                                    float (&sums)[kTiles][kRowTiles][4]) const {
+        float odd[kTiles][kRowTiles][4]{};
         FUSED_RNN_UNROLL()
         for (int s = 0; s < kHeld; ++s)
-            if (s < steps) add(dev, tiles, s, held_[s], operand, sums);
-        return multiply_extra(dev, tiles, kHeld, steps, operand, extra, sums);
+            if (s < steps) add(dev, tiles, s, held_[s], operand, s % kChains ? odd : sums);
+        const unsigned char* const end = multiply_extra(dev, tiles, kHeld, steps, operand, extra, sums);
+        if constexpr (kChains > 1) {
+            FUSED_RNN_UNROLL()
+            for (int k = 0; k < kRowTiles * 4; ++k) sums[0][k / 4][k % 4] += odd[0][k / 4][k % 4];
+        }
+        return end;
     }
     template <int kRowTiles, class Device>
     static FUSED_RNN_DEVICE const unsigned char* multiply_extra(const Device& dev, int tiles, int first, int steps,

@@ -34,13 +34,21 @@ template <class F>
 struct LstmGates {
     F i, f, g, o;
 };
-// Unit 0 of a row's gates.
+// Unit 0 of a row's gates, as they lie there; a coupled i does not.
+template <class Act, class Args, class S>
+FUSED_RNN_DEVICE LstmGates<S> lstm_gates_at(const Args& a, const S* from) {
+    const S* f = from + of_f<Act>(a);
+    return {coupled<Act>(a) ? S{} : from[0], f[0], f[a.H], f[2 * a.H]};
+}
+template <class Act, class F, class Device, class Args, class S>
+FUSED_RNN_DEVICE LstmGates<F> widen_lstm_gates(const Device& dev, const Args& a, const LstmGates<S>& from) {
+    LstmGates<F> s{0, dev.widen(from.f), dev.widen(from.g), dev.widen(from.o)};
+    s.i = coupled<Act>(a) ? Act::complement(s.f) : dev.widen(from.i);
+    return s;
+}
 template <class Act, class F, class Device, class Args, class S>
 FUSED_RNN_DEVICE LstmGates<F> read_lstm_gates(const Device& dev, const Args& a, const S* from) {
-    const S* f = from + of_f<Act>(a);
-    LstmGates<F> s{0, dev.widen(f[0]), dev.widen(f[a.H]), dev.widen(f[2 * a.H])};
-    s.i = coupled<Act>(a) ? Act::complement(s.f) : dev.widen(from[0]);
-    return s;
+    return widen_lstm_gates<Act, F>(dev, a, lstm_gates_at<Act>(a, from));
 }
 // Of a step, or of its gradient.
 template <class Act, class Device, class Args, class Gates, class S>

@@ -112,6 +112,9 @@ class HostDevice {
         return *from;
     }
 
+    static unsigned again(unsigned x) { return x; }
+    void prefetch(const void*) const {}
+
     void meet_cluster() const { block_.cluster.barrier.wait(); }
     // An mbarrier of one arrival. From the lowest bit on: bytes that are still to come (32), whether nobody has said yet how
     // many, and phases that have ended.
