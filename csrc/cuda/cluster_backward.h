@@ -64,7 +64,7 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
             typename Work::Read read[kCells];
             own.each(dev, rows, [&](int i, unsigned row) { read[i] = work.read(share.b0 + row, j); });
             own.each(dev, rows, [&](int i, unsigned row) { cells[i] = work.widened(share.b0 + row, j, read[i]); });
-        } else {  // for which there are no registers
+        } else {  // there are no registers for it
             own.each(dev, rows, [&](int i, unsigned row) { cells[i] = work.load(share.b0 + row, j); });
         }
         const unsigned continuing = share.rows_where(dev, rows, [&](int64_t b) { return step.goes_on(b); });
@@ -124,11 +124,12 @@ FUSED_RNN_DEVICE void cluster_backward_loop(const Device& dev, const BackwardArg
                 return [=](int peer) { return *reinterpret_cast<const FourWords*>(from + peer * bytes); };
             },
             [&](int row) { return next + (share.part * kRows + row) * bytes; });
-        BackwardStep<S> ahead = step;
-        ahead.at(a.seq.T - 2 - walked);
-        FUSED_RNN_UNROLL(1)
-        for (int row = own.first; row < earlier; row += own.apart)
-            ahead.prefetch(dev, CellMath::kReads, share.b0 + row, j);
+        if constexpr (kRowTiles == 1 || sizeof(S) == 2) {  // with two tiles of f32 there are none for this either
+            step.at(a.seq.T - 2 - walked);
+            FUSED_RNN_UNROLL(1)
+            for (int row = own.first; row < earlier; row += own.apart)
+                step.prefetch(dev, CellMath::kReads, share.b0 + row, j);
+        }
     }
 }
 
