@@ -256,7 +256,7 @@ class BackwardPass {
         const BackwardDirection<F, S>& of = dir_[d];
         const RowRange all{0, piece.rows};
         const auto recurrent = [&](Matrix<const F> dg) {
-            return recurrent_rows(crew, k_, a, piece.t0, piece.t1, dg, of.first_sums.data());
+            return recurrent_rows(crew, k_, a, piece.t0, piece.t1, dg, of.first_sums.data(), outer_.depth());
         };
         const bool biased = l.biased && !l.variant.layer_norm;
         F* b_ih = biased && result[2] ? result[2].data() : nullptr;  // those still to be summed

@@ -31,10 +31,11 @@ bool silenced_by_zeros(const cpu::Pool& pool, const cpu::Kernels<F, S>& k, const
 }
 
 // Of steps [t0, t1), whose gradients are dg, the rows that give anything to the gradient of W_hh. `sums`: memory for those of
-// the columns of dg where the direction starts from zeros, else null. Infinite ones of finite numbers pass for infinity.
+// the columns of dg where the direction starts from zeros, else null; they begin at a multiple of `depth`. Infinite ones of finite
+// numbers pass for infinity.
 template <class F, class S>
 RowRange recurrent_rows(const cpu::Crew& crew, const cpu::Kernels<F, S>& k, const cpu::BackwardArgs<F, S>& a,
-                        int64_t t0, int64_t t1, Matrix<const F> dg, F* sums) {
+                        int64_t t0, int64_t t1, Matrix<const F> dg, F* sums, int64_t depth) {
     const RowRange all{0, dg.rows};
     const int64_t t = a.seq.first(a.reverse), count = a.seq.rows(t);
     if (!sums || t < t0 || t >= t1) return all;
@@ -42,7 +43,7 @@ RowRange recurrent_rows(const cpu::Crew& crew, const cpu::Kernels<F, S>& k, cons
     column_sums(crew, k, dg.part({from, from + count}), sums, false);
     crew.wait();
     if (!std::all_of(sums, sums + dg.columns, [](F sum) { return std::isfinite(sum); })) return all;
-    return a.reverse ? RowRange{0, from} : RowRange{count / cpu::kTileDepth * cpu::kTileDepth, dg.rows};
+    return a.reverse ? RowRange{0, from} : RowRange{count / depth * depth, dg.rows};
 }
 
 }  // namespace fused_rnn

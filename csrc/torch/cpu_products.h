@@ -129,7 +129,7 @@ class OuterProduct {
         return own ? nullptr : sums;
     }
 
-    // Of some rows of both, with tiles from one of kTileDepth on. What a thread did is there for all when it returns.
+    // Of some rows of both, from a multiple of depth() on. What a thread did is there for all when it returns.
     void add(const cpu::Crew& crew, Matrix<const F> dg, Matrix<const F> x, RowRange rows, Target<F, S> to,
              bool accumulate) {
         const int64_t columns = x.columns;
@@ -164,6 +164,7 @@ class OuterProduct {
         });
         add_packed(crew, dg, {0, dg.rows}, shape, to, accumulate);
     }
+    int64_t depth() const { return by_ == By::kTiles ? cpu::kTileDepth : 1; }
     // Whether it takes so many rows as they are stored.
     bool takes_stored(int64_t rows) const { return by_ == By::kTiles && rows > kFewRows; }
 
