@@ -27,7 +27,7 @@ every=$!
 on 1 "$OUT/loops_threads" variants >"$OUT/variants.log" 2>&1 &
 variants=$!
 echo "== under the thread sanitizer"
-on 0 "$OUT/loops_threads" quick
+on 0 "$OUT/loops_threads" cells
 # told NAME PID: what a program in the background had to say
 told() {
     local outcome=0
