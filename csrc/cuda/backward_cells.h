@@ -131,12 +131,7 @@ struct GruBackward {
         const GruGrad<F> grad =
             gru_step_grad<Act, F>(s.r, s.z, s.n, s.hn, s.h_before, kept.to_new_h(dh), act_of<Act>(step.a));
         step.pass_h(b, j, kept.of_h ? grad.h_prev + kept.to_old_h(dh) : grad.h_prev);
-        const int64_t H = step.a.H;
-        S* to = step.gates(step.row(b)) + j;
-        dev.narrow(grad.r, to[0]);
-        dev.narrow(grad.z, to[H]);
-        dev.narrow(grad.n, to[2 * H]);
-        dev.narrow(grad.hn, to[3 * H]);
+        keep_gru_gates(dev, step.a.H, grad, step.gates(step.row(b)) + j);
         return grad;
     }
 };

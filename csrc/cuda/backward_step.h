@@ -1,6 +1,6 @@
 // A step of the backward pass of one direction: what it reads, and what goes to the step before beside the product.
 #pragma once
-#include "lstm_gates.h"
+#include "gates.h"
 #include "walk.h"
 
 namespace fused_rnn::cuda {

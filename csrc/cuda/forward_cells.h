@@ -149,13 +149,7 @@ struct GruForward {
     static FUSED_RNN_DEVICE void keep(const Device& dev, const ForwardStep<S>& step, int64_t b, int64_t j,
                                       const Made& s) {
         const Saved<S>& saved = step.a.saved[step.d];
-        if (!saved.gates) return;
-        const int64_t H = step.a.H;
-        S* to = saved.gates_of(step.row(b)) + j;
-        dev.narrow(s.r, to[0]);
-        dev.narrow(s.z, to[H]);
-        dev.narrow(s.n, to[2 * H]);
-        dev.narrow(s.hn, to[3 * H]);
+        if (saved.gates) keep_gru_gates(dev, step.a.H, s, saved.gates_of(step.row(b)) + j);
     }
 };
 

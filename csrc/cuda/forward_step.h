@@ -1,6 +1,6 @@
 // A step of the forward pass of one direction: what it reads and where it shows its h.
 #pragma once
-#include "lstm_gates.h"
+#include "gates.h"
 #include "walk.h"
 
 namespace fused_rnn::cuda {

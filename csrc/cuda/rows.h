@@ -2,7 +2,7 @@
 // kept, operands of products around. One block, or one warp, takes every so many-th of `rows()` steps or rows; results do not
 // depend on the number of blocks. each_row() is what a kernel does for arguments of each kind.
 #pragma once
-#include "lstm_gates.h"
+#include "gates.h"
 #include "row_math.h"
 #include "walk.h"
 

@@ -1,4 +1,5 @@
-// Where an LSTM has its gates, and what ties them: i f g o, or without i where it is coupled.
+// Where cells have their gates. An LSTM, and what ties them: i f g o, or without i where it is coupled. A GRU: r z n, and what is
+// inside of n's product.
 #pragma once
 #include "cell_math.h"
 
@@ -58,6 +59,13 @@ FUSED_RNN_DEVICE void keep_lstm_gates(const Device& dev, const Args& a, const Ga
     dev.narrow(s.f, f[0]);
     dev.narrow(s.g, f[a.H]);
     dev.narrow(s.o, f[2 * a.H]);
+}
+template <class Device, class Gates, class S>
+FUSED_RNN_DEVICE void keep_gru_gates(const Device& dev, int64_t H, const Gates& s, S* to) {
+    dev.narrow(s.r, to[0]);
+    dev.narrow(s.z, to[H]);
+    dev.narrow(s.n, to[2 * H]);
+    dev.narrow(s.hn, to[3 * H]);
 }
 
 }  // namespace fused_rnn::cuda
