@@ -18,6 +18,7 @@ def divide_loop(
     threads: int,
     exchanged: int = 0,
     layers: int = 1,
+    all: int = 0,
 ) -> dict[str, int]: ...
 def threads_in_crowd(runs: list[tuple[int, int, int, int, int, int]]) -> list[int]: ...
 def cuda_plan(

@@ -129,3 +129,33 @@ def test_known_sizes(size, two, four):
         got = divide(loop, threads, exchanged=4 * H)
         want = {"directions": 1, "row_parts": 1, "unit_parts": 1} | parts
         assert {k: got[k] for k in want} == want
+
+
+@settings(max_examples=400, deadline=None)
+@given(loops(), st.integers(1, 32), st.integers(1, 8))
+def test_cores_that_others_take(loop, threads, more):
+    """Fewer threads where one waits for another: at a barrier, or at an end that is soon there."""
+    whole, given = divide(loop, threads + more), divide(loop, threads, all=threads + more)
+    assert given in (whole, divide(loop, threads))
+    if whole["unit_parts"] > 1:
+        assert given["threads"] <= threads
+
+
+@given(loops(), st.integers(2, 8), st.integers(2, 32), st.integers(1, 8))
+def test_layers_side_by_side_wait_for_each_other(loop, layers, threads, more):
+    one_direction = loop | {"directions": 1}
+    if divide(one_direction, threads, layers=layers)["layers"] > 1:
+        given = divide(one_direction, threads, layers=layers, all=threads + more)
+        assert given == divide(one_direction, threads, layers=layers)
+
+
+def test_long_loops_of_rows_or_directions_apart_have_all_threads():
+    """LSTM 100,32,256 in f32: 7 ms in each of two threads, but 0.7 with a tenth of the steps."""
+    size = (1, 32, 16, 1 << 20, 100, 20_000_000)
+    rows = dict(zip(FIELDS, size, strict=True))
+    assert divide(rows, 1, all=2)["row_parts"] == 2
+    assert divide(rows | {"steps": 10}, 1, all=2)["threads"] == 1
+    assert divide(rows | {"directions": 2, "rows": 1, "weight_bytes": 1 << 16}, 1, all=2)["directions"] == 2
+    units = rows | {"rows": 1, "flops_per_step": 2_000_000, "steps": 10_000}
+    assert divide(units, 2)["unit_parts"] == 2
+    assert divide(units, 1, all=2)["threads"] == 1

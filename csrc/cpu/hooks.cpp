@@ -7,10 +7,10 @@ namespace fused_rnn::hooks {
 std::string isa() { return cpu::isa_name(); }
 std::vector<std::string> isas() { return cpu::available_isas(); }
 void force_isa(const std::string& name) { cpu::force_isa(name); }
-cpu::Division divide_loop(const cpu::LoopSize& size, int64_t layers, int threads) {
-    cpu::LoopSize all = size;
-    if (layers > 1 && cpu::side_by_side_pays(size, layers, threads)) all.layers = layers;
-    return cpu::divide_loop(all, threads);
+cpu::Division divide_loop(const cpu::LoopSize& size, int64_t layers, int threads, int all) {
+    cpu::LoopSize whole = size;
+    if (layers > 1 && cpu::side_by_side_pays(size, layers, threads)) whole.layers = layers;
+    return cpu::divide_loop(whole, cpu::threads_for(whole, {threads, all, nullptr}));
 }
 std::vector<int> threads_of(const std::vector<TeamRun>& runs) {
     cpu::Crowd crowd;

@@ -15,8 +15,9 @@ namespace fused_rnn::hooks {
 FUSED_RNN_EXPORT std::string isa();
 FUSED_RNN_EXPORT std::vector<std::string> isas();
 FUSED_RNN_EXPORT void force_isa(const std::string& name);
-// `size` of one layer; of several they are walked side by side if that pays.
-FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int64_t layers, int threads);
+// `size` of one layer; of several they are walked side by side if that pays. For so many threads; for all of them, where
+// none waits for another on the way.
+FUSED_RNN_EXPORT cpu::Division divide_loop(const cpu::LoopSize& size, int64_t layers, int threads, int all);
 // For tests: what a crowd of its own gives teams that come one after the other and then spend this.
 struct TeamRun {
     int64_t now_ns;

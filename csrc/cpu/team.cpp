@@ -57,10 +57,11 @@ constexpr int kClosed = 1 << 30;   // and the division is known
 // What a core does while it has its weights in L2 and past it; only ratios matter here.
 constexpr int64_t kFlopsPerNs = 150;
 constexpr int64_t kBytesPerNs = 100;
-constexpr int64_t kWorthNs = 12000;    // a parallel region must save about this much
-constexpr int64_t kTeamNs = 20000;     // until its threads have come, and gone
-constexpr int64_t kRowsForReuse = 48;  // rows a core needs to hide weights that come from past L2
-constexpr int64_t kRowsToHideL2 = 5;   // and weights that come from L2
+constexpr int64_t kWorthNs = 12000;       // a parallel region must save about this much
+constexpr int64_t kTeamNs = 20000;        // until its threads have come, and gone
+constexpr int64_t kSlicesNs = 4'000'000;  // a scheduler's time slice, and a half
+constexpr int64_t kRowsForReuse = 48;     // rows a core needs to hide weights that come from past L2
+constexpr int64_t kRowsToHideL2 = 5;      // and weights that come from L2
 constexpr int64_t kExchangeBytesPerNs = 3;
 
 // Of a barrier, with what is read of others after it: between two cores 500 were measured, and each is one more to write
@@ -88,6 +89,12 @@ int64_t step_ns(const LoopSize& size, const Division& d) {
     const int64_t waiting = d.unit_parts > 1 ? barrier_ns(d.unit_parts) : 0;
     return std::max(size.flops_per_step / parts / kFlopsPerNs, size.weight_bytes / d.unit_parts / kBytesPerNs) +
            waiting;
+}
+
+// Whether members wait for each other on the way; or, which on cores that others take is the same, at an end that comes within
+// a time slice or two.
+bool meets(const LoopSize& size, const Division& d) {
+    return size.flops_around || d.unit_parts > 1 || d.layers > 1 || serial_ns(size) < kSlicesNs * d.threads;
 }
 
 // Threads to call up.
@@ -205,6 +212,10 @@ Division divide_loop(const LoopSize& size, int threads) {
     return d;
 }
 
+int threads_for(const LoopSize& size, const Pool& pool) {
+    return pool.threads == pool.all || meets(size, divide_loop(size, pool.all)) ? pool.threads : pool.all;
+}
+
 bool side_by_side_pays(const LoopSize& layer, int64_t layers, int threads) {
     LoopSize all = layer;
     all.layers = layers;
@@ -225,7 +236,9 @@ int64_t steps_side_by_side(int64_t steps, int64_t rows) {
 }
 
 void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) {
-    const int wanted = team_size(size, divide_loop(size, pool.threads), pool.threads);
+    const int threads = threads_for(size, pool);
+    const Division planned = divide_loop(size, threads);
+    const int wanted = team_size(size, planned, threads);
     if (wanted < 2) {
         const NoSubnormals here;
         const Share all{-1, {0, size.rows, 0, 1, nullptr}};
@@ -240,7 +253,7 @@ void run_loop(const Pool& pool, const LoopSize& size, Work work, void* context) 
     pool.run(
         wanted, [](void* team, int64_t begin, int64_t end) { static_cast<Team*>(team)->run(begin == 0, end - begin); },
         &team);
-    team.account(watch.spent().wall_ns);
+    if (meets(size, planned)) team.account(watch.spent().wall_ns);
 }
 
 void Awaited::set(int32_t value) {

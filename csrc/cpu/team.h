@@ -46,7 +46,8 @@ struct alignas(64) Progress {
 // The thread pool of whoever calls: run(n, body, context) splits [0, n) over its threads, a call of
 // body per contiguous part, as at::parallel_for does.
 struct Pool {
-    int threads;
+    int threads;  // to use where they meet again and again
+    int all;      // and where each goes its own way to the end
     void (*run)(int64_t n, void (*body)(void*, int64_t begin, int64_t end), void* context);
 
     // body(begin, end) over [0, n) in at most `most` parts.
@@ -124,6 +125,9 @@ struct Division {
 
 // Chooses for at most `threads`; plain arithmetic, no machine state.
 Division divide_loop(const LoopSize& size, int threads);
+
+// How many of the pool's threads a loop may be divided for.
+int threads_for(const LoopSize& size, const Pool& pool);
 
 // Whether `layers` of that size had better be walked side by side than one after the other.
 bool side_by_side_pays(const LoopSize& layer, int64_t layers, int threads);

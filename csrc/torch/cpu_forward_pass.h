@@ -48,7 +48,7 @@ class ForwardPass {
             walk_unpacked();
         } else {
             const cpu::LoopSize loop = size();
-            cut(cpu::divide_loop(loop, pool_.threads).row_parts, layer_.T);
+            cut(cpu::divide_loop(loop, cpu::threads_for(loop, pool_)).row_parts, layer_.T);
             cpu::run_loop(pool_, loop, tiles_ ? team_work<S, bf16> : team_work<F, F>, this);
         }
         finish(out);

@@ -56,17 +56,21 @@ void grow(Buffer<F>& buffer, int64_t count) {
 }
 
 // torch's own thread pool.
-inline cpu::Pool torch_pool(int threads) {
-    if (threads > 1) hooks::note_threads();
-    return {threads, [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
+inline cpu::Pool torch_pool(int threads, int all) {
+    if (all > 1) hooks::note_threads();
+    return {threads, all, [](int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
                 torch::stable::parallel_for(0, n, 1, [&](int64_t b, int64_t e) { body(context, b, e); });
             }};
 }
 // As torch's BLAS uses it.
-inline cpu::Pool blas_pool() { return torch_pool(static_cast<int>(torch::stable::get_num_threads())); }
+inline cpu::Pool blas_pool() {
+    const int all = static_cast<int>(torch::stable::get_num_threads());
+    return torch_pool(all, all);
+}
 // As the kernels want it: fewer threads while other processes want the cores.
 inline cpu::Pool torch_pool() {
-    return torch_pool(cpu::threads_in_crowd(static_cast<int>(torch::stable::get_num_threads())));
+    const int all = static_cast<int>(torch::stable::get_num_threads());
+    return torch_pool(cpu::threads_in_crowd(all), all);
 }
 
 // c (+)= a b

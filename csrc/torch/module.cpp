@@ -1,4 +1,5 @@
 // fused_rnn._C: what is not an op.
+#include <algorithm>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -25,9 +26,10 @@ Array<F> map(void (*f)(const F*, F*, int64_t), const Array<F>& x) {
 }
 
 py::dict division(int64_t directions, int64_t rows, int64_t panels, int64_t weight_bytes, int64_t steps,
-                  int64_t flops_per_step, int threads, int64_t exchanged, int64_t layers) {
+                  int64_t flops_per_step, int threads, int64_t exchanged, int64_t layers, int all) {
     const cpu::Division d =
-        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step, exchanged}, layers, threads);
+        hooks::divide_loop({directions, rows, panels, weight_bytes, steps, flops_per_step, exchanged}, layers, threads,
+                           std::max(threads, all));
     py::dict out;
     out["threads"] = d.threads;
     out["directions"] = d.directions;
@@ -120,7 +122,8 @@ PYBIND11_MODULE(_C, m) {
           "Whether the calling thread has used torch's thread pool through an op; see ops.py on forking.");
     m.def("divide_loop", &division, py::arg("directions"), py::arg("rows"), py::arg("panels"), py::arg("weight_bytes"),
           py::arg("steps"), py::arg("flops_per_step"), py::arg("threads"), py::arg("exchanged") = 0,
-          py::arg("layers") = 1, "How a time loop of that size, of one layer, is shared among threads.");
+          py::arg("layers") = 1, py::arg("all") = 0,
+          "How a time loop of that size, of one layer, is shared among threads; all, where none waits for another.");
     m.def("threads_in_crowd", &threads_in_crowd, py::arg("runs"),
           "The threads that teams would get, one after the other, which then spend that.");
     m.def("cuda_plan", &cuda_plan, py::kw_only(), py::arg("cell"), py::arg("backward"), py::arg("T"), py::arg("B"),

@@ -46,15 +46,19 @@ void share_out(int64_t n, int64_t given, int late_us, Body body, void* context) 
 }
 
 const vector<cpu::Pool> pools = {
-    {2, [](int64_t n, Body body, void* context) { share_out(n, n, 0, body, context); }},
-    {4, [](int64_t n, Body body, void* context) { share_out(n, n, 0, body, context); }},
+    {2, 2, [](int64_t n, Body body, void* context) { share_out(n, n, 0, body, context); }},
+    {4, 4, [](int64_t n, Body body, void* context) { share_out(n, n, 0, body, context); }},
     // fewer threads than asked, so that some get several parts
-    {4, [](int64_t n, Body body, void* context) { share_out(n, n < 3 ? n : 3, 0, body, context); }},
+    {4, 4, [](int64_t n, Body body, void* context) { share_out(n, n < 3 ? n : 3, 0, body, context); }},
     // a nested region: serial
-    {4, [](int64_t n, Body body, void* context) { body(context, 0, n); }},
+    {4, 4, [](int64_t n, Body body, void* context) { body(context, 0, n); }},
     // late workers: some find the team closed
-    {3, [](int64_t n, Body body, void* context) { share_out(n, n, 1500, body, context); }},
+    {3, 3, [](int64_t n, Body body, void* context) { share_out(n, n, 1500, body, context); }},
+    // others want the cores: one thread, but where none waits for another
+    {1, 4, [](int64_t n, Body body, void* context) { share_out(n, n, 0, body, context); }},
     // the caller is late, and is not the first
-    {3, [](int64_t n, Body body,
-           void* context) { std::async(std::launch::async, [=] { share_out(n, n, 0, body, context); }).get(); }},
+    {3, 3,
+     [](int64_t n, Body body, void* context) {
+         std::async(std::launch::async, [=] { share_out(n, n, 0, body, context); }).get();
+     }},
 };
